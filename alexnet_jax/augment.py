@@ -1,0 +1,75 @@
+"""Images on the device: from stored uint8 to what the network sees (paper sections 2 and 4.1).
+
+Stored images are [B, H, W, 3], 0..255. The mean over the training set is subtracted pixel by pixel; nothing is
+divided by a deviation. All randomness comes from a key an example.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from alexnet_jax import config
+from alexnet_jax.data.statistics import Statistics
+
+
+def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
+    """Random keys [B] for the views and [B] for the dropout of the examples `index` [B] in `epoch`.
+
+    They depend on nothing else: not on the batch, the device or the process that the example is in.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
+    return keys[:, 0], keys[:, 1]
+
+
+def training_view(image: Array, keys: Array, statistics: Statistics, size: int, augment: config.Augment) -> Array:
+    """Random crop, random mirror image and colour noise: [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
+
+    def one(image, key):
+        crop_key, flip_key, colour_key = jax.random.split(key, 3)
+        # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
+        limits = jnp.array([image.shape[0] - size + 1, image.shape[1] - size + 1])
+        row, column = jax.random.randint(crop_key, (2,), 0, limits)
+        view = _crop(image, row, column, size).astype(jnp.float32)
+        view = view - _crop(statistics.mean_image, row, column, size)
+        if augment.flip:
+            view = jnp.where(jax.random.bernoulli(flip_key), view[:, ::-1], view)
+        if augment.colour_noise_std:
+            view = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
+        return view
+
+    return jax.vmap(one)(image, keys)
+
+
+def _colour_noise(key: Array, statistics: Statistics, augment: config.Augment) -> Array:
+    """One colour [3], in 0..255, for all pixels of an image: P (alpha * lambda) of paper section 4.1.
+
+    P and lambda are eigenvectors and eigenvalues of the colour covariance. `eigenvalue` follows the text, with
+    colours in 0..1; `sqrt_eigenvalue` the authors' code, where the noise has a share of the colours' deviation.
+    """
+    alpha = augment.colour_noise_std * jax.random.normal(key, (3,))
+    if augment.colour_noise_scale == "eigenvalue":
+        scale = statistics.eigenvalues / 255.0  # eigenvalues / 255^2 for colours in 0..1, then back times 255
+    else:
+        scale = jnp.sqrt(statistics.eigenvalues)
+    return statistics.eigenvectors @ (alpha * scale)
+
+
+def evaluation_views(image: Array, statistics: Statistics, size: int, views: int) -> Array:
+    """The centre crop, or the paper's ten views: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
+
+    Section 4.1: the four corners and the centre, and their mirror images.
+    """
+    image = image.astype(jnp.float32) - statistics.mean_image[None]
+    down, right = image.shape[1] - size, image.shape[2] - size
+    offsets = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
+    if views == 1:
+        offsets = offsets[:1]
+    crops = [image[:, i : i + size, j : j + size] for i, j in offsets]
+    if views == 10:
+        crops += [crop[:, :, ::-1] for crop in crops]
+    return jnp.stack(crops, axis=1)
+
+
+def _crop(image: Array, row: Array, column: Array, size: int) -> Array:
+    return lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), (size, size, 3))

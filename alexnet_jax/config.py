@@ -1,0 +1,277 @@
+"""The keys of a config, their types and the rules between them. The values live in configs/.
+
+A config file returns an `ml_collections.ConfigDict`; `parse` turns it into the frozen `Config` that the
+programs take. A key that is unknown, missing or of the wrong type is an error that names it.
+"""
+
+import difflib
+from typing import Annotated, Literal, Self
+
+import pydantic
+from ml_collections import ConfigDict
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from alexnet_jax.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Conv(Section):
+    """One convolutional layer: convolution, activation, then normalization and pooling where asked."""
+
+    features: PositiveInt  # kernels of the whole layer; each tower holds an equal share
+    kernel: PositiveInt  # height and width, pixels
+    stride: PositiveInt  # pixels
+    padding: tuple[NonNegativeInt, NonNegativeInt]  # zeros before and after, along height and width
+    exchange: bool  # True: sees the maps of all towers; False: only its own tower's
+    lrn: bool  # local response normalization after the activation
+    pool: bool  # max-pooling last
+    init_std: PositiveFloat  # of the kernel's zero-mean Gaussian
+    init_bias: float
+
+
+class Dense(Section):
+    """One hidden fully connected layer."""
+
+    features: PositiveInt  # units of the whole layer; each tower holds an equal share
+    exchange: bool
+    dropout: bool  # at the rate of `model.dropout_rate`
+    init_std: PositiveFloat
+    init_bias: float
+
+
+class Head(Section):
+    """fc8: `model.num_classes` units, the classes split over the towers."""
+
+    exchange: bool
+    init_std: PositiveFloat
+    init_bias: float
+
+
+class Lrn(Section):
+    """Local response normalization, paper 3.3: x / (k + alpha * sum of x^2 over n channels)^beta."""
+
+    k: PositiveFloat
+    n: PositiveInt  # odd: channels in the window, centred, within one tower
+    alpha: NonNegativeFloat
+    beta: NonNegativeFloat
+
+
+class Pool(Section):
+    """Max-pooling, paper 3.4: overlapping where window > stride."""
+
+    window: PositiveInt  # pixels (the paper's z)
+    stride: PositiveInt  # pixels (the paper's s)
+
+
+class Model(Section):
+    image_size: PositiveInt  # height and width of the crop the network sees, pixels
+    num_classes: Annotated[int, Field(ge=2)]
+    towers: PositiveInt  # the paper has two, one a GPU
+    activation: Literal["relu", "tanh"]
+    dropout_rate: Fraction
+    lrn: Lrn
+    pool: Pool
+    conv1: Conv
+    conv2: Conv | None  # None leaves the layer out
+    conv3: Conv | None
+    conv4: Conv | None
+    conv5: Conv | None
+    conv6: Conv | None
+    fc6: Dense | None
+    fc7: Dense | None
+    fc8: Head
+
+    def convs(self) -> list[tuple[str, Conv]]:
+        """The convolutional layers that exist, in order, with their names."""
+        layers = [(f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7)]
+        return [(name, layer) for name, layer in layers if layer is not None]
+
+    def hidden(self) -> list[tuple[str, Dense]]:
+        """The hidden fully connected layers that exist, in order, with their names."""
+        return [(name, layer) for name, layer in (("fc6", self.fc6), ("fc7", self.fc7)) if layer is not None]
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.lrn.n % 2 == 0:
+            raise ValueError(f"model.lrn.n={self.lrn.n} must be odd: the window is centred on its channel")
+        for name, layer in [*self.convs(), *self.hidden()]:
+            if layer.features % self.towers:
+                raise ValueError(
+                    f"model.{name}.features={layer.features} does not divide by model.towers={self.towers}; "
+                    "each tower holds an equal share of a layer"
+                )
+        size = self.image_size
+        for name, conv in self.convs():
+            size = (size + sum(conv.padding) - conv.kernel) // conv.stride + 1
+            if conv.pool and size > 0:
+                size = (size - self.pool.window) // self.pool.stride + 1
+            if size < 1:
+                raise ValueError(
+                    f"model.image_size={self.image_size} is too small: nothing is left of the image after "
+                    f"{name}; give a larger image, smaller strides, more padding or less pooling"
+                )
+        return self
+
+
+class Kind(Section):
+    """How one kind of parameter is updated."""
+
+    lr_multiplier: NonNegativeFloat  # of the learning rate
+    weight_decay: NonNegativeFloat
+
+
+class Schedule(Section):
+    name: Literal["constant", "steps", "plateau"]
+    factor: Annotated[float, Field(gt=0, le=1)]  # a drop multiplies the learning rate by it
+    boundaries_epochs: tuple[PositiveInt, ...]  # steps: a drop at the start of each, counted from epoch 0
+    max_drops: NonNegativeInt  # plateau: no more drops than these
+    patience_epochs: PositiveInt  # plateau: epochs without a better validation error before a drop
+
+
+class Optim(Section):
+    learning_rate: PositiveFloat
+    momentum: Fraction
+    weights: Kind
+    biases: Kind
+    schedule: Schedule
+
+
+class Augment(Section):
+    flip: bool  # mirror half of the training images
+    colour_noise_std: NonNegativeFloat  # of the Gaussian alpha of paper 4.1; 0 switches the noise off
+    colour_noise_scale: Literal["eigenvalue", "sqrt_eigenvalue"]  # what alpha multiplies
+
+
+class Data(Section):
+    source: Literal["prepared", "digits", "synthetic"]
+    directory: str  # of source "prepared": what `python -m alexnet_jax.prepare` wrote
+    size: PositiveInt  # height and width of the stored images, pixels
+    train_split: str
+    eval_split: str
+    threads: PositiveInt  # reading and decoding
+    prefetch_batches: PositiveInt
+
+
+class Train(Section):
+    batch_size: PositiveInt  # examples a step, over all devices
+    epochs: PositiveInt
+    max_steps: NonNegativeInt  # stop after so many steps; 0: after `epochs`
+    compute_dtype: Literal["float32", "bfloat16"]  # of activations; parameters are float32 always
+    log_every_steps: PositiveInt
+    eval_every_epochs: PositiveInt
+    eval_batch_size: PositiveInt
+    save_every_steps: PositiveInt
+    keep_checkpoints: PositiveInt
+
+
+class Mesh(Section):
+    data: PositiveInt  # devices the batch is split over
+    tower: NonNegativeInt  # devices the towers are split over; 0: one each if there are enough, else 1
+
+
+class Config(Section):
+    seed: NonNegativeInt
+    model: Model
+    optim: Optim
+    augment: Augment
+    data: Data
+    train: Train
+    mesh: Mesh
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.mesh.tower not in (0, 1, self.model.towers):
+            raise ValueError(
+                f"mesh.tower={self.mesh.tower} is no layout of model.towers={self.model.towers}: give "
+                f"{self.model.towers} (a device a tower), 1 (all towers on one device) or 0 (as the devices allow)"
+            )
+        for key in ("batch_size", "eval_batch_size"):
+            size = getattr(self.train, key)
+            if size % self.mesh.data:
+                raise ValueError(
+                    f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple of it"
+                )
+        if self.model.image_size > self.data.size:
+            raise ValueError(
+                f"model.image_size={self.model.image_size} is larger than the stored images, "
+                f"data.size={self.data.size}: crops are cut out of what is stored"
+            )
+        return self
+
+
+# What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
+MAY_CHANGE = (
+    "mesh",
+    "data.directory",
+    "data.threads",
+    "data.prefetch_batches",
+    "train.epochs",
+    "train.max_steps",
+    "train.log_every_steps",
+    "train.eval_batch_size",
+    "train.save_every_steps",
+    "train.keep_checkpoints",
+)
+
+
+def parse(values: ConfigDict) -> Config:
+    """The config of a config file. Raises UserError that names each key that is unknown, missing or wrong."""
+    return _validated(lambda: Config.model_validate(values.to_dict()))
+
+
+def from_json(text: str) -> Config:
+    """The config that `to_json` wrote."""
+    return _validated(lambda: Config.model_validate_json(text))
+
+
+def to_json(config: Config) -> str:
+    return config.model_dump_json(indent=2) + "\n"
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
+    a, b = _flat(old.model_dump()), _flat(new.model_dump())
+    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
+    fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _validated(make) -> Config:
+    try:
+        return make()
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors())
+        raise UserError(f"the config is not valid: {problems}") from None
+
+
+def _problem(detail) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.split(".")[-1], _names(Config), n=1)
+        return f"unknown key config.{key}" + (f" (did you mean {near[0]}?)" if near else "")
+    if detail["type"] == "missing":
+        return f"missing key config.{key}"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    return f"config.{key}={detail['input']!r}: {detail['msg']}"
+
+
+def _names(section) -> list[str]:
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += _names(field.annotation)
+    return names

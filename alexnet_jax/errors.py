@@ -1,0 +1,29 @@
+"""Errors a user can mend: one paragraph that names the thing and the cure, and no stack trace."""
+
+import sys
+from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # saved; start the same command again to go on (EX_TEMPFAIL of sysexits.h)
+
+
+class UserError(Exception):
+    """Bad input. The message says what is wrong and what to do about it."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop (Ctrl-C, SIGTERM), has saved its state and can go on from it."""
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Runs a command and returns its exit code, with user errors and interruptions told on stderr."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as message:
+        print(f"interrupted: {message}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_OK

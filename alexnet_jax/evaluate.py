@@ -1,0 +1,56 @@
+"""Loss and errors of a trained network: python -m alexnet_jax.evaluate --workdir DIR [--views 1|10]
+
+Writes them to DIR/evaluation.json too: loss (nats), top1_error and top5_error (fractions), count, views, split.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from alexnet_jax import checkpoint, errors, sharding, steps, train, workdir
+from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.errors import UserError
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_jax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run of alexnet_jax.main")
+    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="centre crop, or the paper's ten views")
+    parser.add_argument("--split", help="of the data (default: the config's eval_split)")
+    parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
+    arguments = parser.parse_args()
+    sys.exit(errors.exit_code(lambda: run(arguments)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    finished = workdir.open_finished(arguments.workdir)
+    config = finished.config
+    directory = arguments.data or config.data.directory
+    dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
+    if dataset.classes != finished.classes:
+        raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")
+    split = arguments.split or config.data.eval_split
+    images = split_of(dataset, split, "--split")
+    mesh = sharding.make_mesh(1, 0, config.model.towers)
+    step, params = checkpoint.restore_params(
+        arguments.workdir / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params
+    )
+    eval_step = steps.make_eval_step(config, mesh, arguments.views)
+    statistics = sharding.put(finished.statistics, mesh, sharding.REPLICATED)
+    result = train.evaluate(eval_step, params, statistics, images, config, mesh)
+    assert result is not None  # nothing asked it to stop
+    result |= {"views": arguments.views, "split": split, "step": step}
+    (arguments.workdir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"split {split}, {arguments.views} view(s), step {step}, {result['count']} images")
+    print(f"loss         {result['loss']:.4f}")
+    for name in ("top1", "top5"):
+        error = result[f"{name}_error"]
+        wrong = round(error * result["count"])
+        print(f"{name[:-1]}-{name[-1]} error  {error:.2%}  ({wrong} of {result['count']}; {1 - error:.2%} right)")
+
+
+if __name__ == "__main__":
+    main()

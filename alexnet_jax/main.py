@@ -1,0 +1,38 @@
+"""Trains the network that a config describes.
+
+    python -m alexnet_jax.main --config configs/paper.py --workdir runs/paper [--config.KEY=VALUE ...]
+
+Started again with the same workdir, it goes on from the newest checkpoint.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from alexnet_jax import config as configs
+from alexnet_jax import errors, train
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Made if need be.")
+SIMULATED_DEVICES = flags.DEFINE_integer(
+    "simulated_devices", 0, "Run on so many simulated CPU devices, as XLA_FLAGS=--xla_force_host_platform_device_count."
+)
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"what is {' '.join(argv[1:])}? Every argument is a flag, --name=value.")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
+    if SIMULATED_DEVICES.value:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
+    sys.exit(errors.exit_code(lambda: train.train_and_evaluate(configs.parse(CONFIG.value), Path(WORKDIR.value))))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

@@ -1,0 +1,67 @@
+"""Loss and errors: from the logits of split classes to one number.
+
+The classes of fc8 are split over the towers, so the softmax needs two scalars an example from every tower (its
+maximum and its sum), and the errors one more (how many of its classes score higher than the label).
+"""
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from alexnet_jax.sharding import TOWER
+
+
+def log_softmax(logits: Array) -> Array:
+    """Logits [..., C] of each tower -> log probabilities [..., C] over the classes of all towers."""
+    top = lax.pmax(lax.stop_gradient(logits.max(-1, keepdims=True)), TOWER)
+    return logits - top - jnp.log(lax.psum(jnp.exp(logits - top).sum(-1, keepdims=True), TOWER))
+
+
+def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
+    """Log probabilities [B, C] of each tower and labels [B] -> per example [B], the same in all towers:
+
+    loss: cross-entropy, nats; top1_error and top5_error: 1 where the label is not among the best one or five.
+    A class that ties with the label, or is not a number, counts as better: chance never counts as a success.
+    """
+    classes = log_probabilities.shape[-1]
+    own = label[:, None] - lax.axis_index(TOWER) * classes == jnp.arange(classes)[None, :]
+    of_label = lax.psum(jnp.where(own, log_probabilities, 0.0).sum(-1), TOWER)
+    better = lax.psum((~(log_probabilities < of_label[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
+    return {
+        "loss": -of_label,
+        "top1_error": (better >= 1).astype(jnp.float32),
+        "top5_error": (better >= 5).astype(jnp.float32),
+    }
+
+
+@flax.struct.dataclass
+class Metrics(clu.metrics.Collection):
+    """Sums and counts over examples; the means are taken once, by `summary`."""
+
+    loss: clu.metrics.Average.from_output("loss")
+    top1_error: clu.metrics.Average.from_output("top1_error")
+    top5_error: clu.metrics.Average.from_output("top5_error")
+
+
+def of_batch(outcomes: dict[str, Array], mask: Array) -> Metrics:
+    """Metrics of the examples of a batch where `mask` [B] is True."""
+    return Metrics.single_from_model_output(**outcomes, mask=mask)
+
+
+def nothing() -> Metrics:
+    """Metrics of no example."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), Metrics.empty())
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+    """Mean of values [B] where `mask` [B] is True."""
+    return jnp.where(mask, values, 0.0).sum() / mask.sum().astype(jnp.float32)
+
+
+def summary(metrics: Metrics) -> dict[str, float]:
+    """The means, and `count`, the number of examples in them. Waits for the device."""
+    host = jax.device_get(metrics)
+    values = {name: float(getattr(host, name).total / host.loss.count) for name in ("loss", "top1_error", "top5_error")}
+    return values | {"count": int(host.loss.count)}

@@ -1,0 +1,121 @@
+"""The network of Krizhevsky, Sutskever and Hinton (2012), written as the program of one tower.
+
+The paper's network, section 3.5 and Figure 2, with what each of its two towers holds:
+
+    layer   a tower's share         its input            a tower's output
+    conv1   48 of 11x11x3, /4       the image            55x55x48  -> LRN, pool -> 27x27x48
+    conv2   128 of 5x5x48           its own tower        27x27x128 -> LRN, pool -> 13x13x128
+    conv3   192 of 3x3x256          both towers          13x13x192
+    conv4   192 of 3x3x192          its own tower        13x13x192
+    conv5   128 of 3x3x192          its own tower        13x13x128 -> pool      -> 6x6x128
+    fc6     2048 of 9216            both towers          2048, dropout
+    fc7     2048 of 4096            both towers          2048, dropout
+    fc8     500 of 4096             both towers          500 of the 1000 classes
+
+60,965,224 parameters. The towers meet where the table says "both", in `sharding.exchange`, and nowhere else.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from alexnet_jax import config, ops, sharding
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "tanh": nn.tanh}
+
+
+class Conv(nn.Module):
+    """A tower's share of a convolutional layer: [B, H, W, C] -> [B, H', W', features]."""
+
+    features: int
+    layer: config.Conv
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        size = self.layer.kernel
+        kernel = self.param(
+            "kernel", nn.initializers.normal(self.layer.init_std), (size, size, x.shape[-1], self.features)
+        )
+        bias = self.param("bias", nn.initializers.constant(self.layer.init_bias), (self.features,))
+        x = ops.conv(x, kernel.astype(x.dtype), self.layer.stride, self.layer.padding)
+        return x + bias.astype(x.dtype)
+
+
+class Tower(nn.Module):
+    """One tower. Runs only where the axis `tower` exists: under `sharding.over_towers` or `init`."""
+
+    spec: config.Model
+
+    @nn.compact
+    def __call__(self, image: Array, keys: Array | None) -> Array:
+        """Image [B, S, S, 3] -> float32 logits [B, ceil(classes / towers)] of this tower's classes.
+
+        `keys` [B], a random key an example, switch dropout on; None is the network at test time. The
+        columns past the last class, where classes do not divide by towers, are the lowest finite number.
+        """
+        spec = self.spec
+        activation = ACTIVATIONS[spec.activation]
+        x = image  # for the paper's network, 224x224x3
+        for name, conv in spec.convs():
+            x = sharding.exchange(x) if conv.exchange else x
+            x = activation(Conv(conv.features // spec.towers, conv, name=name)(x))
+            if conv.lrn:
+                x = ops.local_response_norm(x, spec.lrn.k, spec.lrn.n, spec.lrn.alpha, spec.lrn.beta)
+            if conv.pool:
+                x = ops.max_pool(x, spec.pool.window, spec.pool.stride)
+        for number, (name, dense) in enumerate(spec.hidden()):
+            x = sharding.exchange(x) if dense.exchange else x
+            x = x.reshape(x.shape[0], -1)  # the first time: 6x6x256 -> 9216
+            x = activation(self._dense(dense.features // spec.towers, dense, name, x))
+            if dense.dropout:
+                x = self._dropout(x, keys, number)
+        x = sharding.exchange(x) if spec.fc8.exchange else x
+        x = x.reshape(x.shape[0], -1)
+        classes = -(-spec.num_classes // spec.towers)
+        logits = self._dense(classes, spec.fc8, "fc8", x).astype(jnp.float32)
+        real = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
+        return jnp.where(real[None, :], logits, jnp.finfo(jnp.float32).min)
+
+    def _dense(self, features: int, layer: config.Dense | config.Head, name: str, x: Array) -> Array:
+        return nn.Dense(
+            features,
+            dtype=x.dtype,
+            kernel_init=nn.initializers.normal(layer.init_std),
+            bias_init=nn.initializers.constant(layer.init_bias),
+            name=name,
+        )(x)
+
+    def _dropout(self, x: Array, keys: Array | None, number: int) -> Array:
+        """Paper 4.2: units set to zero in training; at test time all of them, scaled by what was kept.
+
+        A unit's mask depends on its example's key, its layer and its tower: never on the layout.
+        """
+        keep = 1 - self.spec.dropout_rate
+        if keys is None:
+            return x * jnp.asarray(keep, x.dtype)
+        tower = jax.lax.axis_index(sharding.TOWER)
+
+        def mask(key):
+            key = jax.random.fold_in(jax.random.fold_in(key, number), tower)
+            return jax.random.bernoulli(key, keep, x.shape[1:])
+
+        return jnp.where(jax.vmap(mask)(keys), x, jnp.zeros((), x.dtype))
+
+
+def init(spec: config.Model, key: Array) -> dict:
+    """The parameters at the start of training, each leaf [tower, ...], float32."""
+
+    def one_tower(key):
+        image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
+        return Tower(spec).init(key, image, None)["params"]
+
+    keys = jax.random.split(key, spec.towers)
+    return jax.vmap(one_tower, axis_name=sharding.TOWER)(keys)
+
+
+def logits(spec: config.Model, params: dict, image: Array, keys: Array | None) -> Array:
+    """What `Tower` computes with the parameters of one tower."""
+    return Tower(spec).apply({"params": params}, image, keys)

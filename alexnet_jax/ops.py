@@ -1,0 +1,149 @@
+"""The network's operations whose gradients are written by hand. No parameters, no collectives.
+
+Shapes are NHWC. Each operation is differentiable once, in reverse mode, and may be mapped with `jax.vmap`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
+    """`op`, which under `jax.vmap` runs once an element instead of as one batched operation.
+
+    XLA batches convolutions with different kernels into one grouped convolution, and on CPU that is many
+    times slower than the separate ones. Two towers that share a device meet exactly that case.
+    """
+    mapped = jax.custom_batching.custom_vmap(op)
+
+    @mapped.def_vmap
+    def rule(axis_size, in_batched, *operands):
+        results = [
+            mapped(*(x[i] if batched else x for x, batched in zip(operands, in_batched, strict=True)))
+            for i in range(axis_size)
+        ]
+        return jnp.stack(results), True
+
+    return mapped
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv(image: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """Convolution: image [B, H, W, C], kernel [k, k, C, F] -> [B, H', W', F].
+
+    `padding` is the number of zeros before and after, along both height and width.
+    """
+    return _one_by_one(functools.partial(_plain_conv, stride=stride, padding=padding))(image, kernel)
+
+
+def _plain_conv(image: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    return lax.conv_general_dilated(
+        image, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv_fwd(image, kernel, stride, padding):
+    return conv(image, kernel, stride, padding), (image, kernel)
+
+
+def _conv_bwd(stride, padding, residuals, grad):
+    image, kernel = residuals
+    plain = functools.partial(_plain_conv, stride=stride, padding=padding)
+
+    def to_image(grad, image, kernel):  # needs no more of `image` than its type
+        return jax.vjp(lambda x: plain(x, kernel), image)[1](grad)[0]
+
+    def to_kernel(grad, image, kernel):
+        return jax.vjp(lambda w: plain(image, w), kernel)[1](grad)[0]
+
+    return _one_by_one(to_image)(grad, image, kernel), _one_by_one(to_kernel)(grad, image, kernel)
+
+
+conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def local_response_norm(x: Array, k: float, n: int, alpha: float, beta: float) -> Array:
+    """Paper 3.3: y_c = x_c / (k + alpha * sum of x_j^2 over the n channels centred on c)^beta.
+
+    The window is clipped at the first and last channel of `x` [..., C], which is one tower's: the paper's
+    code normalizes within a GPU. Computed in float32, returned in the type of `x`.
+    """
+    return _lrn_fwd(x, k, n, alpha, beta)[0]
+
+
+def _lrn_fwd(x, k, n, alpha, beta):
+    x32 = x.astype(jnp.float32)
+    scale = k + alpha * _window_sum(x32 * x32, n)
+    return (x32 * _negative_power(scale, beta)).astype(x.dtype), x
+
+
+def _lrn_bwd(k, n, alpha, beta, x, grad):
+    # dL/dx_c = g_c d_c^-beta - 2 alpha beta x_c * sum over windows j that hold c of g_j x_j d_j^(-beta-1).
+    # The window is symmetric, so "windows that hold c" is again the window centred on c.
+    x32, grad32 = x.astype(jnp.float32), grad.astype(jnp.float32)
+    scale = k + alpha * _window_sum(x32 * x32, n)
+    power = _negative_power(scale, beta)
+    inner = _window_sum(grad32 * x32 * power / scale, n)
+    return ((grad32 * power - 2 * alpha * beta * x32 * inner).astype(x.dtype),)
+
+
+local_response_norm.defvjp(_lrn_fwd, _lrn_bwd)
+
+
+def _window_sum(x: Array, n: int) -> Array:
+    """Sum over the n channels centred on each channel; outside counts as zero."""
+    half, channels = n // 2, x.shape[-1]
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)])
+    return sum(padded[..., i : i + channels] for i in range(1, n)) + padded[..., :channels]
+
+
+def _negative_power(x: Array, beta: float) -> Array:
+    """x^-beta; the paper's 0.75 by reciprocal square roots, several times faster than a power."""
+    if beta == 0.75:
+        root = lax.rsqrt(x)
+        return root * jnp.sqrt(root)
+    return x**-beta
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Paper 3.4: the maximum of each window x window pixels, every `stride`: [..., H, W, C] -> [..., H', W', C].
+
+    H' = (H - window) // stride + 1. Among equal maxima the gradient goes to the first in row order.
+    """
+    ones = (1,) * (x.ndim - 3)
+    return lax.reduce_window(
+        x, -jnp.inf, lax.max, (*ones, window, window, 1), (*ones, stride, stride, 1), padding="VALID"
+    )
+
+
+def _max_pool_fwd(x, window, stride):
+    y = max_pool(x, window, stride)
+    return y, (x, y)
+
+
+def _max_pool_bwd(window, stride, residuals, grad):
+    x, y = residuals
+    (height, width), (rows, columns) = x.shape[-3:-1], y.shape[-3:-1]
+    dx = jnp.zeros_like(x)
+    open_ = jnp.ones(y.shape, bool)  # windows whose maximum has not been met yet
+    zero = jnp.zeros((), grad.dtype)
+    for i in range(window):
+        for j in range(window):
+            rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
+            hit = open_ & (x[..., i:rows_end:stride, j:columns_end:stride, :] == y)
+            open_ = open_ & ~hit
+            edges = [(0, 0, 0)] * (x.ndim - 3) + [
+                (i, height - rows_end, stride - 1),
+                (j, width - columns_end, stride - 1),
+                (0, 0, 0),
+            ]
+            dx = dx + lax.pad(jnp.where(hit, grad, zero), zero, edges)
+    return (dx,)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

@@ -1,0 +1,113 @@
+"""What runs on the devices: one training step, one evaluation step, class probabilities. Each is one jitted call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from alexnet_jax import augment, metrics, model, optim, sharding
+from alexnet_jax.config import Config
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training carries from step to step; arrays [tower, ...] lie on P("tower"), scalars on P()."""
+
+    step: Array  # int32: steps done
+    params: Any
+    opt_state: Any  # the momentum
+    metrics: metrics.Metrics  # of the steps since the last log line
+
+
+def _optimizer(config: Config):
+    return optim.momentum_sgd(config.optim.momentum, config.optim.weights, config.optim.biases)
+
+
+def _init(config: Config) -> TrainState:
+    # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
+    params = model.init(config.model, jax.random.fold_in(jax.random.key(config.seed), 2**31))
+    opt_state = _optimizer(config).init(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
+
+
+def abstract_state(config: Config, mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of the state, for restoring it on `mesh`."""
+    state = jax.eval_shape(lambda: _init(config))
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        state,
+        sharding.of_state(state, mesh),
+    )
+
+
+def init_state(config: Config, mesh: Mesh) -> TrainState:
+    """The state at the start of training, made where it will live: no device ever holds the other's tower."""
+    state = jax.eval_shape(lambda: _init(config))
+    return jax.jit(lambda: _init(config), out_shardings=sharding.of_state(state, mesh))()
+
+
+def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
+    """`(state, batch, learning_rate, statistics) -> (state, loss)`; the old state's memory is taken over.
+
+    The loss is the mean cross-entropy over the examples of the batch, nats, a scalar.
+    """
+    optimizer = _optimizer(config)
+
+    def tower_program(params, batch, constants):
+        statistics, epoch = constants
+        view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.index)
+        image = augment.training_view(batch.image, view_keys, statistics, config.model.image_size, config.augment)
+        image = image.astype(config.train.compute_dtype)
+        logits = model.logits(config.model, params, image, dropout_keys)
+        return metrics.outcomes(metrics.log_softmax(logits), batch.label)
+
+    forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
+
+    def train_step(state, batch, learning_rate, statistics):
+        def loss_of(params):
+            outcomes = forward(params, batch, (statistics, state.step // steps_per_epoch))
+            return metrics.masked_mean(outcomes["loss"], batch.mask), outcomes
+
+        # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
+        (loss, outcomes), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        seen = state.metrics.merge(metrics.of_batch(outcomes, batch.mask))
+        return TrainState(state.step + 1, params, opt_state, seen), loss
+
+    shardings = sharding.of_state(abstract_state(config, mesh), mesh)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_eval_step(config: Config, mesh: Mesh, views: int) -> Callable:
+    """`(params, batch, statistics) -> Metrics` of the network at test time, over 1 or 10 views an image."""
+
+    def tower_program(params, batch, statistics):
+        return metrics.outcomes(_log_probabilities(config, params, batch.image, statistics, views), batch.label)
+
+    outcomes = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
+    return jax.jit(lambda params, batch, statistics: metrics.of_batch(outcomes(params, batch, statistics), batch.mask))
+
+
+def make_predict_step(config: Config, mesh: Mesh, views: int) -> Callable:
+    """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
+
+    def tower_program(params, image, statistics):
+        return jnp.exp(_log_probabilities(config, params, image, statistics, views))
+
+    probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
+    return jax.jit(lambda *inputs: probabilities(*inputs)[:, : config.model.num_classes])
+
+
+def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:
+    """Log of the mean probability over the views (paper 4.1): [B, H, W, 3] -> [B, C] of this tower's classes."""
+    view = augment.evaluation_views(image, statistics, config.model.image_size, views)
+    examples, views, size, _, _ = view.shape
+    view = view.reshape(examples * views, size, size, 3).astype(config.train.compute_dtype)
+    log_probabilities = metrics.log_softmax(model.logits(config.model, params, view, None))
+    log_probabilities = log_probabilities.reshape(examples, views, -1)
+    return jax.nn.logsumexp(log_probabilities, axis=1) - jnp.log(float(views))

@@ -1,0 +1,218 @@
+"""The training loop: everything on the host between a config and a trained network."""
+
+import collections
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import clu.parameter_overview
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from alexnet_jax import checkpoint, metrics, optim, sharding, steps, workdir
+from alexnet_jax.checkpoint import Position
+from alexnet_jax.config import Config
+from alexnet_jax.data import loader
+from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.loader import Order
+from alexnet_jax.data.records import Images
+from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.writer import Writer
+
+STEPS_AHEAD = 2  # the host runs so many steps ahead of the device: enough to keep it busy, and bounded memory
+
+
+def train_and_evaluate(config: Config, directory: Path) -> None:
+    """Trains in the workdir `directory`, from its newest checkpoint or from the start, to the end of the config.
+
+    Raises Interrupted, with the state saved, when asked to stop by SIGTERM or SIGINT (Ctrl-C).
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
+    dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
+    train_images = split_of(dataset, config.data.train_split, "config.data.train_split")
+    eval_images = split_of(dataset, config.data.eval_split, "config.data.eval_split")
+    workdir.prepare(directory, config, dataset)
+    order = Order(len(train_images.labels), config.train.batch_size, config.seed)
+    last_step = config.train.epochs * order.steps_per_epoch
+    if config.train.max_steps:
+        last_step = min(last_step, config.train.max_steps)
+
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(stop_signals())
+        checkpoints = stack.enter_context(
+            checkpoint.open_directory(directory / workdir.CHECKPOINTS, config.train.keep_checkpoints)
+        )
+        restored = checkpoint.restore(checkpoints, steps.abstract_state(config, mesh))
+        state, position = restored or (steps.init_state(config, mesh), Position(0, optim.Validation(), 0))
+        start = position.next_batch
+        writer = stack.enter_context(contextlib.closing(Writer(directory, position.log_bytes, start, last_step)))
+        writer.message(clu.parameter_overview.get_parameter_overview(state.params, include_stats=False))
+        writer.message(f"{sharding.describe(mesh, config.model.towers)}; {order.steps_per_epoch} steps an epoch")
+        if restored:
+            writer.message(f"going on from step {start} of {directory}")
+        batches = loader.batches(
+            train_images, order, start, max(start, last_step), config.data.threads, config.data.prefetch_batches
+        )
+        stack.callback(batches.close)
+        statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
+        eval_step = steps.make_eval_step(config, mesh, views=1)
+
+        def validate(params: Any) -> dict[str, float] | None:
+            return evaluate(eval_step, params, statistics, eval_images, config, mesh, stopping)
+
+        def save(step: int, state: Any, validation: optim.Validation) -> None:
+            checkpoint.save(checkpoints, step, state, Position(step, validation, writer.log_bytes))
+
+        train_step = steps.make_train_step(config, mesh, order.steps_per_epoch)
+
+        def advance(state: Any, learning_rate: float) -> tuple[Any, jax.Array]:
+            batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
+            return train_step(state, batch, np.float32(learning_rate), statistics)
+
+        step = _loop(config, state, position, order, last_step, writer, advance, validate, save, stopping)
+    if step < last_step:
+        raise Interrupted(f"step {step} of {last_step} is saved in {directory}; give the same command again to go on")
+    print(f"finished step {step}; `python -m alexnet_jax.evaluate --workdir {directory}` tells how good it is")
+
+
+def _loop(
+    config: Config,
+    state: steps.TrainState,
+    position: Position,
+    order: Order,
+    last_step: int,
+    writer: Writer,
+    advance: Callable[[Any, float], tuple[Any, jax.Array]],
+    validate: Callable[[Any], dict[str, float] | None],
+    save: Callable[[int, Any, optim.Validation], None],
+    stopping: Callable[[], bool],
+) -> int:
+    """Steps, and when to log, validate, save and stop. Returns the step it ended at."""
+    step = saved = position.next_batch
+    validation = position.validation
+    validate_every = config.train.eval_every_epochs * order.steps_per_epoch
+    patience = config.optim.schedule.patience_epochs * order.steps_per_epoch
+    in_flight: collections.deque[jax.Array] = collections.deque()
+    pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
+    clock = _Clock(config.train.batch_size, last_step)
+
+    while True:
+        due = step > 0 and (step % validate_every == 0 or step >= last_step)
+        if due and validation.step != step:
+            pending = pending and pending()
+            result = validate(state.params)
+            if result is not None:
+                writer.scalars(step, config.data.eval_split, result)
+                writer.message(
+                    f"step {step}  epoch {step / order.steps_per_epoch:g}  {config.data.eval_split}: loss "
+                    f"{result['loss']:.4f}  top-1 error {result['top1_error']:.2%}  top-5 error "
+                    f"{result['top5_error']:.2%}  of {result['count']} images"
+                )
+                if step % validate_every == 0:
+                    validation = optim.validated(
+                        validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
+                    )
+                validation = validation._replace(step=step)
+            clock.restart(step)
+        stop = step >= last_step or stopping()
+        if step != saved and (stop or step % config.train.save_every_steps == 0):
+            pending = pending and pending()
+            save(step, state, validation)
+            saved = step
+        if stop:
+            return step
+
+        epoch = step // order.steps_per_epoch
+        learning_rate = optim.learning_rate(config.optim, epoch, validation)
+        state, loss = advance(state, learning_rate)
+        step += 1
+        in_flight.append(loss)
+        if len(in_flight) > STEPS_AHEAD:
+            in_flight.popleft().block_until_ready()
+        if not clock.running:  # the first step compiles; it is not counted in images/s
+            loss.block_until_ready()
+            clock.restart(step)
+        pending = pending and pending()
+        writer.advance()
+        if step % config.train.log_every_steps == 0:
+            pending = _log_line(step, step / order.steps_per_epoch, state.metrics, learning_rate, writer, clock)
+            state = state.replace(metrics=metrics.nothing())
+
+
+class _Clock:
+    """Images a second since it was last restarted or read."""
+
+    def __init__(self, batch_size: int, last_step: int):
+        self.batch_size, self.last_step, self.running = batch_size, last_step, False
+
+    def restart(self, step: int) -> None:
+        self.step, self.time, self.running = step, time.monotonic(), True
+
+    def read(self, step: int) -> tuple[float, float]:
+        """Images a second up to `step`, and seconds left to the last step at that speed."""
+        seconds = max(time.monotonic() - self.time, 1e-9) / max(step - self.step, 1)
+        self.restart(step)
+        return self.batch_size / seconds, seconds * (self.last_step - step)
+
+
+def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], None]:
+    """Writes the metrics of the steps up to `step` when called, one step later, when they are there."""
+
+    def write() -> None:
+        values = metrics.summary(sums)
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}: training has diverged; the newest checkpoint is as it "
+                "was. Give a smaller --config.optim.learning_rate and another --workdir"
+            )
+        images_per_s, seconds_left = clock.read(step)
+        rates = {"epoch": epoch, "learning_rate": learning_rate, "images_per_s": images_per_s}
+        writer.scalars(step, "train", values | rates)
+        writer.progress(step, epoch, values, images_per_s, seconds_left)
+
+    return write
+
+
+def evaluate(
+    eval_step: Callable,
+    params: Any,
+    statistics: Any,
+    images: Images,
+    config: Config,
+    mesh: Mesh,
+    stopping=lambda: False,
+) -> dict[str, float] | None:
+    """Loss and errors over every image of a split, each counted once; None if asked to stop on the way."""
+    order = Order(len(images.labels), config.train.eval_batch_size, seed=None)
+    batches = loader.batches(images, order, 0, order.steps_per_epoch, config.data.threads, config.data.prefetch_batches)
+    total = metrics.nothing()
+    with contextlib.closing(batches):
+        for batch in batches:
+            if stopping():
+                return None
+            seen = eval_step(params, sharding.put(batch, mesh, sharding.EXAMPLES), statistics)
+            total = jax.block_until_ready(total.merge(seen))
+    return metrics.summary(total)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM and SIGINT only make the given function return True. A second one ends the process at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        for known in before:
+            signal.signal(known, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,88 @@
+"""The folder of one training run, and what it holds besides checkpoints and logs:
+
+    config.json       the resolved config
+    run.json          class names, fingerprint of the data, and for each start its versions and devices
+    statistics.npz    mean image and colour eigenvectors of the training set
+    checkpoints/      see checkpoint.py
+    metrics.jsonl     see writer.py, as for the TensorBoard events beside it
+
+With it a network can be evaluated, used and trained on without the command that made it.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from alexnet_jax import config as configs
+from alexnet_jax.config import Config
+from alexnet_jax.data.datasets import Dataset
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+
+CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
+    "config.json",
+    "run.json",
+    "statistics.npz",
+    "checkpoints",
+    "metrics.jsonl",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
+
+
+class Workdir(NamedTuple):
+    """What a finished or interrupted run left for others."""
+
+    config: Config
+    classes: list[str]
+    statistics: Statistics
+
+
+def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
+    """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
+    starts = []
+    if (directory / CONFIG).exists():
+        different = configs.differences(_config(directory), config)
+        run = json.loads((directory / RUN).read_text())
+        if run["data"] != dataset.fingerprint:
+            different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+        if different:
+            raise UserError(
+                f"{directory} belongs to a run with another config; give another --workdir, or the same config again. "
+                f"Then -> now: {'; '.join(different)}"
+            )
+        starts = run["starts"]
+    elif (directory / CHECKPOINTS).exists():
+        raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez(directory / STATISTICS, **dataset.statistics._asdict())
+    run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
+    (directory / RUN).write_text(json.dumps(run, indent=2) + "\n")
+    (directory / CONFIG).write_text(configs.to_json(config))
+
+
+def open_finished(directory: Path) -> Workdir:
+    """What `prepare` wrote. Raises UserError if `directory` is no workdir."""
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
+    with np.load(directory / STATISTICS) as saved:
+        statistics = Statistics(**{name: saved[name] for name in Statistics._fields})
+    return Workdir(_config(directory), json.loads((directory / RUN).read_text())["classes"], statistics)
+
+
+def _config(directory: Path) -> Config:
+    return configs.from_json((directory / CONFIG).read_text())
+
+
+def _versions() -> dict:
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+    }

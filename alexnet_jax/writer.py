@@ -1,0 +1,70 @@
+"""What a run says while it trains: a progress line, metrics.jsonl and TensorBoard events. No TensorFlow.
+
+clu's metric_writers would do some of this, but cannot be imported without TensorFlow.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from alexnet_jax.workdir import METRICS
+
+
+class Writer:
+    """Writes scalars to a workdir, and a progress line to a terminal or plain lines to anything else.
+
+    `log_bytes` is the length of metrics.jsonl at the checkpoint that the run starts from: what a killed run
+    wrote after it is cut off, since it will be written again.
+    """
+
+    def __init__(self, directory: Path, log_bytes: int, start_step: int, total_steps: int):
+        path = directory / METRICS
+        path.touch()
+        os.truncate(path, min(log_bytes, path.stat().st_size))
+        self._file = path.open("a")
+        self._events = SummaryWriter(str(directory), purge_step=start_step + 1)
+        self._total = total_steps
+        live = sys.stdout.isatty()
+        self._bar = tqdm(total=total_steps, initial=start_step, unit="step", file=sys.stdout, disable=not live)
+
+    @property
+    def log_bytes(self) -> int:
+        return self._file.tell()
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+    def advance(self) -> None:
+        """One more step was started."""
+        self._bar.update()
+
+    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Records `values` after `step` steps, measured on `split`."""
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def progress(
+        self, step: int, epoch: float, values: dict[str, float], images_per_s: float, seconds_left: float
+    ) -> None:
+        """The live line, or a line of text where it cannot live."""
+        text = (
+            f"epoch {epoch:.2f}  loss {values['loss']:.4f}  top-1 error {values['top1_error']:.2%}  "
+            f"{images_per_s:.0f} images/s"
+        )
+        if self._bar.disable:
+            self.message(f"step {step}/{self._total}  {text}  {tqdm.format_interval(seconds_left)} left")
+        else:
+            self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._events.close()
+        self._file.close()

@@ -1,0 +1,24 @@
+"""CIFAR-10 from a prepared folder of its images, 32x32, on two towers.
+
+    python -m alexnet_jax.prepare --source folder --input CIFAR10 --size 32 --output data/cifar10
+    python -m alexnet_jax.main --config configs/cifar10.py --config.data.directory=data/cifar10 --workdir runs/cifar10
+
+CIFAR10 holds train/ and test/, each with one folder of images a class. The layers, connections and training are
+the paper's; the widths are small, so that it trains on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digits, paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.get_config()
+    digits.small_images(config.model, image_size=28, kernels=(32, 64, 96, 96, 64), units=256)
+    config.model.num_classes = 10
+    config.optim.schedule.name = "steps"
+    config.optim.schedule.boundaries_epochs = (8, 10)
+    config.augment.colour_noise_scale = "sqrt_eigenvalue"
+    config.data.update(size=32, eval_split="test")
+    config.train.update(epochs=11, eval_batch_size=500)
+    return config

@@ -1,0 +1,110 @@
+"""The paper: Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012.
+
+    python -m alexnet_jax.main --config configs/paper.py --config.data.directory=DATA --workdir runs/paper
+
+Every key there is, with the section of the paper it comes from. Where the paper is silent the comment says so.
+The paper's numbers: 40.7 % top-1 and 18.2 % top-5 error on the ILSVRC-2012 validation set, ten views (Table 2).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(
+        dict(seed=0, model=model(), optim=optim(), augment=augment(), data=data(), train=train(), mesh=mesh())
+    )
+
+
+def model() -> dict:
+    return dict(
+        image_size=224,  # 4.1: random 224x224 patches
+        num_classes=1000,  # 3.5
+        towers=2,  # 3.2: one a GPU
+        activation="relu",  # 3.1
+        dropout_rate=0.5,  # 4.2
+        lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75),  # 3.3
+        pool=dict(window=3, stride=2),  # 3.4: overlapping
+        # 3.5: kernels, strides, what is normalized and pooled, and which layers see both GPUs. The padding is not
+        # in the paper: these are the only ones that give its sizes, conv1's 3 zeros at the right and bottom as in
+        # the authors' code. 5: weights from a Gaussian of 0.01; biases 1 in conv2, conv4, conv5, fc6, fc7, else 0.
+        conv1=conv(96, 11, (0, 3), stride=4, exchange=False, lrn=True, pool=True, init_bias=0.0),
+        conv2=conv(256, 5, (2, 2), stride=1, exchange=False, lrn=True, pool=True, init_bias=1.0),
+        conv3=conv(384, 3, (1, 1), stride=1, exchange=True, lrn=False, pool=False, init_bias=0.0),
+        conv4=conv(384, 3, (1, 1), stride=1, exchange=False, lrn=False, pool=False, init_bias=1.0),
+        conv5=conv(256, 3, (1, 1), stride=1, exchange=False, lrn=False, pool=True, init_bias=1.0),
+        conv6=None,  # 6: only in the networks trained on all of ImageNet
+        fc6=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
+        fc7=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
+        fc8=dict(exchange=True, init_std=0.01, init_bias=0.0),
+    )
+
+
+def conv(features, kernel, padding, stride, exchange, lrn, pool, init_bias, init_std=0.01) -> dict:
+    return dict(
+        features=features,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        exchange=exchange,
+        lrn=lrn,
+        pool=pool,
+        init_std=init_std,
+        init_bias=init_bias,
+    )
+
+
+def optim() -> dict:
+    return dict(
+        learning_rate=0.01,  # 5
+        momentum=0.9,  # 5
+        weights=dict(lr_multiplier=1.0, weight_decay=0.0005),  # 5
+        biases=dict(lr_multiplier=1.0, weight_decay=0.0005),  # 5: "an equal learning rate for all layers"
+        schedule=dict(
+            name="plateau",  # 5: divided by 10 when the validation error stops improving
+            factor=0.1,  # 5
+            boundaries_epochs=(),  # for `steps`; the authors' log has drops at 23, 51 and 78
+            max_drops=3,  # 5: "reduced three times"
+            patience_epochs=5,  # not in the paper
+        ),
+    )
+
+
+def augment() -> dict:
+    return dict(
+        flip=True,  # 4.1
+        colour_noise_std=0.1,  # 4.1
+        colour_noise_scale="eigenvalue",  # 4.1; of colours in 0..1 (on 0..255 the noise would drown the image)
+    )
+
+
+def data() -> dict:
+    return dict(
+        source="prepared",
+        directory="",  # from `python -m alexnet_jax.prepare`
+        size=256,  # 2: short side 256, then the central 256x256
+        train_split="train",
+        eval_split="val",
+        threads=2,
+        prefetch_batches=4,
+    )
+
+
+def train() -> dict:
+    return dict(
+        batch_size=128,  # 5
+        epochs=90,  # 5: "roughly 90 cycles"
+        max_steps=0,
+        compute_dtype="float32",  # the GTX 580 knew no other
+        log_every_steps=100,
+        eval_every_epochs=1,
+        eval_batch_size=128,
+        save_every_steps=2000,
+        keep_checkpoints=2,
+    )
+
+
+def mesh() -> dict:
+    return dict(
+        data=1,  # the paper's parallelism is over the towers only
+        tower=0,  # 3.2: two GPUs where there are two devices, else both towers on one
+    )
