@@ -4,10 +4,9 @@ The classes of fc8 are split over the towers, so the softmax needs two scalars a
 maximum and its sum), and the errors one more (how many of its classes score higher than the label).
 """
 
-import clu.metrics
-import flax.struct
 import jax
 import jax.numpy as jnp
+from clu.metrics import Average
 from jax import Array, lax
 
 from alexnet_jax.sharding import TOWER
@@ -36,32 +35,30 @@ def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
     }
 
 
-@flax.struct.dataclass
-class Metrics(clu.metrics.Collection):
-    """Sums and counts over examples; the means are taken once, by `summary`."""
-
-    loss: clu.metrics.Average.from_output("loss")
-    top1_error: clu.metrics.Average.from_output("top1_error")
-    top5_error: clu.metrics.Average.from_output("top5_error")
-
-
-def of_batch(outcomes: dict[str, Array], mask: Array) -> Metrics:
-    """Metrics of the examples of a batch where `mask` [B] is True."""
-    return Metrics.single_from_model_output(**outcomes, mask=mask)
+# Sums and counts over examples, one for each name of `outcomes`; the means are taken once, by `summary`.
+Metrics = dict[str, Average]
 
 
 def nothing() -> Metrics:
     """Metrics of no example."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), Metrics.empty())
+    return {name: Average.empty() for name in ("loss", "top1_error", "top5_error")}
 
 
-def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of values [B] where `mask` [B] is True."""
-    return jnp.where(mask, values, 0.0).sum() / mask.sum().astype(jnp.float32)
+def of_batch(outcomes: dict[str, Array], mask: Array) -> Metrics:
+    """Metrics of the examples of a batch where `mask` [B] is True."""
+    return {name: Average.from_model_output(values, mask) for name, values in outcomes.items()}
+
+
+def merge(a: Metrics, b: Metrics) -> Metrics:
+    return {name: a[name].merge(b[name]) for name in a}
+
+
+def mean_loss(metrics: Metrics) -> Array:
+    return metrics["loss"].total / metrics["loss"].count.astype(jnp.float32)
 
 
 def summary(metrics: Metrics) -> dict[str, float]:
     """The means, and `count`, the number of examples in them. Waits for the device."""
     host = jax.device_get(metrics)
-    values = {name: float(getattr(host, name).total / host.loss.count) for name in ("loss", "top1_error", "top5_error")}
-    return values | {"count": int(host.loss.count)}
+    means = {name: float(average.total) / int(average.count) for name, average in host.items()}
+    return means | {"count": int(host["loss"].count)}

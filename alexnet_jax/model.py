@@ -41,7 +41,7 @@ class Conv(nn.Module):
         )
         bias = self.param("bias", nn.initializers.constant(self.layer.init_bias), (self.features,))
         x = ops.conv(x, kernel.astype(x.dtype), self.layer.stride, self.layer.padding)
-        return x + bias.astype(x.dtype)
+        return x + bias.astype(x.dtype)[None, None, None]
 
 
 class Tower(nn.Module):

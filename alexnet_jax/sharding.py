@@ -89,7 +89,9 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec) -> Call
         def on_one_device(params, batch, constants):
             return tower_program(jax.tree.map(lambda p: p[0], params), batch, constants)
 
-        return jax.shard_map(on_one_device, mesh=mesh, in_specs=(TOWERS, EXAMPLES, REPLICATED), out_specs=out)
+        # On a data axis of one device the batch is called replicated: else the gradients would be "summed" over it.
+        examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
+        return jax.shard_map(on_one_device, mesh=mesh, in_specs=(TOWERS, examples, REPLICATED), out_specs=out)
 
     axis = out.index(TOWER) if TOWER in out else None
     run = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=axis, axis_name=TOWER)

@@ -27,16 +27,16 @@ def _optimizer(config: Config):
     return optim.momentum_sgd(config.optim.momentum, config.optim.weights, config.optim.biases)
 
 
-def _init(config: Config) -> TrainState:
+def _init(config: Config, seed: Array | int) -> TrainState:
     # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
-    params = model.init(config.model, jax.random.fold_in(jax.random.key(config.seed), 2**31))
+    params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))
     opt_state = _optimizer(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state, for restoring it on `mesh`."""
-    state = jax.eval_shape(lambda: _init(config))
+    state = jax.eval_shape(lambda: _init(config, config.seed))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -46,8 +46,9 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
     """The state at the start of training, made where it will live: no device ever holds the other's tower."""
-    state = jax.eval_shape(lambda: _init(config))
-    return jax.jit(lambda: _init(config), out_shardings=sharding.of_state(state, mesh))()
+    shardings = sharding.of_state(abstract_state(config, mesh), mesh)
+    # The seed is an argument, not a constant: else XLA computes all the random numbers while it compiles, slowly.
+    return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
 
 def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
@@ -70,13 +71,14 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callabl
     def train_step(state, batch, learning_rate, statistics):
         def loss_of(params):
             outcomes = forward(params, batch, (statistics, state.step // steps_per_epoch))
-            return metrics.masked_mean(outcomes["loss"], batch.mask), outcomes
+            of_batch = metrics.of_batch(outcomes, batch.mask)
+            return metrics.mean_loss(of_batch), of_batch
 
         # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
-        (loss, outcomes), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, of_batch), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
         params = jax.tree.map(jnp.add, state.params, updates)
-        seen = state.metrics.merge(metrics.of_batch(outcomes, batch.mask))
+        seen = metrics.merge(state.metrics, of_batch)
         return TrainState(state.step + 1, params, opt_state, seen), loss
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh)

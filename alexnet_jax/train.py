@@ -196,7 +196,7 @@ def evaluate(
             if stopping():
                 return None
             seen = eval_step(params, sharding.put(batch, mesh, sharding.EXAMPLES), statistics)
-            total = jax.block_until_ready(total.merge(seen))
+            total = jax.block_until_ready(metrics.merge(total, seen))
     return metrics.summary(total)
 
 

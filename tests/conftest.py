@@ -1,0 +1,90 @@
+"""All tests run on four simulated CPU devices, with JAX's silent promotions switched off."""
+
+import os
+import shutil
+import tempfile
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Most tests compile the same few programs; the commands that tests start inherit this too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="alexnet_jax_tests_"))
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from alexnet_jax.data.loader import Batch
+from alexnet_jax.data.statistics import Statistics
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def tiny() -> ConfigDict:
+    """The paper's layers at toy size: 28x28 images, 8 to 16 kernels, 10 classes, batches of 8."""
+    return tiny_config()
+
+
+def tiny_config() -> ConfigDict:
+    from configs import digits
+
+    config = digits.get_config()
+    digits.small_images(config.model, image_size=28, kernels=(8, 8, 16, 16, 8), units=32)
+    config.augment.flip = True
+    config.optim.weights.weight_decay = 0.01
+    config.train.batch_size = 8
+    config.train.eval_batch_size = 8
+    return config
+
+
+@pytest.fixture
+def statistics() -> Statistics:
+    """Made-up statistics of 32x32 images."""
+    rng = np.random.default_rng(1)
+    vectors = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    return Statistics(
+        rng.uniform(90, 150, (32, 32, 3)).astype(np.float32),
+        np.array([9000.0, 900.0, 90.0], np.float32),
+        vectors.astype(np.float32),
+    )
+
+
+def random_batch(size: int = 8, image: int = 32, classes: int = 10, seed: int = 0) -> Batch:
+    rng = np.random.default_rng(seed)
+    mask = np.ones(size, bool)
+    mask[-1] = False
+    return Batch(
+        rng.integers(0, 256, (size, image, image, 3), dtype=np.uint8),
+        rng.integers(0, classes, size).astype(np.int32),
+        rng.permutation(100)[:size].astype(np.int32),
+        mask,
+    )
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """A function that makes a folder of JPEGs: `image_folder({"cat": 3, "dog": 2})`."""
+
+    def make(counts: dict[str, int], at: str = "images", size: tuple[int, int] = (50, 40)) -> Path:
+        rng = np.random.default_rng(0)
+        for name, count in counts.items():
+            (tmp_path / at / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.asarray(Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(size))
+                Image.fromarray(pixels).save(tmp_path / at / name / f"{i:03d}.jpg", quality=95)
+        return tmp_path / at
+
+    return make

@@ -1,0 +1,117 @@
+"""Operations with hand-written gradients, against plain loops and against automatic gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from alexnet_jax import ops
+
+LRN = {"k": 2.0, "n": 5, "alpha": 0.3, "beta": 0.75}  # an alpha at which the sum matters
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def lrn_loop(x, k, n, alpha, beta):
+    y = np.empty_like(x, dtype=np.float64)
+    channels = x.shape[-1]
+    for c in range(channels):
+        low, high = max(0, c - n // 2), min(channels - 1, c + n // 2)  # the paper's formula, section 3.3
+        total = sum(x[..., j].astype(np.float64) ** 2 for j in range(low, high + 1))
+        y[..., c] = x[..., c] / (k + alpha * total) ** beta
+    return y
+
+
+def lrn_plain(x, k, n, alpha, beta):
+    window = lax.reduce_window(x**2, 0.0, lax.add, (1, 1, 1, n), (1, 1, 1, 1), "SAME")
+    return x / (k + alpha * window) ** beta
+
+
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+@pytest.mark.parametrize("n", [1, 3, 5, 9])
+def test_local_response_norm(n, beta):
+    settings = LRN | {"n": n, "beta": beta}
+    x = normal(2, 3, 4, 7)
+    np.testing.assert_allclose(ops.local_response_norm(x, *settings.values()), lrn_loop(x, **settings), rtol=1e-5)
+    weights = normal(2, 3, 4, 7, seed=1)
+    ours = jax.grad(lambda x: (ops.local_response_norm(x, *settings.values()) * weights).sum())(x)
+    automatic = jax.grad(lambda x: (lrn_plain(x, **settings) * weights).sum())(x)
+    np.testing.assert_allclose(ours, automatic, rtol=1e-4, atol=1e-6)
+
+
+def test_local_response_norm_in_bfloat16_is_computed_in_float32():
+    x = jnp.asarray(normal(2, 3, 4, 7), jnp.bfloat16)
+    y = ops.local_response_norm(x, *LRN.values())
+    assert y.dtype == jnp.bfloat16
+    exact = lrn_loop(np.asarray(x, np.float32), **LRN)
+    np.testing.assert_array_equal(y, jnp.asarray(exact, jnp.float32).astype(jnp.bfloat16))
+
+
+def pool_loop(x, window, stride):
+    batch, height, width, channels = x.shape
+    rows, columns = (height - window) // stride + 1, (width - window) // stride + 1
+    y = np.empty((batch, rows, columns, channels), x.dtype)
+    source = np.empty((batch, rows, columns, channels, 2), int)
+    for b, i, j, c in np.ndindex(y.shape):
+        view = x[b, i * stride : i * stride + window, j * stride : j * stride + window, c]
+        row, column = np.unravel_index(view.argmax(), view.shape)
+        y[b, i, j, c] = view[row, column]
+        source[b, i, j, c] = i * stride + row, j * stride + column
+    return y, source
+
+
+@pytest.mark.parametrize(("window", "stride", "size"), [(3, 2, 7), (3, 2, 8), (2, 2, 6), (3, 1, 5)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool(window, stride, size, ties):
+    x = normal(2, size, size, 3)
+    x = np.maximum(np.round(x), 0) if ties else x
+    y, source = pool_loop(x, window, stride)
+    np.testing.assert_array_equal(ops.max_pool(x, window, stride), y)
+
+    grad = normal(*y.shape, seed=1)
+    by_loop = np.zeros_like(x)
+    for b, i, j, c in np.ndindex(y.shape):
+        row, column = source[b, i, j, c]
+        by_loop[b, row, column, c] += grad[b, i, j, c]
+    ours = jax.vjp(lambda x: ops.max_pool(x, window, stride), x)[1](grad)[0]
+    np.testing.assert_allclose(ours, by_loop, rtol=1e-5, atol=1e-6)
+
+    def automatic(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), "VALID")
+
+    np.testing.assert_allclose(ours, jax.vjp(automatic, x)[1](grad)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (4, (0, 3)), (2, (2, 2))])
+def test_conv_and_its_gradients(stride, padding):
+    image, kernel = normal(2, 12, 12, 3), normal(5, 5, 3, 4, seed=1)
+
+    def automatic(image, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(image, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=dimensions)
+
+    y, ours = jax.vjp(lambda *x: ops.conv(*x, stride, padding), image, kernel)
+    expected, theirs = jax.vjp(automatic, image, kernel)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    for a, b in zip(ours(y), theirs(y), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_towers_on_one_device_convolve_apart():
+    """Two towers under vmap: equal to each alone, and never one grouped convolution, which is slow on CPU."""
+    image, kernels = normal(2, 8, 8, 4), normal(2, 3, 3, 4, 4, seed=1)
+
+    def loss(image, kernels):
+        return (jax.vmap(lambda kernel: ops.conv(image, kernel, 1, (1, 1)))(kernels) ** 2).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    to_image, to_kernels = step(image, kernels)
+    each = [jax.grad(lambda *x: (ops.conv(*x, 1, (1, 1)) ** 2).sum(), (0, 1))(image, kernel) for kernel in kernels]
+    np.testing.assert_allclose(to_image, each[0][0] + each[1][0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(to_kernels, np.stack([each[0][1], each[1][1]]), rtol=1e-4, atol=1e-4)
+    text = step.lower(image, kernels).compile().as_text()
+    assert text.count(" convolution(") == 6
+    assert "group_count" not in text  # XLA prints it only where there is more than one group

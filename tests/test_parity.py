@@ -1,0 +1,220 @@
+"""One program, any layout: every mesh gives the loss, the gradients and the training of an independent forward pass."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import augment, config, metrics, model, sharding, steps
+from configs import paper
+from tests.conftest import random_batch, tiny_config
+
+MESHES = {"1x2": (1, 2), "1x1": (1, 1), "2x1": (2, 1), "2x2": (2, 2)}
+
+
+def parsed(values, mesh: str) -> config.Config:
+    values.mesh.data, values.mesh.tower = MESHES[mesh]
+    return config.parse(values)
+
+
+def on_mesh(values, mesh_name, batch, statistics):
+    """The config, mesh, and state, batch and statistics on the mesh."""
+    cfg = parsed(values, mesh_name)
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.tower, cfg.model.towers)
+    state = steps.init_state(cfg, mesh)
+    return (
+        cfg,
+        mesh,
+        state,
+        sharding.put(batch, mesh, sharding.EXAMPLES),
+        sharding.put(statistics, mesh, sharding.REPLICATED),
+    )
+
+
+def worst_difference(tree, reference) -> float:
+    """The largest relative difference of a leaf, in the norm."""
+
+    def difference(a, b):
+        return np.linalg.norm(np.asarray(a, np.float64) - b) / (np.linalg.norm(np.asarray(b, np.float64)) or 1)
+
+    return max(jax.tree.leaves(jax.tree.map(difference, jax.device_get(tree), jax.device_get(reference))))
+
+
+def train(values, mesh_name, statistics, batches):
+    """Loss and momentum after one step, and losses and state after all. With rate 1 the momentum is -(g + decay)."""
+    cfg, mesh, state, _, constants = on_mesh(values, mesh_name, batches[0], statistics)
+    step = steps.make_train_step(cfg, mesh, steps_per_epoch=2)
+    losses, first = [], None
+    for batch in batches:
+        state, loss = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), np.float32(0.01), constants)
+        first = first or jax.device_get(state.opt_state)
+        losses.append(float(loss))
+    return losses, first, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_meshes_agree(mesh, statistics, reference):
+    """Loss, every gradient leaf and five steps, with dropout, crops, flips and noise, from the same batches."""
+    batches = [random_batch(seed=i) for i in range(5)]
+    losses, first, state = train(tiny_config(), mesh, statistics, batches)
+    if mesh == "1x2":
+        reference["1x2"] = losses, first, state
+    losses_there, first_there, state_there = reference["1x2"]
+    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
+    assert worst_difference(first, first_there) < 1e-5
+    assert worst_difference(state.params, state_there.params) < 1e-5
+    assert worst_difference(state.opt_state, state_there.opt_state) < 1e-5
+    assert worst_difference(state.metrics, state_there.metrics) < 1e-5
+
+
+@pytest.mark.slow
+def test_the_full_network_agrees_on_one_and_two_devices():
+    values = paper.get_config()
+    values.train.batch_size = values.train.eval_batch_size = 4
+    statistics = augment.Statistics(
+        np.full((256, 256, 3), 120, np.float32), np.array([9e3, 9e2, 90], np.float32), np.eye(3, dtype=np.float32)
+    )
+    batch = random_batch(4, 256, 1000)
+    losses, first, state = train(values, "1x2", statistics, [batch])
+    losses_one, first_one, state_one = train(values, "1x1", statistics, [batch])
+    np.testing.assert_allclose(losses, losses_one, rtol=1e-5)
+    assert worst_difference(first, first_one) < 1e-5
+    assert worst_difference(state.params, state_one.params) < 1e-5
+
+
+def numpy_forward(spec: config.Model, params: dict, image: np.ndarray) -> np.ndarray:
+    """Log probabilities [B, classes] by plain NumPy in float64: whole layers, with zero blocks where no link is."""
+    towers = spec.towers
+
+    def whole_kernel(name, inputs, exchange):
+        """The kernel of all towers over all inputs: [..., inputs, outputs]."""
+        kernels = np.asarray(params[name]["kernel"], np.float64)
+        if exchange or kernels.shape[-2] == inputs:  # conv1: every tower sees the whole image
+            return np.concatenate(list(kernels), axis=-1)
+        share_in, share_out = kernels.shape[-2:]
+        whole = np.zeros((*kernels.shape[1:-2], inputs, towers * share_out))
+        for t in range(towers):
+            whole[..., t * share_in : (t + 1) * share_in, t * share_out : (t + 1) * share_out] = kernels[t]
+        return whole
+
+    x = image.astype(np.float64)
+    for name, conv in spec.convs():
+        kernel = whole_kernel(name, x.shape[-1], conv.exchange)
+        x = np.pad(x, [(0, 0), conv.padding, conv.padding, (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(x, (conv.kernel, conv.kernel), axis=(1, 2))
+        x = np.einsum("bhwcij,ijcf->bhwf", windows[:, :: conv.stride, :: conv.stride], kernel, optimize=True)
+        x = np.maximum(x + np.concatenate(list(params[name]["bias"])), 0)
+        if conv.lrn:
+            share, parts = x.shape[-1] // towers, []
+            for t in range(towers):  # a tower normalizes over its own channels
+                own = x[..., t * share : (t + 1) * share]
+                around = np.pad(own**2, [(0, 0)] * 3 + [(spec.lrn.n // 2,) * 2])
+                total = sum(around[..., i : i + share] for i in range(spec.lrn.n))
+                parts.append(own / (spec.lrn.k + spec.lrn.alpha * total) ** spec.lrn.beta)
+            x = np.concatenate(parts, axis=-1)
+        if conv.pool:
+            windows = np.lib.stride_tricks.sliding_window_view(x, (spec.pool.window,) * 2, axis=(1, 2))
+            x = windows[:, :: spec.pool.stride, :: spec.pool.stride].max(axis=(-2, -1))
+    if not spec.hidden()[0][1].exchange:  # each tower flattens its own maps
+        x = np.stack(np.split(x, towers, axis=-1), axis=1)
+    x = x.reshape(len(x), -1)
+    for name, dense in spec.hidden():
+        x = np.maximum(x @ whole_kernel(name, x.shape[-1], dense.exchange) + np.concatenate(list(params[name]["bias"])), 0)
+        x = x * (1 - spec.dropout_rate) if dense.dropout else x
+    x = x @ whole_kernel("fc8", x.shape[-1], spec.fc8.exchange) + np.concatenate(list(params["fc8"]["bias"]))
+    x = x[:, : spec.num_classes]
+    return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [10, 7])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_numpy_agrees(mesh, classes, statistics):
+    """Evaluation against an independent forward pass: probabilities, loss, errors; the masked example left out."""
+    values = tiny_config()
+    values.model.num_classes = classes
+    values.model.fc8.init_std = 0.3
+    batch = random_batch(classes=classes)
+    cfg, mesh_, state, on_device, constants = on_mesh(values, mesh, batch, statistics)
+    host = jax.device_get(state.params)
+    centre = batch.image[:, 2:30, 2:30].astype(np.float64) - statistics.mean_image[2:30, 2:30]
+    expected = numpy_forward(cfg.model, host, centre)
+
+    probabilities = steps.make_predict_step(cfg, mesh_, views=1)(state.params, on_device.image, constants)
+    np.testing.assert_allclose(probabilities, np.exp(expected), rtol=1e-4, atol=1e-6)
+
+    result = metrics.summary(steps.make_eval_step(cfg, mesh_, views=1)(state.params, on_device, constants))
+    kept = expected[:-1]
+    rank = (kept > kept[np.arange(7), batch.label[:-1]][:, None]).sum(-1)
+    assert result["count"] == 7
+    assert result["loss"] == pytest.approx(-kept[np.arange(7), batch.label[:-1]].mean(), rel=1e-5)
+    assert result["top1_error"] == pytest.approx((rank >= 1).mean())
+    assert result["top5_error"] == pytest.approx((rank >= 5).mean())
+
+
+def test_ten_views_are_the_mean_of_ten_predictions(statistics):
+    values = tiny_config()
+    values.model.fc8.init_std = 0.3
+    cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
+    host = jax.device_get(state.params)
+    minus_mean = np.asarray(batch.image, np.float64) - statistics.mean_image
+    crops = [minus_mean[:, i : i + 28, j : j + 28] for i, j in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))]
+    mean = np.mean([np.exp(numpy_forward(cfg.model, host, v)) for c in crops for v in (c, c[:, :, ::-1])], axis=0)
+    ours = steps.make_predict_step(cfg, mesh, views=10)(state.params, batch.image, constants)
+    np.testing.assert_allclose(ours, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_no_links_and_one_tower_are_only_configs(statistics):
+    """Without exchanges the towers meet in the softmax alone; with one tower there is nothing to exchange."""
+    values = tiny_config()
+    for name in ("conv3", "fc6", "fc7", "fc8"):
+        values.model[name].exchange = False
+    cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
+    centre = np.asarray(batch.image, np.float64)[:, 2:30, 2:30] - statistics.mean_image[2:30, 2:30]
+    expected = np.exp(numpy_forward(cfg.model, jax.device_get(state.params), centre))
+    ours = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+    values = tiny_config()
+    values.model.towers = 1
+    cfg, mesh, state, batch, constants = on_mesh(values, "1x1", random_batch(), statistics)
+    expected = np.exp(numpy_forward(cfg.model, jax.device_get(state.params), centre))
+    ours = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_is_right(statistics):
+    """A small step along the gradient changes the loss by as much as the gradient says."""
+    values = tiny_config()
+    values.model.dropout_rate = 0.0
+    values.model.conv1.init_std = 0.01
+    values.model.fc8.init_std = 0.3
+    values.optim.weights.weight_decay = values.optim.biases.weight_decay = 0.0
+    cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
+    step = steps.make_train_step(cfg, mesh, steps_per_epoch=100)
+    params = jax.tree.map(np.array, state.params)
+    state, _ = step(state, batch, np.float32(1), constants)
+    grads = jax.tree.map(lambda v: -np.array(v), state.opt_state[-1].trace)  # v <- 0.9 * 0 - 1 * g
+    squared = sum(float((g.astype(np.float64) ** 2).sum()) for g in jax.tree.leaves(grads))
+    epsilon = 1e-3 / squared
+    losses = []
+    for sign in (1, -1):
+        fresh = steps.init_state(cfg, mesh)
+        moved = jax.tree.map(lambda p, g, s=sign: (p + s * epsilon * g).astype(np.float32), params, grads)
+        placed = jax.tree.map(lambda p, like: jax.device_put(p, like.sharding), moved, fresh.params)
+        losses.append(float(step(fresh.replace(params=placed), batch, np.float32(1), constants)[1]))
+    assert (losses[0] - losses[1]) / (2 * epsilon * squared) == pytest.approx(1, abs=0.02)
+
+
+def test_logits_match_what_the_towers_compute(statistics):
+    """`predict` puts the towers' classes side by side in order."""
+    cfg, mesh, state, batch, constants = on_mesh(tiny_config(), "1x2", random_batch(), statistics)
+    view = augment.evaluation_views(np.asarray(batch.image), statistics, 28, 1)[:, 0]
+    run = jax.vmap(lambda p: model.logits(cfg.model, p, view, None), axis_name=sharding.TOWER)
+    apart = np.asarray(run(jax.device_get(state.params)))
+    together = np.concatenate(list(apart), axis=-1)
+    probabilities = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(probabilities, jax.nn.softmax(together), rtol=1e-4)
