@@ -14,7 +14,7 @@ from configs import digits, paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
-    digits.small_images(config.model, image_size=28, kernels=(32, 64, 96, 96, 64), units=256)
+    digits.small_images(config.model, image_size=28, kernels=(32, 64, 96, 96, 64), units=512)
     config.model.num_classes = 10
     config.optim.schedule.name = "steps"
     config.optim.schedule.boundaries_epochs = (8, 10)

@@ -123,7 +123,9 @@ def numpy_forward(spec: config.Model, params: dict, image: np.ndarray) -> np.nda
         x = np.stack(np.split(x, towers, axis=-1), axis=1)
     x = x.reshape(len(x), -1)
     for name, dense in spec.hidden():
-        x = np.maximum(x @ whole_kernel(name, x.shape[-1], dense.exchange) + np.concatenate(list(params[name]["bias"])), 0)
+        x = np.maximum(
+            x @ whole_kernel(name, x.shape[-1], dense.exchange) + np.concatenate(list(params[name]["bias"])), 0
+        )
         x = x * (1 - spec.dropout_rate) if dense.dropout else x
     x = x @ whole_kernel("fc8", x.shape[-1], spec.fc8.exchange) + np.concatenate(list(params["fc8"]["bias"]))
     x = x[:, : spec.num_classes]

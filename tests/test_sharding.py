@@ -13,7 +13,9 @@ from configs import paper
 from tests.conftest import random_batch
 
 WIDTH = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
-COLLECTIVE = re.compile(r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
+COLLECTIVE = re.compile(
+    r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
+)
 
 
 def collectives(compiled) -> list[tuple[str, int]]:

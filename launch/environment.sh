@@ -1,0 +1,32 @@
+# Sourced by the scripts that start from nothing: makes .venv with the pinned packages and puts it on PATH.
+#   . launch/environment.sh [EXTRA...]     the extras of pyproject.toml to install, for example: report dev
+# PYTHON names another interpreter than the first of python3, python3.13, python3.12, python3.11 that will do.
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or newer is needed and was not found; install it, or set PYTHON to it" >&2
+    return 1
+}
+
+make_environment() {
+    local extras python wanted
+    extras=$(IFS=,; echo "$*")
+    python=$(find_python)
+    wanted="$(cat pyproject.toml launch/constraints.txt) $("$python" -V) ${extras}"
+    if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+        [ -x .venv/bin/python ] && [ "$(.venv/bin/python -V)" = "$("$python" -V)" ] || rm -rf .venv
+        echo "installing into .venv with $("$python" -V) ..."
+        "$python" -m venv .venv || { echo "error: no venv; on Debian: apt install python3-venv" >&2; return 1; }
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".[${extras}]"
+        echo "$wanted" > .venv/installed
+    fi
+    PATH="$PWD/.venv/bin:$PATH"
+}
+
+make_environment "$@"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# From nothing to a trained network: two towers on two simulated devices, handwritten digits, a report.
+#   bash launch/quickstart.sh            everything is written to runs/quickstart and .venv
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/environment.sh report
+workdir=runs/quickstart
+
+echo; echo "== Training on two simulated devices"
+python -m alexnet_jax.main --config configs/digits.py --workdir "$workdir" --simulated_devices=2
+
+echo; echo "== Evaluating"
+python -m alexnet_jax.evaluate --workdir "$workdir"
+
+echo; echo "== Predicting: three digits the network has not seen"
+python - "$workdir" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from alexnet_jax.data import sources
+
+source = sources.digits()
+test = source.splits["test"]
+for i in (0, 100, 200):
+    Image.fromarray(test.read(i)).save(Path(sys.argv[1]) / f"digit_{source.classes[test.labels[i]]}.png")
+PYTHON
+python -m alexnet_jax.predict --workdir "$workdir" "$workdir"/digit_*.png
+
+echo; echo "== Report"
+python -m alexnet_jax.report --workdir "$workdir"

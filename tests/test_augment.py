@@ -1,0 +1,81 @@
+"""What the network sees of a stored image, and what decides it."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import augment, config
+from alexnet_jax.data.statistics import Statistics
+from tests.conftest import random_batch
+
+
+def settings(**changes) -> config.Augment:
+    values = {"flip": True, "colour_noise_std": 0.0, "colour_noise_scale": "sqrt_eigenvalue"}
+    return config.Augment(**values | changes)
+
+
+def views(image, index, statistics, augment_settings, size=28, epoch=0, seed=0):
+    keys, _ = augment.example_keys(seed, np.int32(epoch), np.asarray(index, np.int32))
+    return np.asarray(
+        jax.jit(augment.training_view, static_argnums=(3, 4))(image, keys, statistics, size, augment_settings)
+    )
+
+
+def test_a_view_is_a_crop_or_its_mirror_image_minus_the_mean_there(statistics):
+    image = random_batch(1).image.repeat(400, axis=0)
+    seen = views(image, range(400), statistics, settings())
+    centred = image[0].astype(np.float32) - statistics.mean_image
+    crops = {}
+    for i in range(5):
+        for j in range(5):
+            crop = centred[i : i + 28, j : j + 28]
+            crops[crop.tobytes()] = (i, j, False)
+            crops[np.ascontiguousarray(crop[:, ::-1]).tobytes()] = (i, j, True)
+    found = [crops[view.tobytes()] for view in seen]
+    assert len(set(found)) == 50  # every offset, mirrored and not
+    assert np.mean([flip for *_, flip in found]) == pytest.approx(0.5, abs=0.1)
+    assert not any(crops[v.tobytes()][2] for v in views(image, range(400), statistics, settings(flip=False)))
+
+
+def test_a_view_depends_on_seed_epoch_and_example_and_on_nothing_else(statistics):
+    batch = random_batch(8)
+    here = views(batch.image, batch.index, statistics, settings(colour_noise_std=0.1))
+    order = np.array([3, 1, 7])
+    there = views(batch.image[order], batch.index[order], statistics, settings(colour_noise_std=0.1))
+    np.testing.assert_allclose(there, here[order], rtol=1e-5)  # batches of other sizes round otherwise
+    for other in ({"epoch": 1}, {"seed": 1}):
+        assert not np.allclose(
+            views(batch.image, batch.index, statistics, settings(colour_noise_std=0.1), **other), here
+        )
+
+
+@pytest.mark.parametrize("scale", ["eigenvalue", "sqrt_eigenvalue"])
+def test_colour_noise_is_one_colour_an_image_spread_along_the_eigenvectors(statistics, scale):
+    image = random_batch(1).image.repeat(2000, axis=0)
+    plain = settings(flip=False)
+    noisy = settings(flip=False, colour_noise_std=0.1, colour_noise_scale=scale)
+    noise = views(image, range(2000), statistics, noisy) - views(image, range(2000), statistics, plain)
+    assert np.abs(noise - noise[:, :1, :1]).max() < 1e-3
+    along = noise[:, 0, 0] @ statistics.eigenvectors
+    eigenvalues = statistics.eigenvalues
+    # The text's P (alpha lambda) with colours in 0..1, or the code's standard deviations.
+    expected = 0.1 * (eigenvalues / 255 if scale == "eigenvalue" else np.sqrt(eigenvalues))
+    np.testing.assert_allclose(along.std(axis=0), expected, rtol=0.06)
+    assert np.abs(along.mean(axis=0) / expected).max() < 0.1
+
+
+def test_the_papers_ten_views():
+    statistics = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
+    image = random_batch(1, 256).image
+    ten = np.asarray(augment.evaluation_views(image, statistics, 224, 10))
+    assert ten.shape == (1, 10, 224, 224, 3)
+    for view, (i, j) in zip(ten[0, :5], ((16, 16), (0, 0), (0, 32), (32, 0), (32, 32)), strict=True):
+        np.testing.assert_array_equal(view, image[0, i : i + 224, j : j + 224])
+    np.testing.assert_array_equal(ten[0, 5:], ten[0, :5, :, ::-1])
+    np.testing.assert_array_equal(augment.evaluation_views(image, statistics, 224, 1), ten[:, :1])
+
+
+def test_dropout_and_views_use_different_keys():
+    view_keys, dropout_keys = augment.example_keys(0, np.int32(0), np.arange(4, dtype=np.int32))
+    keys = np.concatenate([jax.random.key_data(view_keys), jax.random.key_data(dropout_keys)])
+    assert len({key.tobytes() for key in keys}) == 8

@@ -1,0 +1,89 @@
+"""A config is the whole truth: every key is known, typed and needed."""
+
+import json
+
+import pytest
+
+from alexnet_jax import config
+from alexnet_jax.errors import UserError
+from configs import cifar10, data_parallel, digits, one_device, paper
+
+
+@pytest.mark.parametrize("module", [paper, digits, cifar10, one_device, data_parallel])
+def test_shipped_configs_are_valid_and_survive_json(module):
+    parsed = config.parse(module.get_config())
+    assert config.from_json(config.to_json(parsed)) == parsed
+    assert config.differences(parsed, parsed) == []
+
+
+def edited(change) -> config.Config:
+    values = paper.get_config().unlock()
+    change(values)
+    return config.parse(values)
+
+
+def set_key(path, value):
+    def change(values):
+        *sections, key = path.split(".")
+        for section in sections:
+            values = values[section]
+        with values.ignore_type():
+            values[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_key("optim.learning_rat", 0.1), r"unknown key config.optim.learning_rat \(did you mean learning_rate\?\)"),
+        (set_key("model.conv9", None), "unknown key config.model.conv9"),
+        (lambda values: values.optim.__delattr__("momentum"), "missing key config.optim.momentum"),
+        (set_key("optim.learning_rate", "fast"), "config.optim.learning_rate='fast': .*valid number"),
+        (set_key("train.batch_size", 12.5), "config.train.batch_size=12.5"),
+        (set_key("model.dropout_rate", 1.0), "config.model.dropout_rate=1.0: .*less than 1"),
+        (set_key("model.activation", "gelu"), "config.model.activation='gelu': .*'relu' or 'tanh'"),
+        (set_key("model.lrn.n", 4), "model.lrn.n=4 must be odd"),
+        (set_key("model.conv2.features", 255), "model.conv2.features=255 does not divide by model.towers=2"),
+        (set_key("model.image_size", 32), "model.image_size=32 is too small: nothing is left .* after conv5"),
+        (set_key("model.image_size", 300), "model.image_size=300 is larger than the stored images"),
+        (set_key("mesh.tower", 3), "mesh.tower=3 is no layout of model.towers=2"),
+        (set_key("mesh.data", 3), "train.batch_size=128 does not divide by mesh.data=3"),
+    ],
+)
+def test_a_wrong_config_is_an_error_that_names_the_key(change, message):
+    with pytest.raises(UserError, match=message):
+        edited(change)
+
+
+def test_every_key_is_needed():
+    """No key of the schema has a default: what a config does not say is not silently assumed."""
+
+    def optional(section, path=""):
+        found = []
+        for name, field in section.model_fields.items():
+            kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, config.Section):
+                    found += optional(kind, f"{path}{name}.")
+            found += [] if field.is_required() else [path + name]
+        return found
+
+    assert optional(config.Config) == []
+
+
+def test_differences_ignore_layout_and_length_only():
+    one, other = paper.get_config(), paper.get_config()
+    other.mesh.tower = 1
+    other.train.epochs = 3
+    assert config.differences(config.parse(one), config.parse(other)) == []
+    other.optim.learning_rate = 0.5
+    other.model.conv5 = None
+    listed = config.differences(config.parse(one), config.parse(other))
+    assert "optim.learning_rate: 0.01 -> 0.5" in listed
+    assert any(line.startswith("model.conv5") for line in listed)
+
+
+def test_json_of_a_workdir_is_readable():
+    text = config.to_json(config.parse(paper.get_config()))
+    assert json.loads(text)["model"]["conv3"]["exchange"] is True
