@@ -25,13 +25,15 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
 def training_view(image: Array, keys: Array, statistics: Statistics, size: int, augment: config.Augment) -> Array:
     """Random crop, random mirror image and colour noise: [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
 
+    mean_image = jnp.asarray(statistics.mean_image)
+
     def one(image, key):
         crop_key, flip_key, colour_key = jax.random.split(key, 3)
         # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
         limits = jnp.array([image.shape[0] - size + 1, image.shape[1] - size + 1])
         row, column = jax.random.randint(crop_key, (2,), 0, limits)
         view = _crop(image, row, column, size).astype(jnp.float32)
-        view = view - _crop(statistics.mean_image, row, column, size)
+        view = view - _crop(mean_image, row, column, size)
         if augment.flip:
             view = jnp.where(jax.random.bernoulli(flip_key), view[:, ::-1], view)
         if augment.colour_noise_std:
@@ -48,11 +50,12 @@ def _colour_noise(key: Array, statistics: Statistics, augment: config.Augment) -
     colours in 0..1; `sqrt_eigenvalue` the authors' code, where the noise has a share of the colours' deviation.
     """
     alpha = augment.colour_noise_std * jax.random.normal(key, (3,))
-    if augment.colour_noise_scale == "eigenvalue":
-        scale = statistics.eigenvalues / 255.0  # eigenvalues / 255^2 for colours in 0..1, then back times 255
-    else:
-        scale = jnp.sqrt(statistics.eigenvalues)
-    return statistics.eigenvectors @ (alpha * scale)
+    eigenvalues = jnp.asarray(statistics.eigenvalues)
+    scale = {
+        "eigenvalue": eigenvalues / 255.0,  # eigenvalues / 255^2 for colours in 0..1, then back times 255
+        "sqrt_eigenvalue": jnp.sqrt(eigenvalues),
+    }[augment.colour_noise_scale]
+    return jnp.asarray(statistics.eigenvectors) @ (alpha * scale)
 
 
 def evaluation_views(image: Array, statistics: Statistics, size: int, views: int) -> Array:

@@ -29,7 +29,7 @@ def open_directory(directory: Path, keep: int) -> ocp.CheckpointManager:
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Position) -> None:
     """Starts writing the state after `step` steps; the state may be donated as soon as this returns."""
-    described = position._replace(validation=position.validation._asdict())._asdict()
+    described = position._asdict() | {"validation": position.validation._asdict()}
     saved = checkpoints.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(described))
     )

@@ -99,7 +99,8 @@ class Model(Section):
     def _check(self) -> Self:
         if self.lrn.n % 2 == 0:
             raise ValueError(f"model.lrn.n={self.lrn.n} must be odd: the window is centred on its channel")
-        for name, layer in [*self.convs(), *self.hidden()]:
+        layers: list[tuple[str, Conv | Dense]] = [*self.convs(), *self.hidden()]
+        for name, layer in layers:
             if layer.features % self.towers:
                 raise ValueError(
                     f"model.{name}.features={layer.features} does not divide by model.towers={self.towers}; "
@@ -204,21 +205,6 @@ class Config(Section):
         return self
 
 
-# What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
-MAY_CHANGE = (
-    "mesh",
-    "data.directory",
-    "data.threads",
-    "data.prefetch_batches",
-    "train.epochs",
-    "train.max_steps",
-    "train.log_every_steps",
-    "train.eval_batch_size",
-    "train.save_every_steps",
-    "train.keep_checkpoints",
-)
-
-
 def parse(values: ConfigDict) -> Config:
     """The config of a config file. Raises UserError that names each key that is unknown, missing or wrong."""
     return _validated(lambda: Config.model_validate(values.to_dict()))
@@ -231,21 +217,6 @@ def from_json(text: str) -> Config:
 
 def to_json(config: Config) -> str:
     return config.model_dump_json(indent=2) + "\n"
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
-    a, b = _flat(old.model_dump()), _flat(new.model_dump())
-    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
-    fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def _validated(make) -> Config:

@@ -42,8 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     statistics = sharding.put(finished.statistics, mesh, sharding.REPLICATED)
     result = train.evaluate(eval_step, params, statistics, images, config, mesh)
     assert result is not None  # nothing asked it to stop
-    result |= {"views": arguments.views, "split": split, "step": step}
-    (arguments.workdir / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    described = result | {"views": arguments.views, "split": split, "step": step}
+    (arguments.workdir / "evaluation.json").write_text(json.dumps(described, indent=2) + "\n")
     print(f"split {split}, {arguments.views} view(s), step {step}, {result['count']} images")
     print(f"loss         {result['loss']:.4f}")
     for name in ("top1", "top5"):

@@ -5,6 +5,7 @@
 Started again with the same workdir, it goes on from the newest checkpoint.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -22,17 +23,31 @@ SIMULATED_DEVICES = flags.DEFINE_integer(
 )
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with what can be wrong about a config file or key as a message instead of a trace."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", default="")
+    file = Path(early.parse_known_args(argv)[0].config.partition(":")[0])
+    if not file.exists():
+        sys.exit(f"error: there is no config file {file}; configs/ has some, and paths are taken from this folder")
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:  # of ConfigDict, which guesses what was meant
+        sys.exit(f"error: there is no such key in the config: {' '.join(str(error.args[0]).split())}")
+    if rest[1:]:
+        sys.exit(f"error: what is {' '.join(rest[1:])}? Every argument is a flag, --name=value.")
+    return rest
+
+
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"what is {' '.join(argv[1:])}? Every argument is a flag, --name=value.")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     if SIMULATED_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
-    sys.exit(errors.exit_code(lambda: train.train_and_evaluate(configs.parse(CONFIG.value), Path(WORKDIR.value))))
+    sys.exit(errors.exit_code(lambda: train.train_and_evaluate(configs.parse(CONFIG.value), Path(WORKDIR.value or ""))))
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -118,4 +118,6 @@ def init(spec: config.Model, key: Array) -> dict:
 
 def logits(spec: config.Model, params: dict, image: Array, keys: Array | None) -> Array:
     """What `Tower` computes with the parameters of one tower."""
-    return Tower(spec).apply({"params": params}, image, keys)
+    output = Tower(spec).apply({"params": params}, image, keys)
+    assert isinstance(output, Array)
+    return output

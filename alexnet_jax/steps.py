@@ -1,6 +1,5 @@
 """What runs on the devices: one training step, one evaluation step, class probabilities. Each is one jitted call."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -13,8 +12,7 @@ from alexnet_jax import augment, metrics, model, optim, sharding
 from alexnet_jax.config import Config
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that training carries from step to step; arrays [tower, ...] lie on P("tower"), scalars on P()."""
 
     step: Array  # int32: steps done
@@ -51,7 +49,7 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
 
-def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
+def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
     """`(state, batch, learning_rate, statistics) -> (state, loss)`; the old state's memory is taken over.
 
     The loss is the mean cross-entropy over the examples of the batch, nats, a scalar.
@@ -60,7 +58,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callabl
 
     def tower_program(params, batch, constants):
         statistics, epoch = constants
-        view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.index)
+        view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
         image = augment.training_view(batch.image, view_keys, statistics, config.model.image_size, config.augment)
         image = image.astype(config.train.compute_dtype)
         logits = model.logits(config.model, params, image, dropout_keys)
@@ -85,7 +83,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callabl
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
-def make_eval_step(config: Config, mesh: Mesh, views: int) -> Callable:
+def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, batch, statistics) -> Metrics` of the network at test time, over 1 or 10 views an image."""
 
     def tower_program(params, batch, statistics):
@@ -95,7 +93,7 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> Callable:
     return jax.jit(lambda params, batch, statistics: metrics.of_batch(outcomes(params, batch, statistics), batch.mask))
 
 
-def make_predict_step(config: Config, mesh: Mesh, views: int) -> Callable:
+def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
 
     def tower_program(params, image, statistics):

@@ -35,6 +35,21 @@ CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
 
 
+# What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
+MAY_CHANGE = (
+    "mesh",
+    "data.directory",
+    "data.threads",
+    "data.prefetch_batches",
+    "train.epochs",
+    "train.max_steps",
+    "train.log_every_steps",
+    "train.eval_batch_size",
+    "train.save_every_steps",
+    "train.keep_checkpoints",
+)
+
+
 class Workdir(NamedTuple):
     """What a finished or interrupted run left for others."""
 
@@ -47,7 +62,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
     starts = []
     if (directory / CONFIG).exists():
-        different = configs.differences(_config(directory), config)
+        different = differences(_config(directory), config)
         run = json.loads((directory / RUN).read_text())
         if run["data"] != dataset.fingerprint:
             different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
@@ -59,11 +74,14 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
         starts = run["starts"]
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
-    directory.mkdir(parents=True, exist_ok=True)
-    np.savez(directory / STATISTICS, **dataset.statistics._asdict())
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
-    (directory / RUN).write_text(json.dumps(run, indent=2) + "\n")
-    (directory / CONFIG).write_text(configs.to_json(config))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        np.savez(directory / STATISTICS, **dataset.statistics._asdict())
+        (directory / RUN).write_text(json.dumps(run, indent=2) + "\n")
+        (directory / CONFIG).write_text(configs.to_json(config))  # last: with it the folder is a workdir
+    except OSError as error:
+        raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
 
 
 def open_finished(directory: Path) -> Workdir:
@@ -73,6 +91,21 @@ def open_finished(directory: Path) -> Workdir:
     with np.load(directory / STATISTICS) as saved:
         statistics = Statistics(**{name: saved[name] for name in Statistics._fields})
     return Workdir(_config(directory), json.loads((directory / RUN).read_text())["classes"], statistics)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
+    a, b = _flat(old.model_dump()), _flat(new.model_dump())
+    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
+    fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
 
 
 def _config(directory: Path) -> Config:

@@ -39,13 +39,13 @@ def test_a_view_is_a_crop_or_its_mirror_image_minus_the_mean_there(statistics):
 
 def test_a_view_depends_on_seed_epoch_and_example_and_on_nothing_else(statistics):
     batch = random_batch(8)
-    here = views(batch.image, batch.index, statistics, settings(colour_noise_std=0.1))
+    here = views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1))
     order = np.array([3, 1, 7])
-    there = views(batch.image[order], batch.index[order], statistics, settings(colour_noise_std=0.1))
+    there = views(batch.image[order], batch.example[order], statistics, settings(colour_noise_std=0.1))
     np.testing.assert_allclose(there, here[order], rtol=1e-5)  # batches of other sizes round otherwise
     for other in ({"epoch": 1}, {"seed": 1}):
         assert not np.allclose(
-            views(batch.image, batch.index, statistics, settings(colour_noise_std=0.1), **other), here
+            views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1), **other), here
         )
 
 

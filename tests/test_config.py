@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alexnet_jax import config
+from alexnet_jax import config, workdir
 from alexnet_jax.errors import UserError
 from configs import cifar10, data_parallel, digits, one_device, paper
 
@@ -13,7 +13,7 @@ from configs import cifar10, data_parallel, digits, one_device, paper
 def test_shipped_configs_are_valid_and_survive_json(module):
     parsed = config.parse(module.get_config())
     assert config.from_json(config.to_json(parsed)) == parsed
-    assert config.differences(parsed, parsed) == []
+    assert workdir.differences(parsed, parsed) == []
 
 
 def edited(change) -> config.Config:
@@ -76,10 +76,10 @@ def test_differences_ignore_layout_and_length_only():
     one, other = paper.get_config(), paper.get_config()
     other.mesh.tower = 1
     other.train.epochs = 3
-    assert config.differences(config.parse(one), config.parse(other)) == []
+    assert workdir.differences(config.parse(one), config.parse(other)) == []
     other.optim.learning_rate = 0.5
     other.model.conv5 = None
-    listed = config.differences(config.parse(one), config.parse(other))
+    listed = workdir.differences(config.parse(one), config.parse(other))
     assert "optim.learning_rate: 0.01 -> 0.5" in listed
     assert any(line.startswith("model.conv5") for line in listed)
 

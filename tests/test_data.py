@@ -137,7 +137,7 @@ def test_folder_with_split_folders(image_folder):
 
 
 def test_folder_errors(image_folder, tmp_path):
-    with pytest.raises(UserError, match="there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         sources.folder(tmp_path / "nowhere", None)
     with pytest.raises(UserError, match=r"1 class folder\(s\) and at least 2"):
         sources.folder(image_folder({"cat": 1}, at="one"), None)
@@ -147,17 +147,18 @@ def test_folder_errors(image_folder, tmp_path):
         sources.folder(folder, None)
     image_folder({"cat": 1, "dog": 1}, at="split/train")
     image_folder({"cat": 1, "dog": 1, "eel": 1}, at="split/val")
-    with pytest.raises(UserError, match="classes that the training images lack: eel"):
+    with pytest.raises(UserError, match=r"classes that the training images lack: eel"):
         sources.folder(tmp_path / "split", None)
     image_folder({"cat": 1, "dog": 1}, at="lonely/val")
-    with pytest.raises(UserError, match="no train/"):
+    with pytest.raises(UserError, match=r"no train/"):
         sources.folder(tmp_path / "lonely", None)
 
 
 def test_digits():
     source = sources.digits()
     assert {name: len(split.names) for name, split in source.splits.items()} == {"train": 1437, "test": 360}
-    assert source.splits["test"].read(0).shape == (8, 8, 3)
+    first = source.splits["test"].read(0)
+    assert isinstance(first, np.ndarray) and first.shape == (8, 8, 3)
 
 
 # --- packing ---
@@ -194,7 +195,7 @@ def test_packed_images_labels_and_statistics(store, image_folder, tmp_path, monk
 def test_sums_do_not_depend_on_how_images_are_grouped():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)
     whole, parts = statistics.sums_of(pixels), statistics.sums_of(pixels[:2]) + statistics.sums_of(pixels[2:])
-    assert whole.count == parts.count
+    assert whole.images == parts.images
     np.testing.assert_array_equal(whole.pixels, parts.pixels)
     np.testing.assert_array_equal(whole.products, parts.products)
 
@@ -222,7 +223,7 @@ def test_another_preparation_is_not_overwritten(image_folder, tmp_path):
     assert pack(folder, tmp_path / "out") == first  # already there
     with pytest.raises(UserError, match="holds other data"):
         pack(folder, tmp_path / "out", size=16)
-    with pytest.raises(UserError, match="not empty and not an unfinished preparation"):
+    with pytest.raises(UserError, match=r"not empty and not an unfinished preparation"):
         pack(folder, folder)
 
 
@@ -250,7 +251,7 @@ def test_prepare_killed_and_started_again_gives_the_same_bytes(image_folder, tmp
     kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*")}
     assert kept and not (tmp_path / "killed" / "manifest.json").exists()
     times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
-    with pytest.raises(UserError, match="holds no prepared data .* goes on where it stopped"):
+    with pytest.raises(UserError, match=r"holds no prepared data .* goes on where it stopped"):
         records.read_manifest(tmp_path / "killed")
     subprocess.run(command(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
     whole, again = ({p.name: p.read_bytes() for p in (tmp_path / d).iterdir()} for d in ("whole", "killed"))
@@ -282,7 +283,7 @@ def test_open_errors(image_folder, tmp_path):
     with pytest.raises(UserError, match=f"{shard.name} is missing or cut short"):
         datasets.open_dataset("prepared", str(out), 24, 3)
     (out / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="manifest.json cannot be read"):
+    with pytest.raises(UserError, match=r"manifest.json cannot be read"):
         datasets.open_dataset("prepared", str(out), 24, 3)
 
 
@@ -314,14 +315,14 @@ def test_every_epoch_holds_every_example_once_in_a_new_order():
     epochs = []
     for epoch in range(2):
         found = collect(order, 50, 7 * epoch, 7 * (epoch + 1))
-        index = np.concatenate([batch.index[batch.mask] for batch in found])
+        index = np.concatenate([batch.example[batch.mask] for batch in found])
         assert sorted(index) == list(range(50))
         epochs.append(index.tolist())
         for batch in found:
-            np.testing.assert_array_equal(batch.image[:, 0, 0, 0], batch.index)
-            np.testing.assert_array_equal(batch.label, batch.index % 7)
+            np.testing.assert_array_equal(batch.image[:, 0, 0, 0], batch.example)
+            np.testing.assert_array_equal(batch.label, batch.example % 7)
     assert epochs[0] != epochs[1]
-    assert epochs[1] != [b for batch in collect(order._replace(seed=4), 50, 0, 7) for b in batch.index[batch.mask]]
+    assert epochs[1] != [b for batch in collect(order._replace(seed=4), 50, 0, 7) for b in batch.example[batch.mask]]
 
 
 def test_order_depends_on_seed_and_epoch_only_and_can_start_anywhere():
@@ -329,7 +330,7 @@ def test_order_depends_on_seed_and_epoch_only_and_can_start_anywhere():
     whole = collect(order, 50, 0, 20)
     for other in (collect(order, 50, 13, 20, threads=1), collect(order, 50, 13, 20, threads=5)):
         for a, b in zip(whole[13:], other, strict=True):
-            np.testing.assert_array_equal(a.index, b.index)
+            np.testing.assert_array_equal(a.example, b.example)
             np.testing.assert_array_equal(a.image, b.image)
 
 
@@ -352,6 +353,6 @@ def test_processes_take_their_rows_of_the_same_batches(parts):
 def test_evaluation_reads_every_image_once_in_order():
     found = collect(loader.Order(21, 8, seed=None), 21, 0, 3)
     assert [len(batch.label) for batch in found] == [8, 8, 8]
-    assert np.concatenate([batch.index[batch.mask] for batch in found]).tolist() == list(range(21))
+    assert np.concatenate([batch.example[batch.mask] for batch in found]).tolist() == list(range(21))
     fewer = collect(loader.Order(3, 8, seed=None), 3, 0, 1)  # fewer images than a batch
     assert fewer[0].mask.tolist() == [True] * 3 + [False] * 5

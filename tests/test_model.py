@@ -96,7 +96,8 @@ def test_initial_values(tiny):
     tiny.model.conv2.init_bias = 1.0
     spec = config.parse(tiny).model
     params = init(spec)
-    for name, layer in [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]:
+    layers: list[tuple] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
+    for name, layer in layers:
         kernel = np.asarray(params[name]["kernel"])
         assert kernel.std() == pytest.approx(layer.init_std, rel=0.2), name
         assert (params[name]["bias"] == layer.init_bias).all(), name

@@ -113,5 +113,5 @@ def test_towers_on_one_device_convolve_apart():
     np.testing.assert_allclose(to_image, each[0][0] + each[1][0], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(to_kernels, np.stack([each[0][1], each[1][1]]), rtol=1e-4, atol=1e-4)
     text = step.lower(image, kernels).compile().as_text()
-    assert text.count(" convolution(") == 6
+    assert text is not None and text.count(" convolution(") == 6
     assert "group_count" not in text  # XLA prints it only where there is more than one group

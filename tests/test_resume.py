@@ -68,9 +68,7 @@ def log(directory: Path) -> list[dict]:
 
 def assert_same(one: Path, other: Path) -> None:
     (state, position), (other_state, other_position) = final_state(one), final_state(other)
-    assert jax.tree.structure(state) == jax.tree.structure(other_state)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other_state), strict=True):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
     assert position._replace(log_bytes=0) == other_position._replace(log_bytes=0)
     assert log(one) == log(other)
 
@@ -100,7 +98,7 @@ def test_stopped_by_a_signal_and_started_again(number, command, tmp_path):
     while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.01)
     process.send_signal(number)
-    output, messages = process.communicate(timeout=60)
+    _, messages = process.communicate(timeout=60)
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:

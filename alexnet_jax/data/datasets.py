@@ -68,11 +68,12 @@ def _open_prepared(directory: str, size: int) -> Dataset:
 
 
 def _in_memory(source: sources.Source, size: int) -> Dataset:
-    splits = {}
+    splits: dict[str, records.Images] = {}
     digest = hashlib.sha256()
     for name, split in source.splits.items():
         pixels = np.stack([stored_pixels(split.read(i), size) for i in range(len(split.names))])
         splits[name] = records.InMemory(split.labels, pixels)
+        if name == "train":
+            sums = statistics.sums_of(pixels)
         digest.update(pixels.tobytes() + split.labels.tobytes())
-    of_training = statistics.of_sums(statistics.sums_of(splits["train"].pixels))
-    return Dataset(source.classes, dict(splits), of_training, digest.hexdigest())
+    return Dataset(source.classes, splits, statistics.of_sums(sums), digest.hexdigest())

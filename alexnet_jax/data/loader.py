@@ -17,7 +17,7 @@ from alexnet_jax.data.records import Images
 class Batch(NamedTuple):
     image: np.ndarray  # [B, H, W, 3] uint8
     label: np.ndarray  # [B] int32
-    index: np.ndarray  # [B] int32: the example's place in the split
+    example: np.ndarray  # [B] int32: its place in the split
     mask: np.ndarray  # [B] bool: False where the example only fills up the batch
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -30,7 +31,7 @@ PARTS = "parts"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    store: str  # "raw" or "jpeg"
+    store: Literal["raw", "jpeg"]
     size: int  # height and width, pixels
     quality: int  # of the JPEGs
     max_corrupt: float  # the share of a split's images that may be skipped

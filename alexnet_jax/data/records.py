@@ -66,7 +66,10 @@ class Manifest(Record):
 class Images(Protocol):
     """A split ready for random access."""
 
-    labels: np.ndarray  # [N] int32
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int32."""
+        ...
 
     def read(self, index: np.ndarray) -> np.ndarray:
         """Images at `index` [n] -> [n, size, size, 3] uint8, in new memory."""
@@ -135,7 +138,8 @@ def open_split(directory: Path, manifest: Manifest, split: str) -> Images:
         expected = shard.count * manifest.size**2 * 3
         if not path.is_file() or (manifest.store == "raw" and path.stat().st_size != expected):
             raise UserError(f"{path} is missing or cut short; prepare the data again into a new folder")
-    return {"raw": Raw, "jpeg": Jpeg}[manifest.store](directory, packed, manifest.size)
+    reader = Raw if manifest.store == "raw" else Jpeg
+    return reader(directory, packed, manifest.size)
 
 
 def statistics_of(directory: Path, manifest: Manifest) -> Statistics:

@@ -16,12 +16,12 @@ class Statistics(NamedTuple):
 class Sums(NamedTuple):
     """Sums over images. Adding two gives the sums over both sets, exactly and in any order."""
 
-    count: int
+    images: int
     pixels: np.ndarray  # [H, W, 3] int64: sum of each pixel
     products: np.ndarray  # [3, 3] int64: sum of RGB RGB^T over all pixels
 
     def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
-        return Sums(self.count + other.count, self.pixels + other.pixels, self.products + other.products)
+        return Sums(self.images + other.images, self.pixels + other.pixels, self.products + other.products)
 
 
 def sums_of(images: np.ndarray) -> Sums:
@@ -34,8 +34,8 @@ def sums_of(images: np.ndarray) -> Sums:
 
 
 def of_sums(sums: Sums) -> Statistics:
-    mean_image = sums.pixels / sums.count
-    pixels = sums.count * mean_image.shape[0] * mean_image.shape[1]
+    mean_image = sums.pixels / sums.images
+    pixels = sums.images * mean_image.shape[0] * mean_image.shape[1]
     mean = sums.pixels.sum(axis=(0, 1)) / pixels
     values, vectors = np.linalg.eigh(sums.products / pixels - np.outer(mean, mean))
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]

@@ -1,0 +1,191 @@
+"""The commands, as a user gives them: real processes, real files, and what goes wrong with them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import errors
+from tests.conftest import ROOT
+from tests.test_resume import environment
+
+CONFIG = """
+from tests.conftest import tiny_config
+
+def get_config():
+    config = tiny_config()
+    config.model.num_classes = 3
+    config.model.dropout_rate = 0.0
+    config.data.update(source="prepared", directory="", eval_split="val")
+    config.train.update(batch_size=16, epochs=8, log_every_steps=4, eval_every_epochs=4, eval_batch_size=16)
+    return config
+"""
+
+
+def run(*arguments, code: int = 0, cwd: Path = ROOT, env: dict | None = None) -> str:
+    """Output and messages of `python -m alexnet_jax.ARGUMENTS`, which must end with `code` and without a trace."""
+    done = subprocess.run(
+        [sys.executable, "-m", *(str(a) for a in arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment() | (env or {}),
+    )
+    assert done.returncode == code, done.stdout[-1000:] + done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with images of three colours, their preparation `data`, a config, and a network trained on it."""
+    home = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("blue", "green", "red")):
+        for split, count in (("train", 32), ("val", 7)):
+            (home / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 100, (40, 50, 3), dtype=np.uint8)
+                pixels[..., 2 - label] += 120
+                Image.fromarray(pixels).save(home / "images" / split / name / f"{i}.jpg")
+    output = run(
+        "alexnet_jax.prepare", "--source=folder", "--input", home / "images", "--output", home / "data", "--size=32"
+    )
+    assert "train: 96 images, 0 skipped" in output and "val: 21 images" in output
+    (home / "config.py").write_text(CONFIG)
+    output = run(
+        "alexnet_jax.main",
+        f"--config={home / 'config.py'}",
+        f"--config.data.directory={home / 'data'}",
+        f"--workdir={home / 'run'}",
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+    )
+    assert "one tower a device" in output
+    assert re.search(r"step 48/48  epoch 8.00  loss [\d.]+  top-1 error [\d.]+%  \d+ images/s  00:00 left", output)
+    assert re.search(r"step 48  epoch 8  val: loss .* of 21 images", output)
+    return home
+
+
+def test_a_run_leaves_its_record(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    lines = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(4, 49, 4))
+    assert [line["step"] for line in lines if line["split"] == "val"] == [24, 48]
+    assert {line["count"] for line in lines if line["split"] == "val"} == {21}
+    assert all(line["count"] == 64 for line in lines if line["split"] == "train")
+    events = EventAccumulator(str(trained / "run")).Reload()
+    for line in lines:
+        points = {event.step: event.value for event in events.Scalars(f"{line['split']}/loss")}
+        assert points[line["step"]] == pytest.approx(line["loss"])
+    record = json.loads((trained / "run" / "run.json").read_text())
+    assert record["classes"] == ["blue", "green", "red"]
+    assert {"jax", "flax", "python", "devices"} <= record["starts"][0].keys()
+    assert json.loads((trained / "run" / "config.json").read_text())["train"]["batch_size"] == 16
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluate(trained, views):
+    output = run("alexnet_jax.evaluate", "--workdir", trained / "run", f"--views={views}")
+    result = json.loads((trained / "run" / "evaluation.json").read_text())
+    assert result.keys() == {"loss", "top1_error", "top5_error", "count", "views", "split", "step"}
+    assert (result["count"], result["views"], result["split"], result["step"]) == (21, views, "val", 48)
+    assert result["top1_error"] <= 0.1 and result["top5_error"] == 0  # three colours are easy
+    wrong = round(result["top1_error"] * 21)
+    assert re.search(rf"top-1 error +[\d.]+%  \({wrong} of 21; ", output)
+    last = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    if views == 1:  # the same network, on one device now
+        assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    assert "train, 1 view" in run("alexnet_jax.evaluate", "--workdir", trained / "run", "--split=train")
+
+
+def test_predict_needs_only_the_workdir(trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "copy")
+    red, blue = (trained / "images" / "val" / name / "0.jpg" for name in ("red", "blue"))
+    Image.open(blue).save(tmp_path / "blue.png")
+    output = run("alexnet_jax.predict", "--workdir", tmp_path / "copy", red, tmp_path / "blue.png").splitlines()
+    assert output[0] == str(red) and output[4] == str(tmp_path / "blue.png")
+    assert output[1].split()[1] == "red" and output[5].split()[1] == "blue"
+    shares = [float(line.split()[0].rstrip("%")) for line in output[1:4]]
+    assert sum(shares) == pytest.approx(100, abs=0.1) and shares == sorted(shares, reverse=True)
+
+
+def test_predict_names_what_it_cannot_read_and_does_the_rest(trained, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes((trained / "images" / "val" / "red" / "0.jpg").read_bytes()[:500])
+    good = trained / "images" / "val" / "green" / "1.jpg"
+    output = run(
+        "alexnet_jax.predict", "--workdir", trained / "run", tmp_path / "broken.jpg", tmp_path / "none.jpg", good,
+        code=errors.EXIT_USER_ERROR,
+    )  # fmt: skip
+    assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not a sound image.*none.jpg: ", output)
+    assert re.search(rf"{good}\n +[\d.]+%  green", output)
+
+
+def test_report(trained):
+    run("alexnet_jax.evaluate", "--workdir", trained / "run")
+    assert "wrote" in run("alexnet_jax.report", "--workdir", trained / "run")
+    page = (trained / "run" / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 3  # the curves, and the kernels of two towers
+    assert "Tower 0" in page and "Tower 1" in page and "top-1 error <b>" in page and "21 images" in page
+
+
+DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        ([*DIGITS, "--config.optim.learning_rat=1"], 'no such key .*Did you mean "learning_rate"', 1),
+        ([*DIGITS, "--config.optim.learning_rate=fast"], "config.optim.learning_rate=fast: could not convert", 1),
+        ([*DIGITS, "extra"], "what is extra", 1),
+        (["alexnet_jax.main", "--config=configs/none.py", "--workdir={tmp}/run"], "there is no config file configs/none.py", 1),
+        (["alexnet_jax.main", "--config=configs/digits.py"], "--workdir must have a value", 1),
+        (
+            ["alexnet_jax.main", "--config=configs/paper.py", "--workdir={tmp}/run"],
+            "alexnet_jax.prepare .*synthetic",
+            2,
+        ),
+        ([*DIGITS, "--config.model.dropout_rate=1.5"], "config.model.dropout_rate=1.5: .* less than 1", 2),
+        ([*DIGITS, "--config.mesh.data=5"], "train.batch_size=32 does not divide by mesh.data=5", 2),
+        ([*DIGITS, "--config.mesh.data=2", "--config.mesh.tower=2"], "needs 2 x 2 = 4 devices", 2),
+        ([*DIGITS, "--config.mesh.tower=7"], "mesh.tower=7 is no layout", 2),
+        ([*DIGITS, "--config.model.num_classes=5"], "10 classes and the network only 5", 2),
+        ([*DIGITS, "--config.data.eval_split=val"], "no split 'val', only test, train", 2),
+        (["alexnet_jax.main", "--config=configs/digits.py", "--workdir=/proc/none"], "cannot be written", 2),
+        (["alexnet_jax.evaluate", "--workdir={tmp}"], "is no workdir", 2),
+        (["alexnet_jax.predict", "--workdir={tmp}", "x.jpg"], "is no workdir", 2),
+        (["alexnet_jax.report", "--workdir={tmp}"], "is no workdir", 2),
+        (["alexnet_jax.prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input", 2),
+        (["alexnet_jax.prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder", 2),
+        (["alexnet_jax.prepare", "--source=tape", "--output={tmp}/o"], "invalid choice: 'tape'", 2),
+        (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--max_corrupt=3"], "--max_corrupt 3.0 is", 2),
+    ],
+)
+def test_bad_input_is_one_paragraph(arguments, message, code, tmp_path):
+    output = run(*(argument.format(tmp=tmp_path) for argument in arguments), code=code)
+    assert re.search(message, " ".join(output.split())), output
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_evaluate_says_when_the_data_has_moved(trained):
+    shutil.move(trained / "data", trained / "moved")
+    try:
+        assert "does not exist" in run("alexnet_jax.evaluate", "--workdir", trained / "run", code=2)
+        output = run("alexnet_jax.evaluate", "--workdir", trained / "run", "--data", trained / "moved")
+        assert "21 images" in output
+    finally:
+        shutil.move(trained / "moved", trained / "data")
+
+
+def test_training_that_diverges_says_so_and_keeps_the_checkpoint(tmp_path):
+    flags = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", "--config.train.max_steps=90"]
+    rate = "--config.optim.learning_rate=1e20"
+    output = run("alexnet_jax.main", *flags, rate, "--config.train.save_every_steps=20", code=2)
+    assert re.search(r"error: the loss is (nan|inf) at step 45: training has diverged", output)
+    assert (tmp_path / "run" / "checkpoints" / "40").is_dir()

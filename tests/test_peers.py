@@ -1,0 +1,83 @@
+"""The same network in PyTorch, where groups stand for the towers: forward pass, every gradient, and the update.
+
+PyTorch is large and no dependency: `bash tests/run.sh --peers` installs it and runs these tests.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import sharding, steps
+from tests.conftest import random_batch, tiny_config
+from tests.test_parity import on_mesh, train
+
+torch = pytest.importorskip("torch", reason="PyTorch is not here; `bash tests/run.sh --peers` installs it")
+
+
+def side_by_side(leaf, layer: str):
+    """Our [tower, ...] as PyTorch has it: outputs of all towers first. fc6 flattens channels before pixels there."""
+    leaf = np.asarray(leaf)
+    if leaf.ndim == 2:
+        return torch.tensor(leaf.reshape(-1))
+    if leaf.ndim == 5:  # [tower, k, k, in, out] -> [tower * out, in, k, k]
+        return torch.tensor(leaf.transpose(0, 4, 3, 1, 2).reshape(-1, leaf.shape[3], *leaf.shape[1:3]))
+    whole = leaf.transpose(0, 2, 1).reshape(-1, leaf.shape[1])  # [tower, in, out] -> [tower * out, in]
+    if layer == "fc6":
+        whole = whole.reshape(len(whole), 2, 2, -1).transpose(0, 3, 1, 2).reshape(len(whole), -1)
+    return torch.tensor(np.ascontiguousarray(whole))
+
+
+def torch_logits(spec, params, image):
+    """`image` [B, 3, S, S]; params as `side_by_side` gives them, {layer: {kernel, bias}}; no dropout in training."""
+    functional = torch.nn.functional
+    x = image
+    for name, conv in spec.convs():
+        groups = 1 if conv.exchange or name == "conv1" else spec.towers
+        x = functional.pad(x, [*conv.padding, *conv.padding])
+        x = functional.conv2d(x, params[name]["kernel"], params[name]["bias"], stride=conv.stride, groups=groups).relu()
+        if conv.lrn:  # PyTorch divides alpha by the size of the window
+            halves = x.chunk(spec.towers, dim=1)
+            settings = spec.lrn.n, spec.lrn.alpha * spec.lrn.n, spec.lrn.beta, spec.lrn.k
+            x = torch.cat([functional.local_response_norm(half, *settings) for half in halves], dim=1)
+        if conv.pool:
+            x = functional.max_pool2d(x, spec.pool.window, spec.pool.stride)
+    x = x.flatten(1)
+    for name, _ in spec.hidden():
+        x = functional.linear(x, params[name]["kernel"], params[name]["bias"]).relu()
+    return functional.linear(x, params["fc8"]["kernel"], params["fc8"]["bias"])
+
+
+def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
+    values = tiny_config()
+    values.model.dropout_rate = 0.0
+    values.model.lrn.alpha = 0.01
+    values.model.fc8.init_std = 0.3
+    values.augment.update(flip=False, colour_noise_std=0.0)
+    values.data.size = 28  # no random crop
+    values.optim.weights.weight_decay = values.optim.biases.weight_decay = 0.0
+    statistics = statistics._replace(mean_image=statistics.mean_image[2:30, 2:30])
+    batch = random_batch(image=28)
+    cfg, mesh, state, _, _ = on_mesh(values, "1x2", batch, statistics)
+    start = jax.device_get(state.params)
+    params = {
+        layer: {name: side_by_side(leaf, layer).requires_grad_() for name, leaf in leaves.items()}
+        for layer, leaves in start.items()
+    }
+    image = torch.tensor((batch.image - statistics.mean_image).transpose(0, 3, 1, 2))
+    kept = torch.tensor(batch.mask)
+    logits = torch_logits(cfg.model, params, image)[kept]
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor(batch.label).long()[kept])
+    loss.backward()
+
+    losses, first, _ = train(values, "1x2", statistics, [batch])
+    assert losses[0] == pytest.approx(float(loss.detach()), rel=1e-5)
+    for layer, leaves in first[-1].trace.items():  # v = -lr g
+        for name, leaf in leaves.items():
+            ours = side_by_side(leaf / -0.01, layer).numpy()
+            theirs = params[layer][name].grad.numpy()
+            assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs), (layer, name)
+
+    probabilities = steps.make_predict_step(cfg, mesh, views=1)(
+        state.params, batch.image, sharding.put(statistics, mesh, sharding.REPLICATED)
+    )
+    np.testing.assert_allclose(probabilities[:-1], logits.softmax(1).detach(), rtol=1e-4, atol=1e-6)
