@@ -144,7 +144,11 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.optim.learning_rat=1"], 'no such key .*Did you mean "learning_rate"', 1),
         ([*DIGITS, "--config.optim.learning_rate=fast"], "config.optim.learning_rate=fast: could not convert", 1),
         ([*DIGITS, "extra"], "what is extra", 1),
-        (["alexnet_jax.main", "--config=configs/none.py", "--workdir={tmp}/run"], "there is no config file configs/none.py", 1),
+        (
+            ["alexnet_jax.main", "--config=configs/none.py", "--workdir={tmp}/run"],
+            "there is no config file configs/none.py",
+            1,
+        ),
         (["alexnet_jax.main", "--config=configs/digits.py"], "--workdir must have a value", 1),
         (
             ["alexnet_jax.main", "--config=configs/paper.py", "--workdir={tmp}/run"],

@@ -1,0 +1,78 @@
+"""What README prints is what runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_resume import environment
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("   #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def test_links_and_files_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
+        headings = [
+            re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", README, re.M)
+        ]
+        assert anchor in headings
+    for file in re.findall(r"(?:bash|pytest|configs/)\s*((?:launch|tests)/\S+?\.(?:sh|py))", README):
+        assert (ROOT / file).exists(), file
+
+
+def test_the_first_screen_has_the_two_commands():
+    assert COMMANDS[:2] == ["bash launch/quickstart.sh", "bash tests/run.sh"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "alexnet_jax." in c and "main" not in c])
+def test_commands_take_the_flags_that_readme_gives_them(command):
+    """The parser of each command accepts the line; `--help` at its end keeps it from running."""
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"]
+    done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+    for flag in (word for word in words if word.startswith("--")):
+        assert flag in done.stdout
+
+
+@pytest.mark.slow
+def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
+    """The two lines of the section Devices, in a folder where `python -m alexnet_jax.main` and configs/ are found."""
+    for name in ("alexnet_jax", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    lines = [command for command in COMMANDS if "configs/paper.py --workdir runs/try" in command]
+    assert lines[0].startswith("XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m alexnet_jax.main")
+    for line, expected in zip(lines, ("finished step 2", "going on from step 2"), strict=True):
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment() | {"PATH": path}
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+        assert "mesh data=1 x tower=2 on cpu (cpu): one tower a device" in done.stdout
+        assert "60,965,224" in done.stdout
+        assert expected in done.stdout
+
+
+def test_local_launch_script(tmp_path):
+    command = ["bash", "launch/local.sh", "configs/digits.py", str(tmp_path / "run"), "2", "--config.train.max_steps=2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | {"PATH": path})
+    assert done.returncode == 0, done.stderr
+    assert "one tower a device" in done.stdout and "finished step 2" in done.stdout
+    usage = subprocess.run(["bash", "launch/local.sh"], cwd=ROOT, capture_output=True, text=True)
+    assert usage.returncode == 2 and "CONFIG WORKDIR [DEVICES]" in usage.stderr
