@@ -58,7 +58,7 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
     with ocp.CheckpointManager(
-        directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
+        directory.absolute(), options=ocp.CheckpointManagerOptions(create=False)
     ) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:

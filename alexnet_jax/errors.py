@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
+EXIT_KEYBOARD = 130
 EXIT_INTERRUPTED = 75  # saved; start the same command again to go on (EX_TEMPFAIL of sysexits.h)
 
 
@@ -26,4 +27,7 @@ def exit_code(command: Callable[[], None]) -> int:
     except Interrupted as message:
         print(f"interrupted: {message}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted before there was anything to save", file=sys.stderr)
+        return EXIT_KEYBOARD
     return EXIT_OK

@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -47,6 +48,12 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     shardings = sharding.of_state(abstract_state(config, mesh), mesh)
     # The seed is an argument, not a constant: else XLA computes all the random numbers while it compiles, slowly.
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
+
+
+def clear_metrics(state: TrainState) -> TrainState:
+    """The state with metrics of no step; placed as they were, else the training step would be compiled again."""
+    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.metrics)
+    return state.replace(metrics=zeros)
 
 
 def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:

@@ -141,7 +141,7 @@ def _loop(
         writer.advance()
         if step % config.train.log_every_steps == 0:
             pending = _log_line(step, step / order.steps_per_epoch, state.metrics, learning_rate, writer, clock)
-            state = state.replace(metrics=metrics.nothing())
+            state = steps.clear_metrics(state)
 
 
 class _Clock:

@@ -102,9 +102,13 @@ def test_the_state_is_born_sharded(tiny):
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=10)
     statistics = Statistics(np.zeros((32, 32, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     batch = sharding.put(random_batch(), mesh, sharding.EXAMPLES)
-    after, _ = step(state, batch, np.float32(0.01), sharding.put(statistics, mesh, sharding.REPLICATED))
+    constants = sharding.put(statistics, mesh, sharding.REPLICATED)
+    after, _ = step(state, batch, np.float32(0.01), constants)
     assert jax.tree.map(lambda x: x.sharding, after) == jax.tree.map(lambda x: x.sharding, steps.init_state(cfg, mesh))
     assert all(leaf.is_deleted() for leaf in arrays)  # donated
+    after, _ = step(steps.clear_metrics(after), batch, np.float32(0.02), constants)
+    assert int(after.metrics["loss"].count) == 7
+    assert step._cache_size() == 1  # neither its own output nor cleared metrics make it compile again
 
 
 def test_automatic_layout():
