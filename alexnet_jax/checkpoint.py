@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the training state and, beside it as JSON, what the host must know to go on.
+"""Checkpoints by Orbax: the training state and, beside it as JSON, the host's position and the config.
 
 A checkpoint is written in the background, under a temporary name until it is whole. Arrays are stored as
 [tower, ...] and restored onto whatever mesh asks for them.
@@ -27,11 +27,16 @@ def open_directory(directory: Path, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Position) -> None:
+def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Position, config: dict) -> None:
     """Starts writing the state after `step` steps; the state may be donated as soon as this returns."""
     described = position._asdict() | {"validation": position.validation._asdict()}
     saved = checkpoints.save(
-        step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(described))
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            position=ocp.args.JsonSave(described),
+            config=ocp.args.JsonSave(config),  # for people and other programs; the workdir has it too
+        ),
     )
     if not saved:
         raise RuntimeError(
@@ -57,9 +62,7 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
         raise UserError(
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
-    with ocp.CheckpointManager(
-        directory.absolute(), options=ocp.CheckpointManagerOptions(create=False)
-    ) as checkpoints:
+    with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(create=False)) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
             raise UserError(f"{directory} holds no finished checkpoint; train on, or give another --workdir")

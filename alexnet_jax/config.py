@@ -149,7 +149,7 @@ class Augment(Section):
 
 
 class Data(Section):
-    source: Literal["prepared", "digits", "synthetic"]
+    source: str  # "prepared", or one of data/sources.py that needs no folder
     directory: str  # of source "prepared": what `python -m alexnet_jax.prepare` wrote
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
@@ -176,7 +176,7 @@ class Mesh(Section):
 
 
 class Config(Section):
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
     model: Model
     optim: Optim
     augment: Augment

@@ -29,6 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     finished = workdir.open_finished(arguments.workdir)
     config = finished.config
     directory = arguments.data or config.data.directory
+    if config.data.source == "prepared" and not Path(directory).is_dir():
+        raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
     dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
     if dataset.classes != finished.classes:
         raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")

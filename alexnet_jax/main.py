@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from alexnet_jax import config as configs
 from alexnet_jax import errors, train
+from alexnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Made if need be.")
@@ -27,16 +28,21 @@ def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser, with what can be wrong about a config file or key as a message instead of a trace."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config", default="")
-    file = Path(early.parse_known_args(argv)[0].config.partition(":")[0])
-    if not file.exists():
-        sys.exit(f"error: there is no config file {file}; configs/ has some, and paths are taken from this folder")
+    early_config = early.parse_known_args(argv)[0].config
+    file = Path(early_config.partition(":")[0])
     try:
-        rest = app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:  # of ConfigDict, which guesses what was meant
-        sys.exit(f"error: there is no such key in the config: {' '.join(str(error.args[0]).split())}")
-    if rest[1:]:
-        sys.exit(f"error: what is {' '.join(rest[1:])}? Every argument is a flag, --name=value.")
-    return rest
+        if early_config and not file.is_file():
+            raise UserError(f"there is no config file {file}; configs/ has some, and paths start from this folder")
+        rest = flags.FLAGS(argv)
+        if rest[1:]:
+            raise UserError(f"what is {' '.join(rest[1:])}? Every argument is a flag, --name=value")
+        return rest
+    except (UserError, flags.Error) as error:
+        problem = str(error)
+    except (AttributeError, KeyError, ValueError) as error:  # of ConfigDict, which guesses what was meant
+        problem = f"the config, or a --config.KEY, has what it cannot have: {error}"
+    print("error:", " ".join(problem.split()).replace(r"\n", " "), file=sys.stderr)
+    sys.exit(errors.EXIT_USER_ERROR)
 
 
 def main(argv: list[str]) -> None:

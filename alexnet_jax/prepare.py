@@ -32,8 +32,8 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.source == "folder" and arguments.input is None:
-        raise UserError("--source folder needs --input DIR, a folder with one folder of images a class")
+    if arguments.source in sources.EMBEDDED and (arguments.input or arguments.val_fraction is not None):
+        raise UserError(f"--source {arguments.source} has its own images and splits: leave out --input, --val_fraction")
     if arguments.size < 1 or not 1 <= arguments.quality <= 100:
         raise UserError(f"--size {arguments.size} must be positive and --quality {arguments.quality} in 1..100")
     for name in ("val_fraction", "max_corrupt"):
@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
         if value is not None and not 0 <= value < 1:
             raise UserError(f"--{name} {value} is a share of the images: give 0 or more, and less than 1")
     settings = packing.Settings(arguments.store, arguments.size, arguments.quality, arguments.max_corrupt)
-    source = sources.SOURCES[arguments.source](arguments.input, arguments.val_fraction)
+    request = sources.Request(arguments.input, arguments.val_fraction, arguments.size, num_classes=1000)
+    source = sources.SOURCES[arguments.source](request)
     try:
         manifest = packing.pack(source, arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:

@@ -50,6 +50,16 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
 
+@jax.jit
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether all parameters and momenta are finite numbers. Waits for the device."""
+    return bool(_all_finite((state.params, state.opt_state)))
+
+
 def clear_metrics(state: TrainState) -> TrainState:
     """The state with metrics of no step; placed as they were, else the training step would be compiled again."""
     zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.metrics)

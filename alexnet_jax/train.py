@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,10 @@ from alexnet_jax.data.records import Images
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.writer import Writer
 
+DIVERGED = (
+    "training has diverged: the loss or a parameter is no longer a finite number at step {step}. The newest checkpoint "
+    "is older and sound. Give a smaller --config.optim.learning_rate and another --workdir"
+)
 STEPS_AHEAD = 2  # the host runs so many steps ahead of the device: enough to keep it busy, and bounded memory
 
 
@@ -62,11 +67,14 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
         statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
         eval_step = steps.make_eval_step(config, mesh, views=1)
 
-        def validate(params: Any) -> dict[str, float] | None:
-            return evaluate(eval_step, params, statistics, eval_images, config, mesh, stopping)
+        def validate(step: int, state: Any) -> dict[str, float] | None:
+            _require_finite(step, state)
+            return evaluate(eval_step, state.params, statistics, eval_images, config, mesh, stopping)
 
         def save(step: int, state: Any, validation: optim.Validation) -> None:
-            checkpoint.save(checkpoints, step, state, Position(step, validation, writer.log_bytes))
+            _require_finite(step, state)
+            position = Position(step, validation, writer.log_bytes)
+            checkpoint.save(checkpoints, step, state, position, config.model_dump(mode="json"))
 
         train_step = steps.make_train_step(config, mesh, order.steps_per_epoch)
 
@@ -88,7 +96,7 @@ def _loop(
     last_step: int,
     writer: Writer,
     advance: Callable[[Any, float], tuple[Any, jax.Array]],
-    validate: Callable[[Any], dict[str, float] | None],
+    validate: Callable[[int, Any], dict[str, float] | None],
     save: Callable[[int, Any, optim.Validation], None],
     stopping: Callable[[], bool],
 ) -> int:
@@ -105,7 +113,7 @@ def _loop(
         due = step > 0 and (step % validate_every == 0 or step >= last_step)
         if due and validation.step != step:
             pending = pending and pending()
-            result = validate(state.params)
+            result = validate(step, state)
             if result is not None:
                 writer.scalars(step, config.data.eval_split, result)
                 writer.message(
@@ -144,6 +152,11 @@ def _loop(
             state = steps.clear_metrics(state)
 
 
+def _require_finite(step: int, state: steps.TrainState) -> None:
+    if not steps.is_finite(state):
+        raise UserError(DIVERGED.format(step=step))
+
+
 class _Clock:
     """Images a second since it was last restarted or read."""
 
@@ -166,10 +179,7 @@ def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], N
     def write() -> None:
         values = metrics.summary(sums)
         if not math.isfinite(values["loss"]):
-            raise UserError(
-                f"the loss is {values['loss']} at step {step}: training has diverged; the newest checkpoint is as it "
-                "was. Give a smaller --config.optim.learning_rate and another --workdir"
-            )
+            raise UserError(DIVERGED.format(step=step))
         images_per_s, seconds_left = clock.read(step)
         rates = {"epoch": epoch, "learning_rate": learning_rate, "images_per_s": images_per_s}
         writer.scalars(step, "train", values | rates)
@@ -207,6 +217,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, frame: Any) -> None:
         received.append(number)
+        os.write(2, b"\nstopping after this step and saving; once more ends at once, unsaved\n")
         for known in before:
             signal.signal(known, signal.SIG_DFL)
 

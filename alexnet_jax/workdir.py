@@ -22,6 +22,7 @@ import numpy as np
 from alexnet_jax import config as configs
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset
+from alexnet_jax.data.records import write_text
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
@@ -77,9 +78,10 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        np.savez(directory / STATISTICS, **dataset.statistics._asdict())
-        (directory / RUN).write_text(json.dumps(run, indent=2) + "\n")
-        (directory / CONFIG).write_text(configs.to_json(config))  # last: with it the folder is a workdir
+        if not starts:
+            np.savez(directory / STATISTICS, **dataset.statistics._asdict())
+        write_text(directory / RUN, json.dumps(run, indent=2) + "\n")
+        write_text(directory / CONFIG, configs.to_json(config))  # last: with it the folder is a workdir
     except OSError as error:
         raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
 

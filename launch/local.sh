@@ -18,4 +18,4 @@ if [[ "${1:-}" =~ ^[0-9]+$ ]]; then
     shift
 fi
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
-exec python3 -m alexnet_jax.main --config "$config" --workdir "$workdir" "${devices[@]}" "$@"
+exec python3 -m alexnet_jax.main --config "$config" --workdir "$workdir" ${devices[@]+"${devices[@]}"} "$@"

@@ -24,9 +24,9 @@ from alexnet_jax.data import sources
 source = sources.digits()
 test = source.splits["test"]
 for i in (0, 100, 200):
-    Image.fromarray(test.read(i)).save(Path(sys.argv[1]) / f"digit_{source.classes[test.labels[i]]}.png")
+    Image.fromarray(test.read(i)).save(Path(sys.argv[1]) / f"test_{i}_is_{source.classes[test.labels[i]]}.png")
 PYTHON
-python -m alexnet_jax.predict --workdir "$workdir" "$workdir"/digit_*.png
+python -m alexnet_jax.predict --workdir "$workdir" "$workdir"/test_*.png
 
 echo; echo "== Report"
 python -m alexnet_jax.report --workdir "$workdir"

@@ -52,7 +52,11 @@ def tiny_config() -> ConfigDict:
 
 @pytest.fixture
 def statistics() -> Statistics:
-    """Made-up statistics of 32x32 images."""
+    return made_up_statistics()
+
+
+def made_up_statistics() -> Statistics:
+    """Of 32x32 images."""
     rng = np.random.default_rng(1)
     vectors = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return Statistics(

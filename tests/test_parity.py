@@ -6,7 +6,7 @@ import pytest
 
 from alexnet_jax import augment, config, metrics, model, sharding, steps
 from configs import paper
-from tests.conftest import random_batch, tiny_config
+from tests.conftest import made_up_statistics, random_batch, tiny_config
 
 MESHES = {"1x2": (1, 2), "1x1": (1, 1), "2x1": (2, 1), "2x2": (2, 2)}
 
@@ -40,7 +40,7 @@ def worst_difference(tree, reference) -> float:
 
 
 def train(values, mesh_name, statistics, batches):
-    """Loss and momentum after one step, and losses and state after all. With rate 1 the momentum is -(g + decay)."""
+    """Losses of all steps, the momentum after the first, -0.01 (g + decay), and the state after all."""
     cfg, mesh, state, _, constants = on_mesh(values, mesh_name, batches[0], statistics)
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=2)
     losses, first = [], None
@@ -51,24 +51,35 @@ def train(values, mesh_name, statistics, batches):
     return losses, first, jax.device_get(state)
 
 
+BATCHES = [random_batch(seed=i) for i in range(5)]
+
+
 @pytest.fixture(scope="module")
-def reference():
-    return {}
+def serial():
+    """Five steps on one device."""
+    return train(tiny_config(), "1x1", made_up_statistics(), BATCHES)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_meshes_agree(mesh, statistics, reference):
+@pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2"])
+def test_meshes_agree(mesh, statistics, serial):
     """Loss, every gradient leaf and five steps, with dropout, crops, flips and noise, from the same batches."""
-    batches = [random_batch(seed=i) for i in range(5)]
-    losses, first, state = train(tiny_config(), mesh, statistics, batches)
-    if mesh == "1x2":
-        reference["1x2"] = losses, first, state
-    losses_there, first_there, state_there = reference["1x2"]
+    losses, first, state = train(tiny_config(), mesh, statistics, BATCHES)
+    losses_there, first_there, state_there = serial
     np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
     assert worst_difference(first, first_there) < 1e-5
     assert worst_difference(state.params, state_there.params) < 1e-5
     assert worst_difference(state.opt_state, state_there.opt_state) < 1e-5
     assert worst_difference(state.metrics, state_there.metrics) < 1e-5
+
+
+def test_a_bfloat16_step_is_near_the_float32_step(statistics, serial):
+    values = tiny_config()
+    values.train.compute_dtype = "bfloat16"
+    losses, first, state = train(values, "1x2", statistics, BATCHES)
+    np.testing.assert_allclose(losses, serial[0], rtol=0.05)
+    assert losses != serial[0]
+    assert worst_difference(first, serial[1]) < 0.1
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} == {"float32"}
 
 
 @pytest.mark.slow

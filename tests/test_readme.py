@@ -35,6 +35,10 @@ def test_links_and_files_exist():
         assert (ROOT / file).exists(), file
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", README)
+
+
 def test_the_first_screen_has_the_two_commands():
     assert COMMANDS[:2] == ["bash launch/quickstart.sh", "bash tests/run.sh"]
 

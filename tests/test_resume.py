@@ -104,7 +104,8 @@ def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path)
         stopped, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
     metrics = tmp_path / "stopped" / workdir.METRICS
-    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+    saved = tmp_path / "stopped" / "checkpoints" / "10"
+    while process.poll() is None and not (saved.exists() and metrics.read_text().count("\n") >= 5):
         time.sleep(0.01)
     process.send_signal(number)
     _, messages = process.communicate(timeout=60)
@@ -149,9 +150,9 @@ def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
     saved = steps.init_state(cfg, sharding.make_mesh(1, 2, 2))
     position = checkpoint.Position(7, checkpoint.Validation(5, 0.25, 3, 1), 123)
     with checkpoint.open_directory(tmp_path / "checkpoints", keep=2) as checkpoints:
-        checkpoint.save(checkpoints, 7, saved, position)
+        checkpoint.save(checkpoints, 7, saved, position, {})
         with pytest.raises(RuntimeError, match="the checkpoint of step 7 was not saved"):
-            checkpoint.save(checkpoints, 7, saved, position)
+            checkpoint.save(checkpoints, 7, saved, position, {})
     for data, tower in ((1, 1), (2, 2), (4, 1)):
         mesh = sharding.make_mesh(data, tower, 2)
         with checkpoint.open_directory(tmp_path / "checkpoints", keep=2) as checkpoints:

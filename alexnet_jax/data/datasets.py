@@ -29,10 +29,11 @@ def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Da
     """The data of a config's section `data`, stored at `size` x `size`. Raises UserError if it does not fit."""
     if source == "prepared":
         dataset = _open_prepared(directory, size)
-    elif source == "digits":
-        dataset = _in_memory(sources.digits(), size)
+    elif source in sources.EMBEDDED:
+        dataset = _in_memory(sources.SOURCES[source](sources.Request(None, None, size, num_classes)), size)
     else:
-        dataset = _in_memory(sources.synthetic(size, num_classes), size)
+        known = ", ".join(("prepared", *sources.EMBEDDED))
+        raise UserError(f"config.data.source={source} is none of {known}. {HOW_TO_PREPARE}.")
     if len(dataset.classes) > num_classes:
         raise UserError(
             f"the data has {len(dataset.classes)} classes and the network only {num_classes}; give "

@@ -1,13 +1,14 @@
 """One image: from the bytes of a file to RGB pixels, and to the stored square (paper section 2)."""
 
 import io
-import warnings
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
 JPEG_MAGIC = b"\xff\xd8"
+MAX_PIXELS = 100_000_000  # of one image: a small file can claim to hold any number
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, through a channel that threads share
 
 
 class CorruptImage(Exception):
@@ -21,19 +22,20 @@ def decode(content: bytes) -> Image.Image:
     A JPEG that is cut short or whose decoder warns of damage is refused: its pixels would be part garbage.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content))
-            orientation = image.getexif().get(0x0112, 1)
-            if content.startswith(JPEG_MAGIC):
-                image = Image.fromarray(simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True))
-            else:
-                warnings.simplefilter("ignore", UserWarning)  # Pillow's advice on palettes
-                image = image.convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise CorruptImage(f"too large: {error}") from None
-    except Image.DecompressionBombWarning as error:
-        raise CorruptImage(f"too large: {error}") from None
+        image: Image.Image = Image.open(io.BytesIO(content))  # reads no more than the header
+        if image.width * image.height > MAX_PIXELS:
+            raise CorruptImage(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+        orientation = image.getexif().get(0x0112, 1)
+        if content.startswith(JPEG_MAGIC):
+            image = Image.fromarray(simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True))
+        elif image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
+            image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)).convert("RGB")
+        elif image.mode == "F":
+            raise CorruptImage("pixels are floating-point numbers of unknown range")
+        else:
+            image = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+    except CorruptImage:
+        raise
     except Exception as error:  # decoders raise all sorts on bad bytes
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
         raise CorruptImage(f"not a sound image: {reason}") from None

@@ -1,7 +1,7 @@
 """Batches of a split, by Grain. One Grain element is one whole batch.
 
 The order of the examples is a permutation that only (seed, epoch) decides, so the state of the pipeline is one
-integer, the number of the next batch, for any number of threads and processes. Every epoch holds every example
+integer, the number of the next batch, for any number of threads. Every epoch holds every example
 once: its last batch is filled up with masked copies, as the authors' code kept a last smaller batch.
 """
 
@@ -22,29 +22,25 @@ class Batch(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Which examples are in which batch. A process takes rows `part` of `parts` of each batch."""
+    """Which examples are in which batch."""
 
     examples: int
     batch_size: int
     seed: int | None  # None: in the order of the split, for evaluation
-    part: int = 0
-    parts: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices [B / parts] int32 and mask [B / parts] of batch `number`, counted through all epochs."""
+        """Indices [B] int32 and mask [B] of batch `number`, counted through all epochs."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if self.seed is None:
             order = np.arange(self.examples, dtype=np.int32)
         else:
             order = _permutation(self.seed, epoch, self.examples)
         places = place * self.batch_size + np.arange(self.batch_size)
-        index, mask = order[places % self.examples], places < self.examples
-        rows = slice(self.part * self.batch_size // self.parts, (self.part + 1) * self.batch_size // self.parts)
-        return index[rows], mask[rows]
+        return order[places % self.examples], places < self.examples
 
 
 @functools.lru_cache(maxsize=2)  # threads may read the end of one epoch and the start of the next

@@ -58,13 +58,13 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
 
     Raises UserError if `output` holds something else or too many images are corrupt; what is done stays.
     """
-    plan = _plan(source, settings)
+    plan, parts = _plan(source, settings), output / PARTS
     if (output / records.MANIFEST).exists():
         manifest = records.read_manifest(output)
         if manifest.plan != plan:
             raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
+        shutil.rmtree(parts, ignore_errors=True)
         return manifest
-    parts = output / PARTS
     if output.exists() and any(output.iterdir()) and not parts.is_dir():
         raise UserError(f"{output} is not empty and not an unfinished preparation; give another --output")
     parts.mkdir(parents=True, exist_ok=True)
@@ -74,15 +74,13 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             f"{output} holds an unfinished preparation of other data or with other settings; remove it or give another "
             "--output"
         )
-    plan_file.write_text(plan)
+    records.write_text(plan_file, plan)
 
     done: dict[str, list[Part]] = {}
     for name, split in source.splits.items():
         done[name] = list(_pack_split(name, split, output, settings, show_progress))
     manifest = _manifest(source, done, output, settings, plan)
-    temporary = output / (records.MANIFEST + ".tmp")
-    temporary.write_text(manifest.model_dump_json(indent=2) + "\n")
-    temporary.replace(output / records.MANIFEST)
+    records.write_text(output / records.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     shutil.rmtree(parts)
     return manifest
 
@@ -114,10 +112,12 @@ def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_
             indices = range(start, min(start + per_shard, total))
             file = f"{name}-{number:05d}-of-{len(starts):05d}.{ending}"
             part = _read_part(output, file)
-            if part is None:
+            if part is None or part.skipped:  # what was corrupt may have been mended since
                 part = _pack_shard(split, indices, output, file, settings, threads)
                 _write_part(output, part)
             bar.update(len(indices))
+            if show_progress and bar.disable:  # not on a terminal
+                print(f"{name}: {indices.stop} of {total} images", flush=True)
             skipped += part.skipped
             if len(skipped) > settings.max_corrupt * total:
                 raise UserError(_too_many(name, skipped, total, settings))
@@ -128,7 +128,8 @@ def _too_many(name: str, skipped: list[records.Skipped], total: int, settings: S
     listed = "\n".join(f"  {image.name}: {image.reason}" for image in skipped[:20])
     return (
         f"{len(skipped)} of the {total} images of the split {name} are corrupt, more than the share of "
-        f"{settings.max_corrupt:g} that --max_corrupt allows; mend or remove them, or allow more:\n{listed}"
+        f"{settings.max_corrupt:g} that --max_corrupt allows; mend them or allow more and start again, or remove them "
+        f"and start again with a new --output:\n{listed}"
     )
 
 
@@ -153,7 +154,7 @@ def _pack_shard(
         pixels = _write_jpegs(temporary, pixels, settings.quality, threads)
     temporary.replace(output / file)
     return Part(
-        records.Shard(name=file, sha256=records.sha256(output / file), count=len(kept)),
+        records.Shard(**records.described(output / file), count=len(kept)),
         split.labels[[i for i, _ in kept]],
         [image for image in loaded if isinstance(image, records.Skipped)],
         statistics.sums_of(pixels),
@@ -225,4 +226,4 @@ def _manifest(
 
 def _save(output: Path, name: str, array: np.ndarray) -> records.File:
     np.save(output / name, array)
-    return records.File(name=name, sha256=records.sha256(output / name))
+    return records.File(**records.described(output / name))

@@ -31,6 +31,7 @@ class Record(pydantic.BaseModel):
 
 class File(Record):
     name: str
+    bytes: int
     sha256: str
 
 
@@ -131,12 +132,11 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def open_split(directory: Path, manifest: Manifest, split: str) -> Images:
-    """A split for reading. Raises UserError if a shard is missing or, for raw shards, not of its stated length."""
+    """A split for reading. Raises UserError if a file of it is missing or not of its stated length."""
     packed = manifest.splits[split]
-    for shard in packed.shards:
-        path = directory / shard.name
-        expected = shard.count * manifest.size**2 * 3
-        if not path.is_file() or (manifest.store == "raw" and path.stat().st_size != expected):
+    for file in (*packed.shards, packed.labels, manifest.mean_image):
+        path = directory / file.name
+        if not path.is_file() or path.stat().st_size != file.bytes:
             raise UserError(f"{path} is missing or cut short; prepare the data again into a new folder")
     reader = Raw if manifest.store == "raw" else Jpeg
     return reader(directory, packed, manifest.size)
@@ -149,6 +149,18 @@ def statistics_of(directory: Path, manifest: Manifest) -> Statistics:
     )
 
 
-def sha256(path: Path) -> str:
+def described(path: Path) -> dict:
+    """The fields of `File` of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return {
+            "name": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file at once: whoever reads it finds the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -26,13 +26,15 @@ class Source(NamedTuple):
     splits: dict[str, Split]
 
 
-def folder(directory: Path, val_fraction: float | None) -> Source:
+def folder(directory: Path | None, val_fraction: float | None) -> Source:
     """A folder a class, its images anywhere below it; classes are numbered in the order of their sorted names.
 
     With folders train/ and val/ (or valid/, validation/, test/) at the top, each is a split. `val_fraction` of the
     training images, chosen by a hash of their paths, become the split `val`; by default none if there is another
     split besides train, else a tenth.
     """
+    if directory is None:
+        raise UserError("--source folder needs --input DIR, a folder with one folder of images a class")
     if not directory.is_dir():
         raise UserError(f"there is no folder {directory}; --input must name a folder with one folder of images a class")
     split_folders = {name: directory / name for name in SPLIT_FOLDERS if (directory / name).is_dir()}
@@ -129,8 +131,18 @@ def _array_split(split: str, pixels: np.ndarray, labels: np.ndarray) -> Split:
     return Split([f"{split}/{i}" for i in range(len(pixels))], labels.astype(np.int32), lambda i: pixels[i])
 
 
-# What `prepare --source NAME` takes, with its folder and fraction.
-SOURCES: dict[str, Callable[[Path, float | None], Source]] = {
-    "folder": folder,
-    "digits": lambda directory, val_fraction: digits(),
+class Request(NamedTuple):
+    """What a source may want to know."""
+
+    directory: Path | None
+    val_fraction: float | None
+    size: int  # height and width that the images will be stored at
+    num_classes: int
+
+
+SOURCES: dict[str, Callable[[Request], Source]] = {
+    "folder": lambda request: folder(request.directory, request.val_fraction),
+    "digits": lambda request: digits(),
+    "synthetic": lambda request: synthetic(request.size, request.num_classes),
 }
+EMBEDDED = ("digits", "synthetic")  # need no folder, and are small enough to train on without `prepare`
