@@ -17,9 +17,9 @@ def get_config() -> ConfigDict:
     config.model.num_classes = 10
     config.augment.flip = False  # a mirrored digit is another sign
     config.optim.schedule.name = "steps"
-    config.optim.schedule.boundaries_epochs = (20, 25)
+    config.optim.schedule.boundaries_epochs = (30, 36)
     config.data.update(source="digits", size=32, eval_split="test")
-    config.train.update(batch_size=32, epochs=28, eval_batch_size=120, eval_every_epochs=4, log_every_steps=45)
+    config.train.update(batch_size=32, epochs=40, eval_batch_size=120, eval_every_epochs=5, log_every_steps=45)
     return config
 
 

@@ -141,9 +141,9 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*DIGITS, "--config.optim.learning_rat=1"], 'the config .* Did you mean "learning_rate"'),
+        ([*DIGITS, "--config.optim.learning_rat=1"], 'the config, or .*Did you mean "learning_rate"'),
         ([*DIGITS, "--config.optim.learning_rate=fast"], "config.optim.learning_rate=fast: could not convert"),
-        ([*DIGITS, "--config.model.conv6.features=6"], "the config .* conv6"),
+        ([*DIGITS, "--config.model.conv6.features=6"], "the config, or .*conv6"),
         ([*DIGITS, "--config.seed=3000000000"], "config.seed=3000000000: .* less than 2147483648"),
         ([*DIGITS, "--config.data.source=folder"], "source=folder is none of prepared, digits, synthetic"),
         (["alexnet_jax.main", "--config=configs", "--workdir={tmp}/run"], "there is no config file configs"),
