@@ -83,7 +83,7 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
             return train_step(state, batch, np.float32(learning_rate), statistics)
 
         step = _loop(config, state, position, order, last_step, writer, advance, validate, save, stopping)
-    if step < last_step:
+    if stopping():  # even at the last step: its validation may be missing
         raise Interrupted(f"step {step} of {last_step} is saved in {directory}; give the same command again to go on")
     print(f"finished step {step}; `python -m alexnet_jax.evaluate --workdir {directory}` tells how good it is")
 

@@ -1,5 +1,7 @@
 """A run that is stopped and started again ends bit for bit where an uninterrupted one ends."""
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, config, errors, sharding, steps, workdir
+from alexnet_jax import checkpoint, config, errors, sharding, steps, train, workdir
 from tests.conftest import ROOT, tiny_config
 
 # A config file for the command, of the tests' own.
@@ -165,3 +167,27 @@ def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
                 np.testing.assert_array_equal(a, b)
                 if a.ndim:
                     assert a.sharding == jax.NamedSharding(mesh, sharding.TOWERS)
+
+
+@pytest.mark.parametrize("calls", [2, 5])
+def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, monkeypatch):
+    """Asked to stop at an exact place: after the first step, and between two batches of the last validation."""
+    values = tiny_config()
+    values.train.update(batch_size=512, epochs=1, log_every_steps=1, eval_every_epochs=1, eval_batch_size=120)
+    cfg = config.parse(values)  # three steps, then three batches of validation
+    train.train_and_evaluate(cfg, tmp_path / "whole")
+
+    @contextlib.contextmanager
+    def stop_later():
+        counter = itertools.count(1)
+        yield lambda: next(counter) >= calls
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "stop_signals", stop_later)
+        with pytest.raises(errors.Interrupted, match=f"step {1 if calls == 2 else 3} of 3 is saved"):
+            train.train_and_evaluate(cfg, tmp_path / "stopped")
+    assert not any(line["split"] == "test" for line in log(tmp_path / "stopped"))
+    train.train_and_evaluate(cfg, tmp_path / "stopped")
+    assert log(tmp_path / "stopped") == log(tmp_path / "whole")
+    if calls == 2:
+        assert_same(tmp_path / "whole", tmp_path / "stopped")
