@@ -6,8 +6,9 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most tests compile the same few programs; the commands that tests start inherit this too.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="alexnet_jax_tests_"))
+# Most tests compile the same few programs; the commands that tests start inherit this too. Each pytest process has
+# a cache of its own: two that write and read one entry at once would see half of it.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="alexnet_jax_tests_")
 
 from collections.abc import Callable
 from pathlib import Path

@@ -13,4 +13,4 @@ fi
 ruff format --check .
 ruff check .
 mypy
-pytest "$@"
+pytest --numprocesses=2 --dist=loadfile "$@"

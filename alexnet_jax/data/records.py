@@ -125,7 +125,8 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} cannot be read, prepare the data again: {error}") from None
+        first = str(error).splitlines()[:3]
+        raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
     if manifest.format != FORMAT:
         raise UserError(f"{path} has format {manifest.format} and this program reads {FORMAT}; prepare the data again")
     return manifest
