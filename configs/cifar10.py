@@ -4,8 +4,8 @@
     python -m alexnet_jax.main --config configs/cifar10.py --config.data.directory=data/cifar10 --workdir runs/cifar10
 
 CIFAR10 holds train/ and test/, each with one folder of images a class. The layers, connections and training are
-the paper's; the widths are small, so that it trains on two CPU cores in about ten minutes. Expect under 30 % top-1
-error on the test images.
+the paper's; the widths are small, so that it trains on two CPU cores in about ten minutes. Expect about 34 %
+top-1 error on the test images.
 """
 
 from ml_collections import ConfigDict
