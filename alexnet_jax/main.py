@@ -40,8 +40,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (UserError, flags.Error) as error:
         problem = str(error)
     except (AttributeError, KeyError, ValueError) as error:  # of ConfigDict, which guesses what was meant
-        problem = f"the config, or a --config.KEY, has what it cannot have: {error}"
-    print("error:", " ".join(problem.split()).replace(r"\n", " "), file=sys.stderr)
+        cause = error.args[0] if error.args else error
+        cause = cause.args[0] if isinstance(cause, KeyError) else cause
+        problem = f"the config, or a --config.KEY, has what it cannot have: {cause}"
+    except ImportError as error:
+        problem = f"the config file imports what is not there ({error}); start in the folder that holds configs/"
+    print("error:", " ".join(problem.split()), file=sys.stderr)
     sys.exit(errors.EXIT_USER_ERROR)
 
 

@@ -54,9 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{name}: {split.count} images, {len(split.skipped)} skipped as corrupt")
         for image in split.skipped:
             print(f"  skipped {image.name}: {image.reason}")
+    held_out = next((name for name in sources.SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
     print(
         f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train with "
-        f"--config.data.directory={arguments.output} --config.data.size={manifest.size}"
+        f"--config.data.directory={arguments.output} --config.data.size={manifest.size} "
+        f"--config.model.num_classes={len(manifest.classes)} --config.data.eval_split={held_out}"
     )
 
 

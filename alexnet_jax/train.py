@@ -39,8 +39,8 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
     dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
-    train_images = split_of(dataset, config.data.train_split, "config.data.train_split")
-    eval_images = split_of(dataset, config.data.eval_split, "config.data.eval_split")
+    train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
+    eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")
     workdir.prepare(directory, config, dataset)
     order = Order(len(train_images.labels), config.train.batch_size, config.seed)
     last_step = config.train.epochs * order.steps_per_epoch

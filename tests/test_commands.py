@@ -147,6 +147,10 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.seed=3000000000"], "config.seed=3000000000: .* less than 2147483648"),
         ([*DIGITS, "--config.data.source=folder"], "source=folder is none of prepared, digits, synthetic"),
         (["alexnet_jax.main", "--config=configs", "--workdir={tmp}/run"], "there is no config file configs"),
+        (
+            ["alexnet_jax.main", "--config={tmp}.py", "--workdir={tmp}/run"],
+            "imports what is not there .*folder that holds",
+        ),
         ([*DIGITS, "extra"], "what is extra"),
         (
             ["alexnet_jax.main", "--config=configs/none.py", "--workdir={tmp}/run"],
@@ -171,6 +175,7 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
     ],
 )
 def test_bad_input_is_one_paragraph(arguments, message, tmp_path):
+    tmp_path.with_suffix(".py").write_text("from elsewhere import paper")
     output = run(*(argument.format(tmp=tmp_path) for argument in arguments), code=errors.EXIT_USER_ERROR)
     assert re.search(message, " ".join(output.split())), output
     assert not list(tmp_path.iterdir())  # nothing was begun

@@ -119,8 +119,9 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{directory} holds no prepared data ({MANIFEST} is not there); write it with `python -m "
-            f"alexnet_jax.prepare --source folder --input IMAGES --output {directory}`, which goes on where it stopped"
+            f"{directory} holds no prepared data ({MANIFEST} is not there); write some with `python -m "
+            "alexnet_jax.prepare --source folder --input IMAGES --output DATA` and name DATA here; one that was "
+            "interrupted goes on where it stopped"
         )
     try:
         manifest = Manifest.model_validate_json(path.read_text())
