@@ -6,7 +6,7 @@
     train-00000-of-00010.raw    images one after another, size * size * 3 bytes of RGB each   (store "raw")
     train-00000-of-00010.array_record   a JPEG a record                                       (store "jpeg")
 
-Raw shards are read through the page cache and need no decoding; JPEG shards take about a tenth of the disk.
+Raw shards are read through the page cache and need no decoding; JPEG shards take less disk.
 """
 
 import hashlib
