@@ -154,8 +154,9 @@ class Data(Section):
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
     eval_split: str
-    threads: PositiveInt  # reading and decoding
+    threads: NonNegativeInt  # reading and decoding; 0: in the thread that trains
     prefetch_batches: PositiveInt
+    max_bad: Fraction  # share of a split's records that may turn out damaged before a run stops
 
 
 class Train(Section):

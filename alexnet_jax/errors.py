@@ -5,12 +5,17 @@ from collections.abc import Callable
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
-EXIT_KEYBOARD = 130
+EXIT_DATA_ERROR = 65  # the data is damaged (EX_DATAERR of sysexits.h)
 EXIT_INTERRUPTED = 75  # saved; start the same command again to go on (EX_TEMPFAIL of sysexits.h)
+EXIT_KEYBOARD = 130
 
 
 class UserError(Exception):
     """Bad input. The message says what is wrong and what to do about it."""
+
+
+class DataError(Exception):
+    """Data that was sound when it was written is not any more, or is not what it claims to be."""
 
 
 class Interrupted(Exception):
@@ -18,12 +23,15 @@ class Interrupted(Exception):
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit code, with user errors and interruptions told on stderr."""
+    """Runs a command and returns its exit code, with errors and interruptions told on stderr."""
     try:
         command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except DataError as error:
+        print(f"data error: {error}", file=sys.stderr)
+        return EXIT_DATA_ERROR
     except Interrupted as message:
         print(f"interrupted: {message}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax import checkpoint, errors, sharding, steps, workdir
 from alexnet_jax.data import images
-from alexnet_jax.data.packing import stored_pixels
+from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.errors import UserError
 
 
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     failed = []
     for path in arguments.images:
         try:
-            pixels = stored_pixels(path.read_bytes(), config.data.size)
+            pixels, _ = stored_pixels(path.read_bytes(), config.data.size)
         except (images.CorruptImage, OSError) as error:
             failed.append(f"{path}: {error}")
             continue

@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 from alexnet_jax import errors
-from alexnet_jax.data import packing, sources
+from alexnet_jax.data import packing
+from alexnet_jax.data.manifest import PackedSplit
+from alexnet_jax.data.sources.folder import SPLIT_FOLDERS
+from alexnet_jax.data.sources.registry import EMBEDDED, SOURCES, open_source
+from alexnet_jax.data.sources.source import Request
 from alexnet_jax.errors import Interrupted, UserError
 
 
@@ -17,23 +21,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_jax.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", choices=sorted(sources.SOURCES), required=True, help="where the images come from")
-    parser.add_argument("--input", type=Path, help="of --source folder: a folder a class, or train/ and val/ of such")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the packed images, new or unfinished")
-    parser.add_argument("--size", type=int, default=256, help="height and width to store, pixels (default 256)")
-    parser.add_argument("--store", choices=("raw", "jpeg"), default="raw", help="raw: fastest; jpeg: smallest")
-    parser.add_argument("--quality", type=int, default=95, help="of --store jpeg, 1..100 (default 95)")
-    parser.add_argument("--val_fraction", type=float, help="share of the training images to hold out as split val")
-    parser.add_argument(
-        "--max_corrupt", type=float, default=0.01, help="share of a split's images that may be skipped (default 0.01)"
-    )
+    add = parser.add_argument
+    add("--source", required=True, help=f"where the images come from: {', '.join(sorted(SOURCES))} (tfds:NAME)")
+    add("--input", type=Path, help="folder or archive that the source reads")
+    add("--output", type=Path, required=True, help="folder for the packed images, new or unfinished")
+    add("--size", type=int, default=256, help="height and width to store, pixels (default 256)")
+    add("--store", choices=("raw", "jpeg"), default="raw", help="raw: fastest; jpeg: a sixth of its size")
+    add("--quality", type=int, default=95, help="of --store jpeg, 1..100 (default 95)")
+    add("--val_fraction", type=float, help="of --source folder: share of the training images to hold out as split val")
+    add("--seed", type=int, default=0, help="of --source imagenet_full: of the halves (default 0)")
+    add("--max_corrupt", type=float, default=0.01, help="share of a split that may be skipped (default 0.01)")
     arguments = parser.parse_args()
     sys.exit(errors.exit_code(lambda: run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.source in sources.EMBEDDED and (arguments.input or arguments.val_fraction is not None):
-        raise UserError(f"--source {arguments.source} has its own images and splits: leave out --input, --val_fraction")
+    if arguments.source in EMBEDDED and arguments.input:
+        raise UserError(f"--source {arguments.source} has its own images: leave out --input")
+    if arguments.source != "folder" and arguments.val_fraction is not None:
+        raise UserError(f"--val_fraction is for --source folder; {arguments.source} has its own splits")
     if arguments.size < 1 or not 1 <= arguments.quality <= 100:
         raise UserError(f"--size {arguments.size} must be positive and --quality {arguments.quality} in 1..100")
     for name in ("val_fraction", "max_corrupt"):
@@ -41,25 +47,33 @@ def run(arguments: argparse.Namespace) -> None:
         if value is not None and not 0 <= value < 1:
             raise UserError(f"--{name} {value} is a share of the images: give 0 or more, and less than 1")
     settings = packing.Settings(arguments.store, arguments.size, arguments.quality, arguments.max_corrupt)
-    request = sources.Request(arguments.input, arguments.val_fraction, arguments.size, num_classes=1000)
-    source = sources.SOURCES[arguments.source](request)
+    request = Request(arguments.input, "", arguments.val_fraction, arguments.seed, arguments.size, num_classes=1000)
     try:
-        manifest = packing.pack(source, arguments.output, settings, show_progress=True)
+        manifest = packing.pack(open_source(arguments.source, request), arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:
         os.write(2, b"\n")
         raise Interrupted(
             f"the finished shards stay in {arguments.output}; give the same command again to go on"
         ) from None
     for name, split in manifest.splits.items():
-        print(f"{name}: {split.count} images, {len(split.skipped)} skipped as corrupt")
-        for image in split.skipped:
-            print(f"  skipped {image.name}: {image.reason}")
-    held_out = next((name for name in sources.SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
+        _tell(name, split)
+    held_out = next((name for name in SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
     print(
         f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train with "
         f"--config.data.directory={arguments.output} --config.data.size={manifest.size} "
         f"--config.model.num_classes={len(manifest.classes)} --config.data.eval_split={held_out}"
     )
+
+
+def _tell(name: str, split: PackedSplit) -> None:
+    print(f"{name}: {split.count} images, {len(split.skipped)} skipped as corrupt")
+    for image in split.skipped:
+        print(f"  skipped {image.name}: {image.reason}")
+    for unusual in split.unusual:
+        more = ", ..." if unusual.count > 3 else ""
+        print(f"  taken, though {unusual.what}: {unusual.count} ({', '.join(unusual.names[:3])}{more})")
+    if split.published and split.published.images != split.count + len(split.skipped):
+        print(f"  note: {split.published.images} were published")
 
 
 if __name__ == "__main__":

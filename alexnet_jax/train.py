@@ -5,10 +5,9 @@ import contextlib
 import math
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import clu.parameter_overview
 import jax
@@ -18,12 +17,11 @@ from jax.sharding import Mesh
 from alexnet_jax import checkpoint, metrics, optim, sharding, steps, workdir
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
-from alexnet_jax.data import loader
 from alexnet_jax.data.datasets import open_dataset, split_of
-from alexnet_jax.data.loader import Order
+from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images
-from alexnet_jax.errors import Interrupted, UserError
-from alexnet_jax.writer import Writer
+from alexnet_jax.errors import DataError, Interrupted, UserError
+from alexnet_jax.writer import Clock, Writer
 
 DIVERGED = (
     "training has diverged: the loss or a parameter is no longer a finite number at step {step}. The newest checkpoint "
@@ -60,16 +58,14 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
         writer.message(f"{sharding.describe(mesh, config.model.towers)}; {order.steps_per_epoch} steps an epoch")
         if restored:
             writer.message(f"going on from step {start} of {directory}")
-        batches = loader.batches(
-            train_images, order, start, max(start, last_step), config.data.threads, config.data.prefetch_batches
-        )
+        batches = Batches(train_images, order, start, max(start, last_step), reading(config))
         stack.callback(batches.close)
         statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
         eval_step = steps.make_eval_step(config, mesh, views=1)
 
         def validate(step: int, state: Any) -> dict[str, float] | None:
             _require_finite(step, state)
-            return evaluate(eval_step, state.params, statistics, eval_images, config, mesh, stopping)
+            return evaluate(eval_step, state.params, statistics, eval_images, config, mesh, writer.message, stopping)
 
         def save(step: int, state: Any, validation: optim.Validation) -> None:
             _require_finite(step, state)
@@ -82,62 +78,68 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
             batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
             return train_step(state, batch, np.float32(learning_rate), statistics)
 
-        step = _loop(config, state, position, order, last_step, writer, advance, validate, save, stopping)
+        run = _Run(config, order, last_step, batches, writer, advance, validate, save, stopping)
+        step = _loop(run, state, position)
     if stopping():  # even at the last step: its validation may be missing
         raise Interrupted(f"step {step} of {last_step} is saved in {directory}; give the same command again to go on")
     print(f"finished step {step}; `python -m alexnet_jax.evaluate --workdir {directory}` tells how good it is")
 
 
-def _loop(
-    config: Config,
-    state: steps.TrainState,
-    position: Position,
-    order: Order,
-    last_step: int,
-    writer: Writer,
-    advance: Callable[[Any, float], tuple[Any, jax.Array]],
-    validate: Callable[[int, Any], dict[str, float] | None],
-    save: Callable[[int, Any, optim.Validation], None],
-    stopping: Callable[[], bool],
-) -> int:
+class _Run(NamedTuple):
+    """What a run is made of, for `_loop`."""
+
+    config: Config
+    order: Order
+    last_step: int
+    batches: Batches
+    writer: Writer
+    advance: Callable[[Any, float], tuple[Any, jax.Array]]
+    validate: Callable[[int, Any], dict[str, float] | None]
+    save: Callable[[int, Any, optim.Validation], None]
+    stopping: Callable[[], bool]
+
+
+def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
     """Steps, and when to log, validate, save and stop. Returns the step it ended at."""
+    config, writer, last_step, epoch_steps = run.config, run.writer, run.last_step, run.order.steps_per_epoch
     step = saved = position.next_batch
     validation = position.validation
-    validate_every = config.train.eval_every_epochs * order.steps_per_epoch
-    patience = config.optim.schedule.patience_epochs * order.steps_per_epoch
+    validate_every = config.train.eval_every_epochs * epoch_steps
+    patience = config.optim.schedule.patience_epochs * epoch_steps
     in_flight: collections.deque[jax.Array] = collections.deque()
     pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
-    clock = _Clock(config.train.batch_size, last_step)
+    clock = Clock(config.train.batch_size, last_step, run.batches)
 
     while True:
         due = step > 0 and (step % validate_every == 0 or step >= last_step)
         if due and validation.step != step:
             pending = pending and pending()
-            result = validate(step, state)
+            result = run.validate(step, state)
             if result is not None:
                 writer.scalars(step, config.data.eval_split, result)
-                writer.message(
-                    f"step {step}  epoch {step / order.steps_per_epoch:g}  {config.data.eval_split}: loss "
-                    f"{result['loss']:.4f}  top-1 error {result['top1_error']:.2%}  top-5 error "
-                    f"{result['top5_error']:.2%}  of {result['count']} images"
-                )
+                writer.message(_validation_line(step, step / epoch_steps, config.data.eval_split, result))
                 if step % validate_every == 0:
                     validation = optim.validated(
                         validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
                     )
                 validation = validation._replace(step=step)
             clock.restart(step)
-        stop = step >= last_step or stopping()
+        stop = step >= last_step or run.stopping()
         if step != saved and (stop or step % config.train.save_every_steps == 0):
             pending = pending and pending()
-            save(step, state, validation)
+            run.save(step, state, validation)
             saved = step
         if stop:
             return step
 
-        epoch = step // order.steps_per_epoch
-        learning_rate = optim.learning_rate(config.optim, epoch, validation)
-        state, loss = advance(state, learning_rate)
+        learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
+        try:
+            state, loss = run.advance(state, learning_rate)
+        except DataError:  # before the step began: what was trained so far is sound
+            pending = pending and pending()
+            if step != saved:
+                run.save(step, state, validation)
+            raise
         step += 1
         in_flight.append(loss)
         if len(in_flight) > STEPS_AHEAD:
@@ -147,30 +149,23 @@ def _loop(
             clock.restart(step)
         pending = pending and pending()
         writer.advance()
+        for line in run.batches.news():
+            writer.message(f"step {step}: {line}; the next sound image takes its place")
         if step % config.train.log_every_steps == 0:
-            pending = _log_line(step, step / order.steps_per_epoch, state.metrics, learning_rate, writer, clock)
+            pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock)
             state = steps.clear_metrics(state)
+
+
+def _validation_line(step: int, epoch: float, split: str, result: dict[str, float]) -> str:
+    return (
+        f"step {step}  epoch {epoch:g}  {split}: loss {result['loss']:.4f}  top-1 error {result['top1_error']:.2%}  "
+        f"top-5 error {result['top5_error']:.2%}  of {result['count']} images"
+    )
 
 
 def _require_finite(step: int, state: steps.TrainState) -> None:
     if not steps.is_finite(state):
         raise UserError(DIVERGED.format(step=step))
-
-
-class _Clock:
-    """Images a second since it was last restarted or read."""
-
-    def __init__(self, batch_size: int, last_step: int):
-        self.batch_size, self.last_step, self.running = batch_size, last_step, False
-
-    def restart(self, step: int) -> None:
-        self.step, self.time, self.running = step, time.monotonic(), True
-
-    def read(self, step: int) -> tuple[float, float]:
-        """Images a second up to `step`, and seconds left to the last step at that speed."""
-        seconds = max(time.monotonic() - self.time, 1e-9) / max(step - self.step, 1)
-        self.restart(step)
-        return self.batch_size / seconds, seconds * (self.last_step - step)
 
 
 def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], None]:
@@ -180,12 +175,17 @@ def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], N
         values = metrics.summary(sums)
         if not math.isfinite(values["loss"]):
             raise UserError(DIVERGED.format(step=step))
-        images_per_s, seconds_left = clock.read(step)
-        rates = {"epoch": epoch, "learning_rate": learning_rate, "images_per_s": images_per_s}
-        writer.scalars(step, "train", values | rates)
-        writer.progress(step, epoch, values, images_per_s, seconds_left)
+        rates, seconds_left = clock.read(step)
+        bad = {"bad_records": len(clock.batches.bad)} if clock.batches.bad else {}
+        writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
+        writer.progress(step, epoch, values | rates, seconds_left)
 
     return write
+
+
+def reading(config: Config) -> Reading:
+    """How the config reads data, on this process."""
+    return Reading(config.data.threads, config.data.prefetch_batches, config.data.max_bad)
 
 
 def evaluate(
@@ -195,16 +195,22 @@ def evaluate(
     images: Images,
     config: Config,
     mesh: Mesh,
+    tell: Callable[[str], None] = print,
     stopping=lambda: False,
 ) -> dict[str, float] | None:
-    """Loss and errors over every image of a split, each counted once; None if asked to stop on the way."""
+    """Loss and errors over every image of a split, each counted once; None if asked to stop on the way.
+
+    A bad record is told of and left out; `count` is without it.
+    """
     order = Order(len(images.labels), config.train.eval_batch_size, seed=None)
-    batches = loader.batches(images, order, 0, order.steps_per_epoch, config.data.threads, config.data.prefetch_batches)
+    batches = Batches(images, order, 0, order.steps_per_epoch, reading(config))
     total = metrics.nothing()
     with contextlib.closing(batches):
         for batch in batches:
             if stopping():
                 return None
+            for line in batches.news():
+                tell(f"{line}; it is left out")
             seen = eval_step(params, sharding.put(batch, mesh, sharding.EXAMPLES), statistics)
             total = jax.block_until_ready(metrics.merge(total, seen))
     return metrics.summary(total)

@@ -22,7 +22,7 @@ import numpy as np
 from alexnet_jax import config as configs
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset
-from alexnet_jax.data.records import write_text
+from alexnet_jax.data.manifest import write_text
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
@@ -42,6 +42,7 @@ MAY_CHANGE = (
     "data.directory",
     "data.threads",
     "data.prefetch_batches",
+    "data.max_bad",
     "train.epochs",
     "train.max_steps",
     "train.log_every_steps",

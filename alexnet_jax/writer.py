@@ -6,11 +6,13 @@ clu's metric_writers would do some of this, but cannot be imported without Tenso
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from alexnet_jax.data.loader import Batches
 from alexnet_jax.workdir import METRICS
 
 
@@ -51,13 +53,11 @@ class Writer:
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
 
-    def progress(
-        self, step: int, epoch: float, values: dict[str, float], images_per_s: float, seconds_left: float
-    ) -> None:
+    def progress(self, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
         """The live line, or a line of text where it cannot live."""
         text = (
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  top-1 error {values['top1_error']:.2%}  "
-            f"{images_per_s:.0f} images/s"
+            f"{values['images_per_s']:.0f} images/s  waiting for data {values['data_wait']:.0%}"
         )
         if self._bar.disable:
             self.message(f"step {step}/{self._total}  {text}  {tqdm.format_interval(seconds_left)} left")
@@ -68,3 +68,22 @@ class Writer:
         self._bar.close()
         self._events.close()
         self._file.close()
+
+
+class Clock:
+    """Speed since it was last restarted or read."""
+
+    def __init__(self, batch_size: int, last_step: int, batches: Batches):
+        self.batch_size, self.last_step, self.batches, self.running = batch_size, last_step, batches, False
+
+    def restart(self, step: int) -> None:
+        self.step, self.time, self.waited, self.running = step, time.monotonic(), self.batches.waited, True
+
+    def read(self, step: int) -> tuple[dict[str, float], float]:
+        """Images a second and the share of time spent waiting for data, up to `step`; seconds left at that speed."""
+        seconds = max(time.monotonic() - self.time, 1e-9)
+        waited = self.batches.waited - self.waited
+        a_step = seconds / max(step - self.step, 1)
+        self.restart(step)
+        rates = {"images_per_s": self.batch_size / a_step, "data_wait": min(waited / seconds, 1.0)}
+        return rates, a_step * (self.last_step - step)

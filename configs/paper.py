@@ -86,6 +86,7 @@ def data() -> dict:
         eval_split="val",
         threads=2,
         prefetch_batches=4,
+        max_bad=0.001,
     )
 
 

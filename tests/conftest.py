@@ -1,5 +1,6 @@
 """All tests run on four simulated CPU devices, with JAX's silent promotions switched off."""
 
+import io
 import os
 import shutil
 import tempfile
@@ -31,6 +32,14 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
+
+
+def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
+    """An image as a file of the format `kind`."""
+    out = io.BytesIO()
+    image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
+    image.save(out, kind, **options)
+    return out.getvalue()
 
 
 @pytest.fixture

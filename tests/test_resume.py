@@ -63,9 +63,9 @@ def final_state(directory: Path):
 
 
 def log(directory: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without the speed, which no two runs share."""
+    """The lines of metrics.jsonl, without the times, which no two runs share."""
     lines = [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("images_per_s", "data_wait")} for line in lines]
 
 
 def assert_same(one: Path, other: Path) -> None:

@@ -6,15 +6,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import records, sources, statistics
-from alexnet_jax.data.packing import stored_pixels
+from alexnet_jax.data import manifest, records, statistics
+from alexnet_jax.data.blocks import stored_pixels
+from alexnet_jax.data.sources.registry import EMBEDDED, open_source
+from alexnet_jax.data.sources.source import Request, Source
 from alexnet_jax.errors import UserError
 
 HOW_TO_PREPARE = (
-    "For ImageNet, unpack it to one folder a class in train/ and val/ and run `python -m alexnet_jax.prepare "
-    "--source folder --input IMAGENET --output DATA`; any other folder with one folder of images a class goes the "
-    "same way. Then give --config.data.directory=DATA. To try the program without data, give "
-    "--config.data.source=synthetic"
+    "For ImageNet, run `python -m alexnet_jax.prepare --source imagenet2012 --input ARCHIVES --output DATA`; for a "
+    "folder with one folder of images a class, the same with --source folder. Then give "
+    "--config.data.directory=DATA. To try the program without data, give --config.data.source=synthetic"
 )
 
 
@@ -29,10 +30,10 @@ def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Da
     """The data of a config's section `data`, stored at `size` x `size`. Raises UserError if it does not fit."""
     if source == "prepared":
         dataset = _open_prepared(directory, size)
-    elif source in sources.EMBEDDED:
-        dataset = _in_memory(sources.SOURCES[source](sources.Request(None, None, size, num_classes)), size)
+    elif source in EMBEDDED:
+        dataset = _in_memory(open_source(source, Request(None, "", None, 0, size, num_classes)), size)
     else:
-        known = ", ".join(("prepared", *sources.EMBEDDED))
+        known = ", ".join(("prepared", *EMBEDDED))
         raise UserError(f"config.data.source={source} is none of {known}. {HOW_TO_PREPARE}.")
     if len(dataset.classes) > num_classes:
         raise UserError(
@@ -57,24 +58,26 @@ def _open_prepared(directory: str, size: int) -> Dataset:
     path = Path(directory)
     if not path.is_dir():
         raise UserError(f"config.data.directory={directory} does not exist. {HOW_TO_PREPARE}.")
-    manifest = records.read_manifest(path)
-    if manifest.size != size:
+    described = manifest.read(path)
+    if described.size != size:
         raise UserError(
-            f"{directory} holds images of {manifest.size}x{manifest.size} and config.data.size is {size}; give "
-            f"--config.data.size={manifest.size}, or prepare the images again with --size {size}"
+            f"{directory} holds images of {described.size}x{described.size} and config.data.size is {size}; give "
+            f"--config.data.size={described.size}, or prepare the images again with --size {size}"
         )
-    splits = {name: records.open_split(path, manifest, name) for name in manifest.splits}
-    fingerprint = hashlib.sha256(manifest.model_dump_json().encode()).hexdigest()
-    return Dataset(manifest.classes, splits, records.statistics_of(path, manifest), fingerprint)
+    splits: dict[str, records.Images] = {name: records.open_split(path, described, name) for name in described.splits}
+    fingerprint = hashlib.sha256(described.model_dump_json().encode()).hexdigest()
+    return Dataset(described.classes, splits, records.statistics_of(path, described), fingerprint)
 
 
-def _in_memory(source: sources.Source, size: int) -> Dataset:
+def _in_memory(source: Source, size: int) -> Dataset:
     splits: dict[str, records.Images] = {}
     digest = hashlib.sha256()
     for name, split in source.splits.items():
-        pixels = np.stack([stored_pixels(split.read(i), size) for i in range(len(split.names))])
-        splits[name] = records.InMemory(split.labels, pixels)
+        read = [split.read(i) for i in range(len(split.names))]
+        pixels = np.stack([stored_pixels(image.content, size)[0] for image in read])
+        labels = np.array([image.label for image in read], np.int32)
+        splits[name] = records.InMemory(labels, pixels)
         if name == "train":
-            sums = statistics.sums_of(pixels)
-        digest.update(pixels.tobytes() + split.labels.tobytes())
+            sums = statistics.sums_of(list(pixels))
+        digest.update(pixels.tobytes() + labels.tobytes())
     return Dataset(source.classes, splits, statistics.of_sums(sums), digest.hexdigest())

@@ -1,24 +1,29 @@
 """Batches of a split, by Grain. One Grain element is one whole batch.
 
 The order of the examples is a permutation that only (seed, epoch) decides, so the state of the pipeline is one
-integer, the number of the next batch, for any number of threads. Every epoch holds every example
+integer, the number of the next batch, for any number of threads and processes. Every epoch holds every example
 once: its last batch is filled up with masked copies, as the authors' code kept a last smaller batch.
+
+A bad record (records.Packed) does not stop an epoch. In training its place goes to the next sound example of the
+split, with that one's label; in evaluation, where every example counts once, it is masked and so left out.
 """
 
 import functools
+import time
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
 from alexnet_jax.data.records import Images
+from alexnet_jax.errors import DataError
 
 
 class Batch(NamedTuple):
     image: np.ndarray  # [B, H, W, 3] uint8
     label: np.ndarray  # [B] int32
     example: np.ndarray  # [B] int32: its place in the split
-    mask: np.ndarray  # [B] bool: False where the example only fills up the batch
+    mask: np.ndarray  # [B] bool: False where the example does not count
 
 
 class Order(NamedTuple):
@@ -49,15 +54,90 @@ def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).permutation(np.int32(examples)).astype(np.int32)
 
 
-def batches(images: Images, order: Order, start: int, stop: int, threads: int, prefetch: int) -> grain.DatasetIterator:
-    """An iterator of Batch over the batches `start`..`stop`-1. Close it when done."""
+class Reading(NamedTuple):
+    """How to read."""
 
-    def load(number: int) -> Batch:
-        index, mask = order.batch(number)
-        return Batch(images.read(index), images.labels[index], index, mask)
+    threads: int  # 0: in the thread that asks
+    prefetch: int  # batches read ahead
+    max_bad: float  # the share of a split's records that may be bad before reading stops
+    part: int = 0  # which of
+    parts: int = 1  # how many equal parts of each batch
 
-    numbers = grain.MapDataset.range(stop)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
-    iterator = iter(numbers.map(load).to_iter_dataset(options))
-    iterator.set_state({"next_index": start})
-    return iterator
+
+class Batches:
+    """An iterator of Batch over the batches `start`..`stop`-1. Close it when done.
+
+    Raises DataError when more than `reading.max_bad` of the split's records have been found bad.
+    """
+
+    def __init__(self, images: Images, order: Order, start: int, stop: int, reading: Reading):
+        if order.batch_size % reading.parts:
+            raise ValueError(f"batches of {order.batch_size} do not divide into {reading.parts} parts")
+        self.waited = 0.0  # seconds that `next` kept its caller waiting, in all
+        self.bad: dict[int, str] = {}  # the bad records met so far, and what is wrong with them
+        self._news: list[str] = []
+        self._images, self._examples, self._max_bad = images, order.examples, reading.max_bad
+        load = functools.partial(_load, images, order, reading)
+        options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=reading.prefetch)
+        self._iterator = iter(grain.MapDataset.range(stop).map(load).to_iter_dataset(options))
+        self._iterator.set_state({"next_index": start})
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.monotonic()
+        batch, bad = next(self._iterator)
+        self.waited += time.monotonic() - start
+        for i in sorted(bad.keys() - self.bad.keys()):
+            self.bad[i] = bad[i]
+            self._news.append(f"bad record: image {i}, {self._images.name(i)}, {bad[i]}")
+        if len(self.bad) > self._max_bad * self._examples:
+            listed = "\n".join(
+                f"  image {i}, {self._images.name(i)}, {what}" for i, what in list(self.bad.items())[:20]
+            )
+            raise DataError(
+                f"{len(self.bad)} of {self._examples} records are bad, more than the share of {self._max_bad:g} that "
+                "config.data.max_bad allows; `python -m alexnet_jax.verify_data` finds them all. Put the shards back "
+                f"from a copy or prepare the data again:\n{listed}"
+            )
+        return batch
+
+    def news(self) -> list[str]:
+        """A line about each bad record met since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def get_state(self) -> dict[str, int]:
+        """The number of the next batch, {"next_index": n}."""
+        return self._iterator.get_state()
+
+    def close(self) -> None:
+        self._iterator.close()
+
+
+def _load(images: Images, order: Order, reading: Reading, number: int) -> tuple[Batch, dict[int, str]]:
+    """Batch `number`, this process's part of it, and the bad records it met: example -> what is wrong."""
+    index, mask = order.batch(number)
+    rows = order.batch_size // reading.parts
+    mine = slice(reading.part * rows, (reading.part + 1) * rows)
+    index, mask = index[mine].copy(), mask[mine].copy()
+    pixels, wrong = images.read(index)
+    bad = {int(index[row]): what for row, what in wrong.items()}
+    for row in wrong:
+        if order.seed is None:
+            pixels[row], mask[row] = 0, False
+        else:
+            index[row], pixels[row] = _next_sound(images, int(index[row]), order.examples, bad)
+    return Batch(pixels, images.labels[index], index, mask), bad
+
+
+def _next_sound(images: Images, i: int, examples: int, bad: dict[int, str]) -> tuple[int, np.ndarray]:
+    """The first example behind `i` that can be read, and its image; notes in `bad` those that cannot."""
+    for step in range(1, examples):
+        other = (i + step) % examples
+        pixels, wrong = images.read(np.array([other]))
+        if not wrong:
+            return other, pixels[0]
+        bad[other] = wrong[0]
+    raise DataError(f"not one of the {examples} records can be read: {bad[i]}")

@@ -1,130 +1,157 @@
-"""Writing the packed format: every image once through decode, scale, crop, store; statistics on the way.
+"""Writing the packed format: every image once through decode, crop, scale, store; statistics on the way.
 
-A shard is written under another name and renamed when complete, with what the manifest needs to know of it in
-parts/. So an interrupted run leaves whole shards, and the next run with the same settings goes on behind them.
+Threads take the images in blocks, and the blocks are written in order. A shard is written under another name and
+renamed when complete, with what the manifest needs to know of it in parts/. So an interrupted run leaves whole
+shards, and the next run with the same settings goes on behind them. The memory taken is a few blocks a thread, and
+some hundred bytes an image for the lists.
 """
 
-import dataclasses
+import collections
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from alexnet_jax.data import images, records, statistics
-from alexnet_jax.data.sources import Source, Split
+from alexnet_jax.data import manifest, parts, statistics
+from alexnet_jax.data.blocks import Settings, in_order, load
+from alexnet_jax.data.manifest import Manifest
+from alexnet_jax.data.parts import Part
+from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
 
-SHARD_BYTES = 256 * 2**20  # of pixels
-SHARD_IMAGES = 8192  # at most
-PARTS = "parts"
+SHARD_BYTES, SHARD_IMAGES = 2**30, 4096  # of a shard at most; bytes of pixels
+BLOCK_BYTES = 2**23  # of pixels, that a thread takes at once
+MEAN_IMAGE = "mean_image.npy"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    store: Literal["raw", "jpeg"]
-    size: int  # height and width, pixels
-    quality: int  # of the JPEGs
-    max_corrupt: float  # the share of a split's images that may be skipped
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A finished shard."""
-
-    shard: records.Shard
-    labels: np.ndarray
-    skipped: list[records.Skipped]
-    sums: statistics.Sums
-
-
-def stored_pixels(content: bytes | np.ndarray, size: int) -> np.ndarray:
-    """What `Split.read` gives -> [size, size, 3] uint8. Raises images.CorruptImage."""
-    image = images.decode(content) if isinstance(content, bytes) else images.Image.fromarray(content)
-    return images.to_square(image, size)
-
-
-def pack(source: Source, output: Path, settings: Settings, show_progress: bool) -> records.Manifest:
+def pack(source: Source, output: Path, settings: Settings, show_progress: bool) -> Manifest:
     """Writes `source` to the folder `output` and returns the manifest.
 
-    Raises UserError if `output` holds something else or too many images are corrupt; what is done stays.
+    Raises UserError if `output` holds something else or has too little room, or if too many images are corrupt; what
+    is done stays.
     """
-    plan, parts = _plan(source, settings), output / PARTS
-    if (output / records.MANIFEST).exists():
-        manifest = records.read_manifest(output)
-        if manifest.plan != plan:
+    plan = _plan(source, settings)
+    if (output / manifest.NAME).exists():
+        there = manifest.read(output)
+        if there.plan != plan:
             raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
-        shutil.rmtree(parts, ignore_errors=True)
-        return manifest
-    if output.exists() and any(output.iterdir()) and not parts.is_dir():
-        raise UserError(f"{output} is not empty and not an unfinished preparation; give another --output")
-    parts.mkdir(parents=True, exist_ok=True)
-    plan_file = parts / "plan"
-    if plan_file.exists() and plan_file.read_text() != plan:
+        parts.remove(output)
+        return there
+    parts.check(output, plan)
+    _check_room(source, output, settings, show_progress)
+    try:
+        parts.start(output, plan)
+        done = {
+            name: _pack_split(name, split, output, settings, show_progress) for name, split in source.splits.items()
+        }
+        written = manifest.write(output, _manifest(source, done, output, settings, plan))
+    except OSError as error:  # of writing; images that cannot be read are skipped
         raise UserError(
-            f"{output} holds an unfinished preparation of other data or with other settings; remove it or give another "
-            "--output"
-        )
-    records.write_text(plan_file, plan)
-
-    done: dict[str, list[Part]] = {}
-    for name, split in source.splits.items():
-        done[name] = list(_pack_split(name, split, output, settings, show_progress))
-    manifest = _manifest(source, done, output, settings, plan)
-    records.write_text(output / records.MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-    shutil.rmtree(parts)
-    return manifest
+            f"cannot write to {output}: {error}. The finished shards stay; make room and give the same command again"
+        ) from None
+    parts.remove(output)
+    return written
 
 
 def _plan(source: Source, settings: Settings) -> str:
     """A hash of what is to be prepared and how; not of `max_corrupt`, which may be raised for a second try."""
     described = {
-        "format": records.FORMAT,
+        "format": manifest.FORMAT,
         "store": settings.store,
         "size": settings.size,
         "quality": settings.quality if settings.store == "jpeg" else None,
         "classes": source.classes,
-        "splits": {name: [list(split.names), split.labels.tolist()] for name, split in source.splits.items()},
+        "splits": {name: len(split.names) for name, split in source.splits.items()},
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for split in source.splits.values():
+        for name in split.names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        digest.update(b"" if split.labels is None else split.labels.tobytes())
+    return digest.hexdigest()
 
 
-def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_progress: bool) -> Iterator[Part]:
-    total = len(split.names)
-    per_shard = max(1, min(SHARD_BYTES // (settings.size**2 * 3), SHARD_IMAGES))
-    starts = range(0, total, per_shard)
-    ending = {"raw": "raw", "jpeg": "array_record"}[settings.store]
-    skipped: list[records.Skipped] = []
+def _check_room(source: Source, output: Path, settings: Settings, show_progress: bool) -> None:
+    """Raises UserError if the shards will not fit on the disk. The length of JPEGs is judged by some of them."""
+    an_image = settings.size**2 * 3
+    split = source.splits["train"]
+    if settings.store == "jpeg":
+        sample = range(0, len(split.names), max(1, len(split.names) // 16))
+        records = load(split, sample, settings).records
+        an_image = round(1.1 * sum(map(len, records)) / len(records)) if records else an_image
+    images_there = sum(len(split.names) for split in source.splits.values())
+    shards = 1 + images_there // _per_shard(settings)
+    # Beside the images, their labels, hashes and names; beside the shards, their sums and ArrayRecord's filling.
+    needed = images_there * (an_image + 128) + shards * (settings.size**2 * 24 + 2**17) - parts.bytes_there(output)
+    free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
+    room = f"{output} needs {max(needed, 0) / 1e9:.3g} GB more, and its disk has {free / 1e9:.3g} GB free"
+    if show_progress:
+        print(room, flush=True)
+    if needed > free:
+        raise UserError(f"{room}; make room or give another --output, smaller images or --store jpeg")
+
+
+def _per_shard(settings: Settings) -> int:
+    return max(1, min(SHARD_BYTES // (settings.size**2 * 3), SHARD_IMAGES))
+
+
+def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_progress: bool) -> list[Part]:
+    total, an_image = len(split.names), settings.size**2 * 3
+    per_shard = _per_shard(settings)
+    per_block = max(1, min(BLOCK_BYTES // an_image, per_shard))
+    starts, ending = range(0, total, per_shard), parts.ENDINGS[settings.store]
+    shards = {
+        f"{name}-{n:05d}-of-{len(starts):05d}.{ending}": range(total)[i:][:per_shard] for n, i in enumerate(starts)
+    }
+    done: dict[str, Part | Future[Part]] = {}
+    for file in shards:
+        part = parts.read(output, file)
+        if part is not None and not part.skipped:  # what was corrupt may have been mended since
+            done[file] = part
+    todo = [
+        (file, indices[i:][:per_block])
+        for file, indices in shards.items()
+        if file not in done
+        for i in range(0, len(indices), per_block)
+    ]
+    skipped: list[manifest.Skipped] = []
+    shard: parts.OpenShard | None = None
+    last: Future[Part] | None = None
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
+        ThreadPoolExecutor(1) as finisher,  # makes a shard last while the next is written
         tqdm(total=total, desc=f"{name} images", unit="", disable=None if show_progress else True) as bar,
     ):
-        for number, start in enumerate(starts):
-            indices = range(start, min(start + per_shard, total))
-            file = f"{name}-{number:05d}-of-{len(starts):05d}.{ending}"
-            part = _read_part(output, file)
-            if part is None or part.skipped:  # what was corrupt may have been mended since
-                part = _pack_shard(split, indices, output, file, settings, threads)
-                _write_part(output, part)
-            bar.update(len(indices))
-            if show_progress and bar.disable:  # not on a terminal
-                print(f"{name}: {indices.stop} of {total} images", flush=True)
-            skipped += part.skipped
-            if len(skipped) > settings.max_corrupt * total:
-                raise UserError(_too_many(name, skipped, total, settings))
-            yield part
+        bar.update(sum(len(shards[file]) for file in done))
+        try:
+            for (file, indices), block in in_order(threads, lambda item: load(split, item[1], settings), todo):
+                shard = shard or parts.OpenShard(output, file, settings.size)
+                shard.write(block)
+                bar.update(len(indices))
+                skipped += block.skipped
+                if indices.stop == shards[file].stop:
+                    if last is not None:
+                        last.result()  # has it failed?
+                    done[file] = last = finisher.submit(shard.finish)
+                    shard = None
+                    if show_progress and bar.disable:  # not on a terminal
+                        print(f"{name}: {indices.stop} of {total} images", flush=True)
+                    if len(skipped) > settings.max_corrupt * total:
+                        raise UserError(_too_many(name, skipped, total, settings))
+        finally:
+            if shard is not None:
+                shard.discard()
+        return [part.result() if isinstance(part, Future) else part for part in (done[file] for file in shards)]
 
 
-def _too_many(name: str, skipped: list[records.Skipped], total: int, settings: Settings) -> str:
+def _too_many(name: str, skipped: list[manifest.Skipped], total: int, settings: Settings) -> str:
     listed = "\n".join(f"  {image.name}: {image.reason}" for image in skipped[:20])
     return (
         f"{len(skipped)} of the {total} images of the split {name} are corrupt, more than the share of "
@@ -133,97 +160,46 @@ def _too_many(name: str, skipped: list[records.Skipped], total: int, settings: S
     )
 
 
-def _pack_shard(
-    split: Split, indices: range, output: Path, file: str, settings: Settings, threads: ThreadPoolExecutor
-) -> Part:
-    def load(i: int) -> np.ndarray | records.Skipped:
-        try:
-            return stored_pixels(split.read(i), settings.size)
-        except (images.CorruptImage, OSError) as error:
-            return records.Skipped(name=split.names[i], reason=str(error))
-
-    loaded = list(threads.map(load, indices))
-    kept = [(i, pixels) for i, pixels in zip(indices, loaded, strict=True) if isinstance(pixels, np.ndarray)]
-    pixels = (
-        np.stack([image for _, image in kept]) if kept else np.empty((0, settings.size, settings.size, 3), np.uint8)
-    )
-    temporary = output / (file + ".tmp")
-    if settings.store == "raw":
-        pixels.tofile(temporary)
-    else:
-        pixels = _write_jpegs(temporary, pixels, settings.quality, threads)
-    temporary.replace(output / file)
-    return Part(
-        records.Shard(**records.described(output / file), count=len(kept)),
-        split.labels[[i for i, _ in kept]],
-        [image for image in loaded if isinstance(image, records.Skipped)],
-        statistics.sums_of(pixels),
-    )
-
-
-def _write_jpegs(path: Path, pixels: np.ndarray, quality: int, threads: ThreadPoolExecutor) -> np.ndarray:
-    """Writes a JPEG a record and returns the pixels that a reader will see."""
-    seen = np.empty_like(pixels)
-    encoded = list(threads.map(lambda image: images.encode_jpeg(image, quality), pixels))
-    list(threads.map(images.decode_jpeg, encoded, seen))
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for record in encoded:
-        writer.write(record)
-    writer.close()
-    return seen
-
-
-def _write_part(output: Path, part: Part) -> None:
-    temporary = output / PARTS / "tmp.npz"
-    described = {"shard": part.shard.model_dump(), "skipped": [image.model_dump() for image in part.skipped]}
-    np.savez(
-        temporary,
-        described=json.dumps(described),
-        labels=part.labels,
-        pixels=part.sums.pixels,
-        products=part.sums.products,
-    )
-    temporary.replace(output / PARTS / (part.shard.name + ".npz"))
-
-
-def _read_part(output: Path, file: str) -> Part | None:
-    path = output / PARTS / (file + ".npz")
-    if not path.exists():
-        return None
-    with np.load(path) as saved:
-        described = json.loads(str(saved["described"]))
-        shard = records.Shard(**described["shard"])
-        sums = statistics.Sums(shard.count, saved["pixels"], saved["products"])
-        return Part(shard, saved["labels"], [records.Skipped(**image) for image in described["skipped"]], sums)
-
-
-def _manifest(
-    source: Source, done: dict[str, list[Part]], output: Path, settings: Settings, plan: str
-) -> records.Manifest:
-    splits = {}
-    for name, parts in done.items():
-        labels = np.concatenate([part.labels for part in parts])
-        skipped = [image for part in parts for image in part.skipped]
-        if not len(labels):
-            raise UserError(f"no image of the split {name} is sound; see --source and --input")
-        shards = [part.shard for part in parts if part.shard.count]
-        file = _save(output, f"{name}.labels.npy", labels)
-        splits[name] = records.PackedSplit(count=len(labels), shards=shards, labels=file, skipped=skipped)
-    of_training = statistics.of_sums(reduce(add, (part.sums for part in done["train"])))
-    return records.Manifest(
-        format=records.FORMAT,
+def _manifest(source: Source, done: dict[str, list[Part]], output: Path, settings: Settings, plan: str) -> Manifest:
+    splits = {name: _packed_split(name, of, source, output) for name, of in done.items()}
+    of_training = statistics.of_sums(reduce(add, (parts.sums(output, part) for part in done["train"])))
+    np.save(output / MEAN_IMAGE, of_training.mean_image)
+    return Manifest(
+        format=manifest.FORMAT,
         plan=plan,
         store=settings.store,
         size=settings.size,
         quality=settings.quality if settings.store == "jpeg" else None,
         classes=source.classes,
         splits=splits,
-        mean_image=_save(output, records.MEAN_IMAGE, of_training.mean_image),
+        mean_image=manifest.described(output / MEAN_IMAGE),
         eigenvalues=of_training.eigenvalues.tolist(),
         eigenvectors=of_training.eigenvectors.tolist(),
     )
 
 
-def _save(output: Path, name: str, array: np.ndarray) -> records.File:
-    np.save(output / name, array)
-    return records.File(**records.described(output / name))
+def _packed_split(name: str, done: list[Part], source: Source, output: Path) -> manifest.PackedSplit:
+    files = {kind: output / f"{name}.{kind}" for kind in ("labels.npy", "hashes.npy", "names.json")}
+    labels = np.concatenate([part.labels for part in done])
+    if not len(labels):
+        raise UserError(f"no image of the split {name} is sound; see --source and --input")
+    np.save(files["labels.npy"], labels)
+    np.save(files["hashes.npy"], np.concatenate([part.hashes for part in done]))
+    files["names.json"].write_text(json.dumps([image for part in done for image in part.names], indent=0))
+    unusual: dict[str, list[str]] = collections.defaultdict(list)
+    for what, image in (item for part in done for item in part.unusual):
+        unusual[what].append(image)
+    published = source.published.get(name)
+    return manifest.PackedSplit(
+        count=len(labels),
+        shards=[part.shard for part in done if part.shard.count],
+        labels=manifest.described(files["labels.npy"]),
+        hashes=manifest.described(files["hashes.npy"]),
+        names=manifest.described(files["names.json"]),
+        skipped=[image for part in done for image in part.skipped],
+        unusual=[
+            manifest.Unusual(what=what, count=len(names), names=names[: manifest.MAX_NAMED])
+            for what, names in sorted(unusual.items())
+        ],
+        published=manifest.Published(**published._asdict()) if published else None,
+    )

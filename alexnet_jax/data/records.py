@@ -3,65 +3,29 @@
     manifest.json               classes, counts, checksums, colour covariance, what was skipped
     mean_image.npy              [size, size, 3] float32, over the training images
     train.labels.npy            [count] int32
+    train.hashes.npy            [count] uint64, XXH3 of each record, compared whenever the record is read
+    train.names.json            what each image was called
     train-00000-of-00010.raw    images one after another, size * size * 3 bytes of RGB each   (store "raw")
     train-00000-of-00010.array_record   a JPEG a record                                       (store "jpeg")
 
 Raw shards are read through the page cache and need no decoding; JPEG shards take less disk.
 """
 
-import hashlib
+import json
+import os
+import weakref
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
-import pydantic
+import xxhash
 
-from alexnet_jax.data import images
+from alexnet_jax.data import images, open_files
+from alexnet_jax.data.manifest import Manifest, PackedSplit, checksum
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
-
-FORMAT = 1
-MANIFEST, MEAN_IMAGE = "manifest.json", "mean_image.npy"
-
-
-class Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class File(Record):
-    name: str
-    bytes: int
-    sha256: str
-
-
-class Shard(File):
-    count: int  # images
-
-
-class Skipped(Record):
-    name: str
-    reason: str
-
-
-class PackedSplit(Record):
-    count: int
-    shards: list[Shard]
-    labels: File
-    skipped: list[Skipped]
-
-
-class Manifest(Record):
-    format: int
-    plan: str  # SHA-256 of the settings and of the images' names: what was to be prepared
-    store: Literal["raw", "jpeg"]
-    size: int
-    quality: int | None  # of the JPEGs
-    classes: list[str]
-    splits: dict[str, PackedSplit]
-    mean_image: File
-    eigenvalues: list[float]  # of the colour covariance, largest first, colours in 0..255
-    eigenvectors: list[list[float]]  # rows R, G, B; one vector a column
 
 
 class Images(Protocol):
@@ -72,8 +36,15 @@ class Images(Protocol):
         """[N] int32."""
         ...
 
-    def read(self, index: np.ndarray) -> np.ndarray:
-        """Images at `index` [n] -> [n, size, size, 3] uint8, in new memory."""
+    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Images at `index` [n] -> [n, size, size, 3] uint8 in new memory, and what is wrong with which of the n.
+
+        The pixels of an image that something is wrong with mean nothing.
+        """
+        ...
+
+    def name(self, i: int) -> str:
+        """What image `i` was called."""
         ...
 
 
@@ -81,65 +52,99 @@ class InMemory(NamedTuple):
     labels: np.ndarray
     pixels: np.ndarray  # [N, size, size, 3] uint8
 
-    def read(self, index: np.ndarray) -> np.ndarray:
-        return self.pixels[index]
+    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        return self.pixels[index], {}
+
+    def name(self, i: int) -> str:
+        return f"image {i}"
 
 
-class Raw:
+class Packed:
+    """A split on disk. A record that cannot be read, does not have its hash or does not decode is a bad one."""
+
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         self.labels = np.load(directory / split.labels.name)
+        self.size = size
+        self.hashes = np.load(directory / split.hashes.name)
+        self._names_file = directory / split.names.name
+        self._shards = [directory / shard.name for shard in split.shards]
         self._ends = np.cumsum([shard.count for shard in split.shards])
-        self._shards = [
-            np.memmap(directory / shard.name, np.uint8, "r", shape=(shard.count, size, size, 3))
-            for shard in split.shards
-        ]
 
-    def read(self, index: np.ndarray) -> np.ndarray:
-        out = np.empty((len(index), *self._shards[0].shape[1:]), np.uint8)
-        shard_of = np.searchsorted(self._ends, index, side="right")
-        for row, (i, shard) in enumerate(zip(index, shard_of, strict=True)):
-            out[row] = self._shards[shard][i - self._ends[shard]]  # a negative number: counted from the shard's end
-        return out
+    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        out = np.empty((len(index), self.size, self.size, 3), np.uint8)
+        bad = {}
+        for row, i in enumerate(index.tolist()):
+            try:
+                self.load(i, out[row])
+            except (OSError, RuntimeError, ValueError) as error:  # ArrayRecord and the decoder raise all of these
+                bad[row] = f"{self.shard_of(i).name}: {error}"
+        return out, bad
+
+    def load(self, i: int, out: np.ndarray) -> None:
+        """Reads image `i` into `out` [size, size, 3] uint8. Raises OSError, RuntimeError or ValueError if it is bad."""
+        raise NotImplementedError
+
+    def shard_of(self, i: int) -> Path:
+        return self._shards[self._ends.searchsorted(i, side="right")]
+
+    def name(self, i: int) -> str:
+        return self._names[i]
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return json.loads(self._names_file.read_text())
+
+    def _check(self, i: int, record: bytes | memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(record) != self.hashes[i]:
+            raise ValueError("the record has changed since it was written")
 
 
-class Jpeg:
+class Raw(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
-        self.labels = np.load(directory / split.labels.name)
-        self._size = size
-        self._records = grain.sources.ArrayRecordDataSource([str(directory / shard.name) for shard in split.shards])
+        super().__init__(directory, split, size)
+        self._files = [os.open(path, os.O_RDONLY) for path in self._shards]
+        weakref.finalize(self, lambda files: [os.close(file) for file in files], self._files)
 
-    def read(self, index: np.ndarray) -> np.ndarray:
-        out = np.empty((len(index), self._size, self._size, 3), np.uint8)
-        for row, i in enumerate(index):
-            images.decode_jpeg(self._records[int(i)], out[row])
-        return out
-
-
-def read_manifest(directory: Path) -> Manifest:
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise UserError(
-            f"{directory} holds no prepared data ({MANIFEST} is not there); write some with `python -m "
-            "alexnet_jax.prepare --source folder --input IMAGES --output DATA` and name DATA here; one that was "
-            "interrupted goes on where it stopped"
-        )
-    try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except ValueError as error:
-        first = str(error).splitlines()[:3]
-        raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
-    if manifest.format != FORMAT:
-        raise UserError(f"{path} has format {manifest.format} and this program reads {FORMAT}; prepare the data again")
-    return manifest
+    def load(self, i: int, out: np.ndarray) -> None:
+        # Not a memory map: a file that is cut while we run would end the process, and this leaves other threads free.
+        shard = int(self._ends.searchsorted(i, side="right"))
+        start = int(self._ends[shard - 1]) if shard else 0
+        if os.preadv(self._files[shard], [out.data], (i - start) * out.nbytes) != out.nbytes:
+            raise ValueError("the shard is cut short")
+        self._check(i, out.data)
 
 
-def open_split(directory: Path, manifest: Manifest, split: str) -> Images:
-    """A split for reading. Raises UserError if a file of it is missing or not of its stated length."""
+class Jpeg(Packed):
+    def __init__(self, directory: Path, split: PackedSplit, size: int):
+        super().__init__(directory, split, size)
+        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
+
+    def record(self, i: int) -> bytes:
+        """The JPEG of image `i`, as long as it has its hash."""
+        record = self._records[i]
+        self._check(i, record)
+        return record
+
+    def load(self, i: int, out: np.ndarray) -> None:
+        images.decode_jpeg(self.record(i), out)
+
+
+def open_split(directory: Path, manifest: Manifest, split: str) -> Packed:
+    """A split for reading.
+
+    Raises UserError if a shard of it is missing or not of its stated length, or another file is not as it was written.
+    """
     packed = manifest.splits[split]
-    for file in (*packed.shards, packed.labels, manifest.mean_image):
+    again = "prepare the data again into a new folder, or put the file back from a copy"
+    for shard in packed.shards:
+        path = directory / shard.name
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            raise UserError(f"{path} is missing or not of the length that the manifest states; {again}")
+    for file in (packed.labels, packed.hashes, packed.names, manifest.mean_image):
         path = directory / file.name
-        if not path.is_file() or path.stat().st_size != file.bytes:
-            raise UserError(f"{path} is missing or cut short; prepare the data again into a new folder")
+        if not path.is_file() or checksum(path) != file.xxh128:
+            raise UserError(f"{path} is missing or damaged; {again}")
+    open_files.allow(len(packed.shards))
     reader = Raw if manifest.store == "raw" else Jpeg
     return reader(directory, packed, manifest.size)
 
@@ -149,20 +154,3 @@ def statistics_of(directory: Path, manifest: Manifest) -> Statistics:
     return Statistics(
         mean_image, np.array(manifest.eigenvalues, np.float32), np.array(manifest.eigenvectors, np.float32)
     )
-
-
-def described(path: Path) -> dict:
-    """The fields of `File` of a file."""
-    with path.open("rb") as file:
-        return {
-            "name": path.name,
-            "bytes": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file at once: whoever reads it finds the old content or the new, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)

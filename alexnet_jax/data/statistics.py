@@ -1,7 +1,9 @@
 """The training set's mean image and colour covariance (paper sections 2 and 4.1), in exact integer sums."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 
@@ -24,13 +26,27 @@ class Sums(NamedTuple):
         return Sums(self.images + other.images, self.pixels + other.pixels, self.products + other.products)
 
 
-def sums_of(images: np.ndarray) -> Sums:
-    """The sums over images [N, H, W, 3] uint8."""
-    products = np.zeros((3, 3), np.int64)
+def nothing(size: int) -> Sums:
+    """The sums over no image of size x size."""
+    return Sums(0, np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64))
+
+
+def sums_of(images: Sequence[np.ndarray]) -> Sums:
+    """The sums over images [H, W, 3] uint8; from 1 to 2^16 of them."""
+    pixels, products = np.zeros(images[0].shape, np.float32), np.zeros((3, 3), np.int64)  # sums below 2^24: exact
     for image in images:
-        colours = image.reshape(-1, 3).astype(np.float64)  # products of bytes: exact far beyond an image's size
-        products += (colours.T @ colours).astype(np.int64)
-    return Sums(len(images), images.sum(axis=0, dtype=np.int64), products)
+        cv2.accumulate(image, pixels)
+        planes = cv2.split(image)
+        squares = [round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes]
+        for i in range(3):
+            products[i, i] += squares[i]
+            for j in range(i):
+                # 2 a b = a^2 + b^2 - (a - b)^2: sums of squares of bytes, which OpenCV takes exactly and at once.
+                apart = round(cv2.norm(planes[i], planes[j], cv2.NORM_L2SQR))
+                both = (squares[i] + squares[j] - apart) // 2
+                products[i, j] += both
+                products[j, i] += both
+    return Sums(len(images), pixels.astype(np.int64), products)
 
 
 def of_sums(sums: Sums) -> Statistics:

@@ -1,29 +1,14 @@
-"""Where images come from. A source is one function and one line in SOURCES.
-
-A source lists its images without reading them; `read(i)` gives one, as the bytes of a file or as RGB pixels.
-"""
+"""Folders of images, one folder a class."""
 
 import hashlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data.sources.source import Image, Source, Split
 from alexnet_jax.errors import UserError
 
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-
-
-class Split(NamedTuple):
-    names: Sequence[str]  # of the images, for messages
-    labels: np.ndarray  # [N] int32
-    read: Callable[[int], bytes | np.ndarray]
-
-
-class Source(NamedTuple):
-    classes: list[str]  # label -> name
-    splits: dict[str, Split]
 
 
 def folder(directory: Path | None, val_fraction: float | None) -> Source:
@@ -57,7 +42,7 @@ def folder(directory: Path | None, val_fraction: float | None) -> Source:
             raise UserError(
                 f"the split {split} of {directory} has no images; give more images or another --val_fraction"
             )
-    return Source(classes, {split: _file_split(items, directory) for split, items in files.items()})
+    return Source(classes, {split: file_split(items, directory) for split, items in files.items()}, {})
 
 
 def _class_folders(directory: Path) -> list[str]:
@@ -89,60 +74,10 @@ def _hash_fraction(path: Path) -> float:
     return int.from_bytes(hashlib.sha256(path.as_posix().encode()).digest()[:8], "big") / 2**64
 
 
-def _file_split(items: list[tuple[Path, int]], directory: Path) -> Split:
-    paths = [path for path, _ in items]
+def file_split(items: list[tuple[Path, int]], directory: Path) -> Split:
+    """A split of files below `directory`, with their labels."""
     return Split(
-        names=[path.relative_to(directory).as_posix() for path in paths],
+        names=[path.relative_to(directory).as_posix() for path, _ in items],
         labels=np.array([label for _, label in items], np.int32),
-        read=lambda i: paths[i].read_bytes(),
+        read=lambda i: Image(items[i][0].read_bytes(), items[i][1]),
     )
-
-
-def digits() -> Source:
-    """Handwritten digits of the UCI repository, inside scikit-learn: 1797 grey images of 8x8, ten classes.
-
-    The images come in the order of their writers. The last fifth is the split `test`, so that most of its
-    writers are not among those of the split `train`.
-    """
-    from sklearn.datasets import load_digits  # a heavy import that only this source needs
-
-    bunch = load_digits()
-    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8], from 0..16
-    pixels = np.repeat(grey[..., None], 3, axis=-1)
-    cut = len(pixels) * 4 // 5
-    parts = {"train": slice(0, cut), "test": slice(cut, None)}
-    return Source(
-        [str(digit) for digit in range(10)],
-        {split: _array_split(split, pixels[part], bunch.target[part]) for split, part in parts.items()},
-    )
-
-
-def synthetic(size: int, num_classes: int) -> Source:
-    """Noise, for speed tests: 512 training and 128 validation images of size x size that show nothing."""
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, count in (("train", 512), ("val", 128)):
-        pixels = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        splits[split] = _array_split(split, pixels, np.arange(count) % num_classes)
-    return Source([f"class {i}" for i in range(num_classes)], splits)
-
-
-def _array_split(split: str, pixels: np.ndarray, labels: np.ndarray) -> Split:
-    return Split([f"{split}/{i}" for i in range(len(pixels))], labels.astype(np.int32), lambda i: pixels[i])
-
-
-class Request(NamedTuple):
-    """What a source may want to know."""
-
-    directory: Path | None
-    val_fraction: float | None
-    size: int  # height and width that the images will be stored at
-    num_classes: int
-
-
-SOURCES: dict[str, Callable[[Request], Source]] = {
-    "folder": lambda request: folder(request.directory, request.val_fraction),
-    "digits": lambda request: digits(),
-    "synthetic": lambda request: synthetic(request.size, request.num_classes),
-}
-EMBEDDED = ("digits", "synthetic")  # need no folder, and are small enough to train on without `prepare`

@@ -1,0 +1,130 @@
+"""The manifest of packed data: what there is, and the length and checksum of every file."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+import xxhash
+
+from alexnet_jax.errors import UserError
+
+FORMAT = 2
+NAME = "manifest.json"
+MAX_NAMED = 100
+
+
+class Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class File(Record):
+    name: str
+    bytes: int
+    xxh128: str  # what `xxhsum -H2` prints
+
+
+class Shard(File):
+    count: int  # images
+
+
+class Skipped(Record):
+    name: str
+    reason: str
+
+
+class Unusual(Record):
+    """Images that were taken, though something about their files is odd."""
+
+    what: str
+    count: int
+    names: list[str]  # of the first MAX_NAMED
+
+
+class Published(Record):
+    """How many images the publishers say there are."""
+
+    images: int
+    by_class: list[int] | None
+
+
+class PackedSplit(Record):
+    count: int
+    shards: list[Shard]
+    labels: File
+    hashes: File
+    names: File
+    skipped: list[Skipped]
+    unusual: list[Unusual]
+    published: Published | None
+
+
+class Manifest(Record):
+    format: int
+    plan: str  # SHA-256 of the settings and of the images' names: what was to be prepared
+    store: Literal["raw", "jpeg"]
+    size: int
+    quality: int | None  # of the JPEGs
+    classes: list[str]
+    splits: dict[str, PackedSplit]
+    mean_image: File
+    eigenvalues: list[float]  # of the colour covariance, largest first, colours in 0..255
+    eigenvectors: list[list[float]]  # rows R, G, B; one vector a column
+    xxh128: str = ""  # of all the rest
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of packed data. Raises UserError if there is none, or it is of another version or damaged."""
+    path = directory / NAME
+    if not path.is_file():
+        raise UserError(
+            f"{directory} holds no prepared data ({NAME} is not there); write some with `python -m "
+            "alexnet_jax.prepare --source folder --input IMAGES --output DATA` and name DATA here; one that was "
+            "interrupted goes on where it stopped"
+        )
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{path} has format {content['format']} and this program reads {FORMAT}; prepare the data again, or "
+                "read it with the version of the program that wrote it"
+            )
+        manifest = Manifest.model_validate(content)
+    except (ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[:3]
+        raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
+    if _sealed(manifest) != manifest:
+        raise UserError(f"{path} has been changed since it was written; put it back, or prepare the data again")
+    return manifest
+
+
+def write(directory: Path, manifest: Manifest) -> Manifest:
+    """Writes it with its checksum, and returns it as it was written."""
+    sealed = _sealed(manifest)
+    write_text(directory / NAME, sealed.model_dump_json(indent=2) + "\n")
+    return sealed
+
+
+def _sealed(manifest: Manifest) -> Manifest:
+    rest = manifest.model_copy(update={"xxh128": ""})
+    return manifest.model_copy(update={"xxh128": xxhash.xxh3_128_hexdigest(rest.model_dump_json().encode())})
+
+
+def described(path: Path) -> File:
+    return File(name=path.name, bytes=path.stat().st_size, xxh128=checksum(path))
+
+
+def checksum(path: Path) -> str:
+    """XXH3 of a file's content, 128 bits."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(2**22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file at once: whoever reads it finds the old content or the new, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,101 @@
+"""Images by class or in a row, wherever they lie: in a tar of tars, a folder of tars or a folder of folders.
+
+Archives are read in place: an index of their headers says where each image lies, and nothing is unpacked. So no
+name, link or device in them can touch the disk. The index takes about 300 bytes of memory an image.
+"""
+
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from alexnet_jax.errors import UserError
+
+BLOCK = 512  # bytes; a tar is a row of such blocks and ends with empty ones
+
+
+class Place(NamedTuple):
+    """Where an image lies."""
+
+    path: Path
+    offset: int
+    size: int | None  # None: to the end of the file
+
+    def read(self) -> bytes:
+        if self.size is None:
+            return self.path.read_bytes()
+        with self.path.open("rb", buffering=0) as file:
+            content = os.pread(file.fileno(), self.size, self.offset)
+        if len(content) != self.size:
+            raise OSError(f"{self.path} has become shorter while it was read")
+        return content
+
+
+Listing = list[tuple[str, Place]]  # names and places
+
+
+def by_class(path: Path) -> dict[str, Listing]:
+    """Class name -> images, both in sorted order; `path` is a tar of tars, or a folder of tars or of folders."""
+    if path.is_dir():
+        tars = {tar.stem: _members(tar, 0, tar.stat().st_size) for tar in sorted(path.glob("*.tar"))}
+        folders = {folder.name: folder for folder in sorted(path.iterdir()) if _is_folder(folder)}
+        if tars and set(folders) - set(tars):
+            extra = min(set(folders) - set(tars))
+            raise UserError(f"{path} has archives, and folders such as {extra} without one; keep one kind of them")
+        found = tars or {name: _files(folder) for name, folder in folders.items()}
+    else:
+        inner = [(name, place) for name, place in _members(path, 0, path.stat().st_size) if name.endswith(".tar")]
+        found = {
+            PurePosixPath(name).stem: _members(path, place.offset, place.offset + (place.size or 0))
+            for name, place in inner
+        }
+    if not found:
+        raise UserError(f"{path} holds no archive and no folder of images; one a class is needed")
+    for name, listing in found.items():
+        if not listing:
+            raise UserError(
+                f"the class {name} of {path} has no images; mend it, or remove it if it should not be there"
+            )
+    return {name: [(f"{name}/{image}", place) for image, place in sorted(found[name])] for name in sorted(found)}
+
+
+def in_a_row(path: Path) -> Listing:
+    """The images of a tar, or of a folder, sorted by their names (without folders)."""
+    return sorted(_files(path) if path.is_dir() else _members(path, 0, path.stat().st_size))
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _files(folder: Path) -> Listing:
+    """Files anywhere below a folder, but for hidden ones."""
+    paths = (Path(top, name) for top, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    return [(path.name, Place(path, 0, None)) for path in paths]
+
+
+def _members(path: Path, start: int, end: int) -> Listing:
+    """The regular files of the tar that lies at bytes `start` to `end` of `path`. Raises UserError if it is damaged."""
+    found: Listing = []
+    inside = "" if start == 0 else f" (the archive in it at byte {start:,})"
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError(f"{member.name} goes on behind the archive's end")
+                    if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                        found.append((PurePosixPath(member.name).name, Place(path, member.offset_data, member.size)))
+            # To tarfile, any header it cannot read is the end. A whole archive ends with an empty block.
+            file.seek(tar.offset)
+            last = file.read(BLOCK) if tar.offset + BLOCK <= end else b""
+            if len(last) < BLOCK or any(last):
+                what = "cut short" if len(last) < BLOCK else "damaged"
+                raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {len(found)} files")
+        except (tarfile.TarError, ValueError) as error:
+            raise UserError(
+                f"{path}{inside} is not a whole, uncompressed tar: {error}; check its length and checksum, and "
+                "download it again"
+            ) from None
+    return [(name, place) for name, place in found if not name.startswith(".")]

@@ -1,0 +1,161 @@
+"""CIFAR-10 as its authors give it out: the binary or the Python version, as an archive or unpacked.
+
+The Python version consists of pickles. They are read as a row of instructions and never carried out, so that nothing
+in them can run.
+"""
+
+import gzip
+import pickletools
+import tarfile
+import zlib
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.sources.source import Image, Published, Source, Split
+from alexnet_jax.errors import UserError
+
+ARCHIVES = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
+FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
+BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
+METAS = {".bin": "batches.meta.txt", "": "batches.meta"}  # by the ending of a version's batches
+NAMES = {ending: [f"{batch}{ending}" for split in BATCHES.values() for batch in split] for ending in METAS}
+FILES = {*NAMES[".bin"], *NAMES[""], *METAS.values()}
+KEYS = ("data", "labels", "filenames", "batch_label", "label_names", "num_cases_per_batch", "num_vis")
+MAX_BYTES = 2**26  # of a file; the largest has 31 MB
+CLASSES = 10
+PLANES = 3 * 32 * 32  # bytes of an image: a plane a color
+WANTED = (
+    f"{' or '.join(ARCHIVES)}, or the folder that holds it or its files (https://www.cs.toronto.edu/~kriz/cifar.html)"
+)
+
+
+class Batch(NamedTuple):
+    """The images of a file: planes [N, 3072] uint8, labels [N]."""
+
+    names: list[str]
+    planes: np.ndarray
+    labels: np.ndarray
+
+
+def cifar10(path: Path | None) -> Source:
+    """50,000 training and 10,000 test images of 32x32 in ten classes.
+
+    `path` is one of the two archives, or a folder that holds one, or the unpacked folder or the one above it.
+    """
+    if path is None:
+        raise UserError(f"--source cifar10 needs --input PATH: {WANTED}")
+    place, files = _find(path)
+    ending = ".bin" if any(name in files for name in (*NAMES[".bin"], METAS[".bin"])) else ""
+    missing = [name for name in (*NAMES[ending], METAS[ending]) if name not in files]
+    if missing:
+        raise UserError(f"{place} lacks {', '.join(missing)}; --input must name {WANTED}")
+    splits = {}
+    try:
+        name = METAS[ending]
+        classes = _classes(files[name], ending)
+        for split, batches in BATCHES.items():
+            read = []
+            for name in (f"{batch}{ending}" for batch in batches):
+                read.append(_batch(files[name], name))
+            splits[split] = _split(read)
+    except ValueError as error:
+        raise UserError(f"{name} of {place} is damaged: {error}; --input must name {WANTED}") from None
+    published = {"train": Published(50_000, [5000] * CLASSES), "test": Published(10_000, [1000] * CLASSES)}
+    return Source(classes, splits, published)
+
+
+def _find(path: Path) -> tuple[Path, dict[str, bytes]]:
+    """Where the files lie, and what is in them."""
+    for folder in (path, *(path / name for name in FOLDERS)):
+        found = sorted(name for name in FILES if (folder / name).is_file())
+        if found:
+            return folder, {name: (folder / name).read_bytes() for name in found}
+    for archive in (path, *(path / name for name in ARCHIVES)):
+        if archive.is_file():
+            return archive, _unpack(archive)
+    raise UserError(f"there is no CIFAR-10 at {path}; --input must name {WANTED}")
+
+
+def _unpack(archive: Path) -> dict[str, bytes]:
+    """The files of CIFAR-10 in an archive; nothing is written to the disk."""
+    files = {}
+    try:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name).name
+                content = tar.extractfile(member) if member.isreg() and name in FILES else None
+                if content is not None:
+                    if member.size > MAX_BYTES:
+                        raise tarfile.ReadError(f"{name} in it would have {member.size:,} bytes")
+                    files[name] = content.read()
+            while stream.read(2**20):  # gzip compares its checksum at the end
+                pass
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{archive} is damaged: {error}; --input must name {WANTED}") from None
+    return files
+
+
+def _batch(content: bytes, name: str) -> Batch:
+    batch = (_binary if name.endswith(".bin") else _python)(content, name)
+    if not len(batch.labels):
+        raise ValueError("it is empty")
+    if batch.labels.min() < 0 or batch.labels.max() >= CLASSES:
+        raise ValueError(f"it has labels from {batch.labels.min()} to {batch.labels.max()}, not 0 to {CLASSES - 1}")
+    return batch
+
+
+def _binary(content: bytes, name: str) -> Batch:
+    if len(content) % (1 + PLANES):
+        raise ValueError(f"its length of {len(content):,} bytes is no multiple of {1 + PLANES}")
+    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + PLANES)
+    names = [f"{PurePosixPath(name).stem}/{i}" for i in range(len(records))]
+    return Batch(names, records[:, 1:], records[:, 0])
+
+
+def _python(content: bytes, name: str) -> Batch:
+    numbers, texts = _pickled(content)
+    labels, names = numbers["labels"], texts["filenames"]
+    planes = max(texts["data"], key=len, default="").encode("latin-1")  # the longest by far
+    if (len(labels), PLANES) not in zip(numbers["data"], numbers["data"][1:], strict=False):
+        raise ValueError(f"it has {len(labels)} labels and no array of {len(labels)} x {PLANES}")
+    if len(planes) != len(labels) * PLANES:
+        raise ValueError(f"it has {len(labels)} labels and {len(planes):,} bytes of pixels")
+    if len(names) != len(labels):
+        names = [f"{name}/{i}" for i in range(len(labels))]
+    return Batch(names, np.frombuffer(planes, np.uint8).reshape(-1, PLANES), np.array(labels))
+
+
+def _classes(content: bytes, ending: str) -> list[str]:
+    names = content.decode().split() if ending else _pickled(content)[1]["label_names"]
+    if len(names) != CLASSES:
+        raise ValueError(f"it names {len(names)} classes, not {CLASSES}")
+    return names
+
+
+def _pickled(content: bytes) -> tuple[dict[str, list[int]], dict[str, list[str]]]:
+    """The numbers and the texts that follow each key of a pickled dict, however nested; bytes are latin-1 texts."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    texts: dict[str, list[str]] = defaultdict(list)
+    key = ""
+    for instruction, argument, _ in pickletools.genops(content):
+        pushed = [kind.name for kind in instruction.stack_after]
+        if pushed == ["int"] and isinstance(argument, int):
+            numbers[key].append(argument)
+        elif pushed in (["bytes_or_str"], ["str"], ["bytes"], ["bytearray"]) and argument is not None:
+            text = argument if isinstance(argument, str) else argument.decode("latin-1")
+            if text in KEYS:
+                key = text
+            else:
+                texts[key].append(text)
+    return numbers, texts
+
+
+def _split(batches: list[Batch]) -> Split:
+    planes = np.concatenate([batch.planes for batch in batches]).reshape(-1, 3, 32, 32)
+    pixels = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+    labels = np.concatenate([batch.labels for batch in batches]).astype(np.int32)
+    names = [name for batch in batches for name in batch.names]
+    return Split(names, labels, lambda i: Image(pixels[i], int(labels[i])))

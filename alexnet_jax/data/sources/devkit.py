@@ -1,0 +1,60 @@
+"""The development kits of the ImageNet challenges: the numbers of the classes, the labels of the validation set."""
+
+import io
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import scipy.io
+
+from alexnet_jax.errors import UserError
+
+MAX_FILE = 2**26  # bytes; the largest that is needed has one million
+
+
+class Devkit(NamedTuple):
+    classes: dict[int, str]  # the kit's number of a class, from 1 -> WordNet id
+    train_images: dict[str, int]  # WordNet id -> how many
+    validation: list[int]  # the kit's number of each image's class, in the order of the images' names
+
+
+def read(path: Path, year: int) -> Devkit:
+    """The kit in `path`, an archive or the folder unpacked from it. Raises UserError if it cannot be read."""
+    truth = f"ILSVRC{year}_validation_ground_truth.txt"
+    try:
+        content = _files(path, ("meta.mat", truth))
+        synsets = np.atleast_1d(scipy.io.loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"])
+        leaves = [of for of in synsets if int(of["num_children"]) == 0]  # the others are groups of classes
+        classes = {int(of[f"ILSVRC{year}_ID"]): str(of["WNID"]).strip() for of in leaves}
+        train_images = {str(of["WNID"]).strip(): int(of["num_train_images"]) for of in leaves}
+    except UserError:
+        raise
+    except Exception as error:  # loadmat raises all sorts on bad bytes
+        raise UserError(f"the development kit {path} cannot be read ({error}); download it again") from None
+    return Devkit(classes, train_images, numbers(content[truth], path))
+
+
+def numbers(content: bytes, path: Path) -> list[int]:
+    """The numbers in a file of labels, one a line."""
+    try:
+        return [int(line) for line in content.split()]
+    except ValueError as error:
+        raise UserError(f"the labels in {path} should be one number a line: {error}") from None
+
+
+def _files(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The files of the kit's folder data/, by name."""
+    found: dict[str, bytes] = {}
+    if path.is_dir():
+        found = {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
+    else:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                folder, _, name = member.name.rpartition("/")
+                if name in names and folder.endswith("data") and member.isreg() and member.size <= MAX_FILE:
+                    found[name] = tar.extractfile(member).read()  # type: ignore[union-attr] # it is a regular file
+    missing = set(names) - set(found)
+    if missing:
+        raise UserError(f"{path} has no data/{' and no data/'.join(sorted(missing))}; is it the kit of this year?")
+    return found

@@ -1,0 +1,133 @@
+"""The measurements as a user starts them. What is checked is what they say, never how fast this machine is."""
+
+import argparse
+import json
+import re
+import statistics
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax.bench import input as input_
+from alexnet_jax.bench import peers
+from alexnet_jax.data import packing
+from alexnet_jax.data.sources.source import Source, array_split
+from alexnet_jax.errors import UserError
+from tests.test_commands import run
+
+KEYS = {"pipeline", "images_per_s", "ratio_to_torch", "ratio_to_tfdata", "cores", "batch"}
+PEER_OF = {"ratio_to_torch": {"raw": "torch DataLoader jpeg", "jpeg": "torch DataLoader jpeg"}}
+PEER_OF["ratio_to_tfdata"] = {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
+PACKAGE = {"torch DataLoader jpeg": "torch", "tf.data raw": "tensorflow", "tf.data jpeg": "tensorflow"}
+SHORT = ("--batch=8", "--rounds=3", "--seconds=0.05", "--images=60")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """40 images of 64x64 as JPEGs."""
+    output = tmp_path_factory.mktemp("bench") / "data"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
+    source = Source(["a", "b"], {"train": array_split("train", pixels, np.arange(40) % 2)}, {})
+    packing.pack(source, output, packing.Settings("jpeg", 64, 80, 0.0), show_progress=False)
+    return output
+
+
+@pytest.fixture(scope="module")
+def measured(data) -> tuple[str, list[dict]]:
+    """What `bench input` prints, and its rows."""
+    file = data.parent / "rows.json"
+    output = run("alexnet_jax.bench", "input", "--data", data, "--json", file, "--step_rate=1", "--cores=1", *SHORT)
+    return output, json.loads(file.read_text())
+
+
+def test_a_row_for_every_stage_and_pipeline(measured):
+    output, rows = measured
+    assert len({row["pipeline"] for row in rows}) == len(rows) == 11
+    assert {(row["stage"], row["store"]) for row in rows} == {
+        *(("read", "raw"), ("batch", "raw"), ("whole", "raw")),
+        *(("read", "jpeg"), ("decode", "jpeg"), ("batch", "jpeg"), ("whole", "jpeg")),
+        ("host-to-device", None),
+    }
+    for row in rows:
+        assert row.keys() >= KEYS and row["cores"] == 1 and row["batch"] == 8
+        [line] = [line for line in output.splitlines() if line.startswith(row["pipeline"] + "  ")]
+        if find_spec(PACKAGE.get(row["pipeline"], "jax")):
+            assert len(row["rounds"]) == 3 and min(row["rounds"]) > 0
+            assert row["images_per_s"] == statistics.median(row["rounds"])
+            assert f"  {row['images_per_s']:,.0f}  " in line
+        else:
+            assert row["rounds"] is row["images_per_s"] is None
+            assert "not installed" in line
+    assert "64 images of 64x64, which are 40 of" in output and "JPEGs of quality 80" in output
+    assert f"at most 4 + 1 batches, {5 * 8 * 64 * 64 * 3 / 1e6:.0f} MB" in output
+
+
+def test_ratios_are_medians_of_the_rounds_ratios(measured):
+    rows = {row["pipeline"]: row for row in measured[1]}
+    for row in rows.values():
+        for key, peer_of in PEER_OF.items():
+            peer = rows[peer_of[row["store"]]]["rounds"] if row["stage"] == "whole" else None
+            if peer and row["rounds"]:
+                both = zip(row["rounds"], peer, strict=True)
+                assert row[key] == pytest.approx(statistics.median(own / other for own, other in both))
+            else:
+                assert row[key] is None
+
+
+def test_which_side_limits(measured):
+    output, rows = measured
+    whole = [row for row in rows if row["stage"] == "whole" and row["rounds"]]
+    assert output.count(": the step limits, at 1 images/s") == len(whole) >= 2 and "the input limits" not in output
+    assert "the step limits" in output.splitlines()[-1], "nothing on stderr, which follows what was printed"
+    for line, row in zip(input_.limits(rows, 1e9), whole, strict=True):
+        assert line.startswith(f"{row['pipeline']}: the input limits, with 0.0% of the 1,000,000,000 images/s")
+    for line, row in zip(input_.limits(rows, None), whole, strict=True):
+        assert line.startswith(f"{row['pipeline']} can feed a training step of ")
+    slow = [row | ({"images_per_s": 3.0} if row["stage"] == "host-to-device" else {}) for row in rows]
+    assert all("host-to-device takes no more" in line for line in input_.limits(slow, 4.0))
+
+
+def test_mistakes_are_told(data, tmp_path):
+    assert "holds no prepared data" in run("alexnet_jax.bench", "input", "--data", tmp_path / "none", code=2)
+    assert "--batch 0 must be more than 0" in run("alexnet_jax.bench", "input", "--data", data, "--batch=0", code=2)
+    parser = argparse.ArgumentParser()
+    input_.add_arguments(parser)
+    wrong = {
+        "--seconds=nan": "--seconds nan must be more than 0",
+        "--cores=999": "--cores 999 must be in 1..",
+        "--split=val": "has no split 'val'; give one of train",
+        "--json=none/rows.json": "there is no folder none",
+    }
+    for flag, message in wrong.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            input_.run(parser.parse_args([f"--data={data}", flag]))
+
+
+@pytest.mark.parametrize("package", ["torch", "tensorflow"])
+def test_the_peers_hand_out_the_same_images(tmp_path, package):
+    pytest.importorskip(package, reason=f"{package} is not here, and only compared with")
+    colours = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
+    pixels = np.broadcast_to(colours[:, None, None], (3, 16, 16, 3))
+    files = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for file, image in zip(files, pixels, strict=True):
+        Image.fromarray(image).save(file, quality=95)
+    if package == "torch":
+        found = [peers.torch_jpeg([str(file) for file in files], 2, 1)]
+    else:
+        jpeg = peers.write_tfrecords(tmp_path, "jpeg", (file.read_bytes() for file in files), 2)
+        raw = peers.write_tfrecords(tmp_path, "raw", (image.tobytes() for image in pixels), 2)
+        found = [peers.tfdata_jpeg(jpeg, 2, 16, 1), peers.tfdata_raw(raw, 2, 16, 1)]
+    for batches in found:
+        seen = set()
+        for _ in range(20):
+            batch = np.asarray(next(batches))
+            assert batch.shape == (2, 16, 16, 3) and batch.dtype == np.uint8
+            for image in batch.astype(int):
+                distance = abs(image - pixels.astype(int)).max((1, 2, 3))
+                assert distance.min() < 5
+                seen.add(int(distance.argmin()))
+        assert seen == {0, 1, 2}
+        batches.close()

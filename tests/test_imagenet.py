@@ -1,0 +1,262 @@
+"""The ImageNet challenges from archives in their true layouts: listing, and what can be wrong with them."""
+
+import random
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data.blocks import Settings
+from alexnet_jax.data.packing import pack
+from alexnet_jax.data.sources import archives, imagenet
+from alexnet_jax.data.sources.source import Source
+from alexnet_jax.errors import UserError
+from tests import ilsvrc
+from tests.test_packing import contents
+
+CLASSES = 12
+
+
+@pytest.fixture(scope="module", params=[2010, 2012])
+def made(request, tmp_path_factory) -> tuple[int, Path, ilsvrc.Truth]:
+    directory = tmp_path_factory.mktemp("archives") / "ilsvrc"
+    return request.param, directory, ilsvrc.make(directory, request.param, CLASSES)
+
+
+def challenge(year: int, directory: Path) -> Source:
+    return imagenet.challenge(f"imagenet{year}", directory)
+
+
+def test_images_and_labels_are_those_of_the_archives(made):
+    year, directory, truth = made
+    source = challenge(year, directory)
+    assert source.classes == truth.classes == sorted(truth.classes)
+    assert list(truth.ids.values()) != sorted(truth.ids.values())  # the kit's numbers are no labels
+    assert source.splits.keys() == truth.images.keys()
+    for name, split in source.splits.items():
+        expected = truth.images[name]
+        assert split.names == [image for image, _, _ in expected]
+        assert [split.read(i) for i in range(len(split.names))] == [(content, of) for _, content, of in expected]
+        assert split.labels is not None and split.labels.tolist() == [label for _, _, label in expected]
+    assert source.published["train"].by_class == [3] * CLASSES
+
+
+def test_published_counts():
+    """Of image-net.org/challenges/LSVRC: 1,281,167 and 50,000; 1,261,406, 50,000 and 150,000."""
+    assert imagenet.EDITIONS["imagenet2012"].images == {"train": 1_281_167, "val": 50_000}
+    assert imagenet.EDITIONS["imagenet2010"].images == {"train": 1_261_406, "val": 50_000, "test": 150_000}
+
+
+def test_unpacked_archives_give_the_same_bytes(made, tmp_path):
+    year, directory, _ = made
+    ilsvrc.unpack(directory, tmp_path / "unpacked", year)
+    if year == 2010:
+        shutil.copy(directory / "ILSVRC2010_test_ground_truth.txt", tmp_path / "unpacked")
+    settings = Settings("raw", 16, 95, 0.0)
+    for name, folder in (("packed", directory), ("unpacked", tmp_path / "unpacked")):
+        pack(challenge(year, folder), tmp_path / "out" / name, settings, show_progress=False)
+    assert contents(tmp_path / "out" / "packed") == contents(tmp_path / "out" / "unpacked")
+
+
+def test_validation_images_sorted_into_class_folders_need_no_kit(made, tmp_path, monkeypatch):
+    year, directory, truth = made
+    shutil.copy(directory / ilsvrc.ARCHIVES[year]["train"], tmp_path)
+    for name, content, label in truth.images["val"]:
+        folder = tmp_path / "val" / truth.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    edition = imagenet.EDITIONS[f"imagenet{year}"]
+    monkeypatch.setitem(imagenet.EDITIONS, f"imagenet{year}", edition._replace(classes=CLASSES))
+    split = challenge(year, tmp_path).splits["val"]
+    assert list(split.names) == [name for name, _, _ in truth.images["val"]]
+    assert split.labels is not None and split.labels.tolist() == [label for _, _, label in truth.images["val"]]
+
+
+def test_patch_images_take_the_place_of_blank_ones(made, tmp_path):
+    year, directory, truth = made
+    if year != 2010:
+        pytest.skip("only 2010 has patch images")
+    shutil.copytree(directory, tmp_path / "patched")
+    train, val = truth.images["train"][4][0], truth.images["val"][2][0]
+    members = [(f"patch_images/train/{train.split('/')[1]}", b"better"), (f"patch_images/val/{val}", b"best")]
+    (tmp_path / "patched" / "patch_images.tar").write_bytes(ilsvrc.tar(members))
+    source = challenge(2010, tmp_path / "patched")
+    assert source.splits["train"].read(4).content == b"better"
+    assert source.splits["val"].read(2).content == b"best"
+    assert source.splits["train"].read(5).content == truth.images["train"][5][1]
+
+
+def rewrite(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
+    """Writes an archive again with other members."""
+    with tarfile.open(path) as archive:
+        members = [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
+    path.write_bytes(ilsvrc.tar(change(members), "w:gz" if path.suffix == ".gz" else "w"))
+
+
+def cut(share: float) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def overwrite_a_header(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as archive:
+        place = archive.getmembers()[5].offset
+    content[place : place + 200] = bytes(range(200))
+    path.write_bytes(content)
+
+
+def one_class_less(path: Path) -> None:
+    rewrite(path, lambda members: members[1:])
+
+
+def one_image_less(path: Path) -> None:
+    rewrite(path, lambda members: members[:-1])
+
+
+def empty_class(path: Path) -> None:
+    rewrite(path, lambda members: [(members[0][0], ilsvrc.tar([])), *members[1:]])
+
+
+def cut_inside(path: Path) -> None:
+    rewrite(
+        path, lambda members: [*members[:3], (members[3][0], members[3][1][: len(members[3][1]) // 2]), *members[4:]]
+    )
+
+
+def no_meta(path: Path) -> None:
+    rewrite(path, lambda members: [member for member in members if "meta" not in member[0]])
+
+
+def bad_meta(path: Path) -> None:
+    rewrite(path, lambda members: [(name, b"nothing" if "meta" in name else of) for name, of in members])
+
+
+def bad_numbers(path: Path) -> None:
+    rewrite(
+        path, lambda members: [(name, of.replace(b"\n", b" x\n") if "truth" in name else of) for name, of in members]
+    )
+
+
+def unknown_number(path: Path) -> None:
+    rewrite(path, lambda members: [(name, b"77\n" * CLASSES if "truth" in name else of) for name, of in members])
+
+
+NOT_WHOLE = r"{file}.* is not a whole, uncompressed tar: .*; check its length and checksum, and download it again"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("train", Path.unlink, r"has neither ILSVRC.*train.tar nor train/; put one of them there"),
+        ("val", Path.unlink, r"has neither ILSVRC.*val.tar nor val/"),
+        ("train", cut(0.5), NOT_WHOLE),
+        ("train", cut(0.0), NOT_WHOLE),
+        ("val", cut(0.7), NOT_WHOLE),
+        ("val", lambda path: path.write_bytes(path.read_bytes().rstrip(b"\0")), NOT_WHOLE),
+        ("val", overwrite_a_header, NOT_WHOLE),
+        ("train", overwrite_a_header, NOT_WHOLE),
+        ("train", cut_inside, rf"{NOT_WHOLE[:-1]}"),
+        ("val", lambda path: path.write_bytes(ilsvrc.tar([("a.JPEG", b"")], "w:gz")), NOT_WHOLE),
+        (
+            "train",
+            one_class_less,
+            rf"has {CLASSES - 1} classes and the development kit {CLASSES}; it lacks n\d+\. Down",
+        ),
+        ("train", empty_class, r"the class n\d+ of .* has no images"),
+        ("val", one_image_less, rf"has {CLASSES - 1} images and .* labels for {CLASSES}: they belong together"),
+        ("devkit", Path.unlink, rf"{CLASSES} classes and ILSVRC-\d+ 1000; with the development kit .* For a part"),
+        ("devkit", cut(0.5), r"the development kit .* cannot be read"),
+        ("devkit", lambda path: path.write_bytes(b""), r"the development kit .* cannot be read"),
+        ("devkit", no_meta, r"has no data/meta.mat; is it the kit of this year"),
+        ("devkit", bad_meta, r"the development kit .* cannot be read"),
+        ("devkit", bad_numbers, r"the labels in .* should be one number a line"),
+        ("devkit", unknown_number, r"names class 77, which the development kit's meta.mat lacks"),
+    ],
+)
+def test_what_is_wrong_with_archives_is_named(file, change, message, made, tmp_path):
+    year, directory, _ = made
+    shutil.copytree(directory, tmp_path / "broken")
+    path = tmp_path / "broken" / (ilsvrc.DEVKITS[year] if file == "devkit" else ilsvrc.ARCHIVES[year][file])
+    change(path)
+    with pytest.raises(UserError, match=message.format(file=path.name)):
+        challenge(year, tmp_path / "broken")
+
+
+def test_labels_missing(made, tmp_path, monkeypatch):
+    year, directory, _ = made
+    edition = imagenet.EDITIONS[f"imagenet{year}"]
+    monkeypatch.setitem(imagenet.EDITIONS, f"imagenet{year}", edition._replace(classes=CLASSES))
+    shutil.copytree(directory, tmp_path / "broken")
+    (tmp_path / "broken" / ilsvrc.DEVKITS[year]).unlink()
+    with pytest.raises(
+        UserError, match=rf"labels of .*val.tar are in the development kit, and .*{ilsvrc.DEVKITS[year]}"
+    ):
+        challenge(year, tmp_path / "broken")
+    if year == 2010:
+        shutil.copy(directory / ilsvrc.DEVKITS[year], tmp_path / "broken")
+        (tmp_path / "broken" / "ILSVRC2010_test_ground_truth.txt").unlink()
+        with pytest.raises(UserError, match=r"the labels of .*test.tar are in ILSVRC2010_test_ground_truth.txt"):
+            challenge(year, tmp_path / "broken")
+
+
+def test_no_place_given(tmp_path):
+    for directory in (None, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"needs --input DIR, a folder with ILSVRC2012_img_train.tar, "):
+            imagenet.challenge("imagenet2012", directory)
+    with pytest.raises(UserError, match="imagenet_full needs --input DIR"):
+        imagenet.full(tmp_path / "nowhere", 0)
+
+
+def test_members_that_would_write_outside_are_only_read(tmp_path):
+    """Nothing is unpacked: a path or a link can point where it likes."""
+    link = tarfile.TarInfo("n00000001_1.JPEG")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
+        archive.addfile(link)
+    (tmp_path / "n00000001.tar").write_bytes(
+        (tmp_path / "n00000001.tar").read_bytes()[:512] + ilsvrc.tar([("../../../n00000001_2.JPEG", b"image")])
+    )
+    ((name, place),) = archives.by_class(tmp_path)["n00000001"]
+    assert (name, place.read()) == ("n00000001/n00000001_2.JPEG", b"image")
+
+
+# --- a whole release ---
+
+
+def release(directory: Path, counts: dict[str, int]) -> Path:
+    directory.mkdir()
+    for wnid, count in counts.items():
+        members = [(f"{wnid}_{i}.JPEG", f"{wnid} {i}".encode()) for i in range(count)]
+        random.Random(0).shuffle(members)
+        (directory / f"{wnid}.tar").write_bytes(ilsvrc.tar(members))
+    return directory
+
+
+def test_a_release_is_halved_by_seed(tmp_path):
+    counts = {"n00000002": 10, "n00000001": 7, "n00000003": 1}
+    directory = release(tmp_path / "release", counts)
+    source = imagenet.full(directory, seed=0)
+    assert source.classes == sorted(counts)
+    train, val = (source.splits[name] for name in ("train", "val"))
+    assert not set(train.names) & set(val.names)
+    assert len(train.names) + len(val.names) == 18
+    assert train.labels is not None and np.bincount(train.labels).tolist() == [4, 5, 1]
+    for split in (train, val):
+        for i, name in enumerate(split.names):
+            content, label = split.read(i)
+            assert content == re.sub(r".*/(n\d+)_(\d+).JPEG", r"\1 \2", name).encode()
+            assert source.classes[label] == name.split("/")[0]
+    assert list(imagenet.full(directory, seed=0).splits["val"].names) == list(val.names)
+    assert list(imagenet.full(directory, seed=1).splits["val"].names) != list(val.names)
+    one = tmp_path / "fall.tar"
+    one.write_bytes(ilsvrc.tar([(f"fall/{tar.name}", tar.read_bytes()) for tar in directory.iterdir()]))
+    assert list(imagenet.full(one, seed=0).splits["train"].names) == list(train.names)
+    with pytest.raises(UserError, match="has but one image"):
+        imagenet.full(release(tmp_path / "small", {"n00000001": 1}), 0)
+    (directory / "n00000009").mkdir()
+    with pytest.raises(UserError, match="has archives, and folders such as n00000009 without one"):
+        imagenet.full(directory, 0)

@@ -1,0 +1,200 @@
+"""From packed shards to batches."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data import packing, records
+from alexnet_jax.data.loader import Batch, Batches, Order, Reading
+from alexnet_jax.data.sources.source import Source, array_split
+from alexnet_jax.errors import DataError
+from tests.conftest import ROOT
+
+
+def in_memory(count: int) -> records.InMemory:
+    pixels = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
+    return records.InMemory(np.arange(count, dtype=np.int32) % 7, pixels)
+
+
+def collect(order: Order, count: int, start: int, stop: int, threads: int = 2, **changes) -> list[Batch]:
+    reading = Reading(threads, prefetch=2, max_bad=0.0)._replace(**changes)
+    with contextlib.closing(Batches(in_memory(count), order, start, stop, reading)) as batches:
+        return list(batches)
+
+
+def test_every_epoch_holds_every_example_once_in_a_new_order():
+    order = Order(examples=50, batch_size=8, seed=3)
+    assert order.steps_per_epoch == 7
+    epochs = []
+    for epoch in range(2):
+        found = collect(order, 50, 7 * epoch, 7 * (epoch + 1))
+        index = np.concatenate([batch.example[batch.mask] for batch in found])
+        assert sorted(index) == list(range(50))
+        epochs.append(index.tolist())
+        for batch in found:
+            np.testing.assert_array_equal(batch.image[:, 0, 0, 0], batch.example)
+            np.testing.assert_array_equal(batch.label, batch.example % 7)
+    assert epochs[0] != epochs[1]
+    assert epochs[1] != [b for batch in collect(order._replace(seed=4), 50, 0, 7) for b in batch.example[batch.mask]]
+
+
+def same(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2, 3, 4])
+def test_order_depends_on_seed_and_epoch_only_and_can_start_anywhere(threads):
+    order = Order(50, 8, seed=3)
+    whole = collect(order, 50, 0, 20)
+    assert same(whole, collect(order, 50, 0, 20, threads))
+    assert same(whole[10:], collect(order, 50, 10, 20, threads))  # in mid-epoch
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_processes_read_each_their_part_of_each_batch(parts):
+    """Real processes: together they read every example once an epoch, in the order of one process; so after a
+    restart in mid-epoch."""
+    program = """
+import json, sys
+from tests.test_loader import Order, collect
+part, parts, start = map(int, sys.argv[1:])
+found = collect(Order(50, 8, seed=3), 50, start, 14, threads=part % 3, part=part, parts=parts)
+print(json.dumps([[batch.example.tolist(), batch.mask.tolist(), batch.image[:, 0, 0, 0].tolist()] for batch in found]))
+"""
+    whole = collect(Order(50, 8, seed=3), 50, 0, 14)
+    for start in (0, 10):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(part), str(parts), str(start)], cwd=ROOT, stdout=subprocess.PIPE
+            )
+            for part in range(parts)
+        ]
+        found = [json.loads(process.communicate()[0]) for process in processes]
+        for number, batch in enumerate(whole[start:]):
+            example, mask, pixel = ([x for of in found for x in of[number][field]] for field in range(3))
+            assert example == batch.example.tolist() == pixel
+            assert mask == batch.mask.tolist()
+    assert sorted(x for batch in whole[:7] for x in batch.example[batch.mask]) == list(range(50))
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="batches of 8 do not divide into 3 parts"):
+        Batches(in_memory(50), Order(50, 8, 3), 0, 1, Reading(1, 1, 0.0, part=0, parts=3))
+
+
+def test_the_state_is_one_integer():
+    batches = Batches(in_memory(50), Order(50, 8, 3), 5, 20, Reading(threads=2, prefetch=4, max_bad=0.0))
+    next(batches)
+    assert batches.get_state() == {"next_index": 6}
+    batches.close()
+
+
+def test_the_time_waited_is_told():
+    class Slow(records.InMemory):
+        def read(self, index):
+            time.sleep(0.05)
+            return super().read(index)
+
+    images = Slow(*in_memory(16))
+    with contextlib.closing(Batches(images, Order(16, 8, 3), 0, 4, Reading(0, 1, 0.0))) as batches:
+        for count, _ in enumerate(batches, 1):
+            assert batches.waited >= 0.05 * count
+
+
+def test_evaluation_reads_every_image_once_in_order():
+    found = collect(Order(21, 8, seed=None), 21, 0, 3)
+    assert [len(batch.label) for batch in found] == [8, 8, 8]
+    assert np.concatenate([batch.example[batch.mask] for batch in found]).tolist() == list(range(21))
+    fewer = collect(Order(3, 8, seed=None), 3, 0, 1)  # fewer images than a batch
+    assert fewer[0].mask.tolist() == [True] * 3 + [False] * 5
+
+
+# --- bad records ---
+
+
+@pytest.fixture(params=["raw", "jpeg"])
+def packed(request, tmp_path) -> tuple[Path, records.Packed]:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    source = Source(["a", "b"], {"train": array_split("train", pixels, np.arange(40) % 2)}, {})
+    settings = packing.Settings(request.param, 16, 95, 0.0)
+    manifest = packing.pack(source, tmp_path / "data", settings, show_progress=False)
+    (shard,) = manifest.splits["train"].shards
+    return tmp_path / "data" / shard.name, records.open_split(tmp_path / "data", manifest, "train")
+
+
+def damage(shard: Path, split: records.Packed, *examples: int) -> None:
+    """Flips one bit in the middle of records."""
+    content = bytearray(shard.read_bytes())
+    for i in examples:
+        if isinstance(split, records.Jpeg):
+            record = split.record(i)
+            content[bytes(content).index(record) + len(record) // 2] ^= 1
+        else:
+            content[i * 16 * 16 * 3 + 100] ^= 1
+    with shard.open("r+b") as file:  # in place: what has it open sees it
+        file.write(content)
+
+
+def test_a_bad_record_is_named_and_its_place_goes_to_the_next_sound_one(packed):
+    shard, split = packed
+    whole = list(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(2, 2, 0.0)))
+    damage(shard, split, 7, 8, 39)
+    for threads in (0, 3):
+        batches = Batches(split, Order(40, 8, seed=5), 0, 5, Reading(threads, 2, max_bad=0.1))
+        news, taken = [], {7: 9, 8: 9, 39: 0}
+        for sound, batch in zip(whole, batches, strict=True):
+            news += batches.news()
+            assert batch.mask.all()
+            assert batch.example.tolist() == [taken.get(i, i) for i in sound.example.tolist()]
+            np.testing.assert_array_equal(batch.label, batch.example % 2)
+            kept = batch.example == sound.example
+            np.testing.assert_array_equal(batch.image[kept], sound.image[kept])
+            for row in np.flatnonzero(~kept):
+                np.testing.assert_array_equal(batch.image[row], split.read(batch.example[row : row + 1])[0][0])
+        assert sorted(batches.bad) == [7, 8, 39]
+        assert len(news) == 3
+        assert all(f"image {i}, train/{i}, {shard.name}: " in " ".join(news) for i in (7, 8, 39))
+        batches.close()
+
+
+def test_in_evaluation_a_bad_record_is_left_out(packed):
+    shard, split = packed
+    damage(shard, split, 7)
+    batches = Batches(split, Order(40, 8, seed=None), 0, 5, Reading(2, 2, max_bad=0.1))
+    left = np.concatenate([batch.example[batch.mask] for batch in batches])
+    assert left.tolist() == [i for i in range(40) if i != 7]
+    batches.close()
+
+
+def test_reading_stops_past_a_share_of_bad_records(packed):
+    shard, split = packed
+    damage(shard, split, 1, 2, 3)
+    batches = Batches(split, Order(40, 8, seed=5), 0, 5, Reading(2, 2, max_bad=0.05))
+    with pytest.raises(DataError, match=rf"3 of 40 records are bad, more than the share of 0.05(.|\n)*{shard.name}"):
+        list(batches)
+    batches.close()
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_bad_records_and_no_crash(packed):
+    shard, split = packed
+    with shard.open("r+b") as file:
+        file.truncate(2000)
+    _, bad = split.read(np.arange(40))
+    assert {20, 39} <= set(bad) and shard.name in bad[39]
+    with pytest.raises(DataError):
+        list(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(0, 2, max_bad=0.5)))
+
+
+def test_no_sound_record_at_all(packed):
+    shard, split = packed
+    damage(shard, split, *range(40))
+    with pytest.raises(DataError, match="not one of the 40 records can be read"):
+        next(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(0, 1, max_bad=0.9)))

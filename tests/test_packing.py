@@ -1,0 +1,306 @@
+"""From image files to packed shards."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data import datasets, images, manifest, packing, records, statistics
+from alexnet_jax.data.manifest import Manifest
+from alexnet_jax.data.sources import folder
+from alexnet_jax.errors import UserError
+from tests.conftest import ROOT
+from tests.test_images import JPEG
+
+
+def settings(**changes) -> packing.Settings:
+    return packing.Settings(**{"store": "raw", "size": 24, "quality": 95, "max_corrupt": 0.01} | changes)
+
+
+def pack(images: Path, output: Path, val_fraction=0.0, **changes) -> Manifest:
+    return packing.pack(folder.folder(images, val_fraction), output, settings(**changes), show_progress=False)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+def test_packed_images_labels_names_and_statistics(store, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(packing, "BLOCK_BYTES", 3 * 24 * 24 * 3)  # three images a block: blocks end within shards
+    files = sorted(image_folder({"cat": 7, "dog": 6}).glob("*/*.jpg"))
+    described = pack(tmp_path / "images", tmp_path / "out", store=store)
+    assert described == manifest.read(tmp_path / "out")
+    assert described.classes == ["cat", "dog"]
+    assert [shard.count for shard in described.splits["train"].shards] == [4, 4, 4, 1]
+    split = records.open_split(tmp_path / "out", described, "train")
+    assert split.labels.tolist() == [0] * 7 + [1] * 6
+    assert [split.name(i) for i in range(13)] == [f"{file.parent.name}/{file.name}" for file in files]
+    expected = np.stack([images.to_square(images.decode(file.read_bytes()).pixels, 24) for file in files])
+    order = np.array([12, 0, 5, 5, 3, 4])
+    seen, bad = split.read(order)
+    assert not bad
+    assert np.abs(seen.astype(int) - expected[order]).max() <= (0 if store == "raw" else 40)
+
+    # The statistics are of the pixels before JPEG, so that they do not depend on the store.
+    found = records.statistics_of(tmp_path / "out", described)
+    np.testing.assert_allclose(found.mean_image, expected.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    covariance = np.cov(expected.reshape(-1, 3).T.astype(np.float64), bias=True)
+    vectors = found.eigenvectors.astype(np.float64)
+    np.testing.assert_allclose(vectors * found.eigenvalues @ vectors.T, covariance, rtol=1e-4, atol=1e-2)
+    assert found.eigenvalues[0] >= found.eigenvalues[1] >= found.eigenvalues[2] >= 0
+    for path in (tmp_path / "out").iterdir():
+        assert path.name in json.dumps(described.model_dump()) or path.name == "manifest.json"
+    for shard in described.splits["train"].shards:
+        assert manifest.described(tmp_path / "out" / shard.name).xxh128 == shard.xxh128
+
+
+def test_sums_are_exact_and_do_not_depend_on_how_images_are_grouped():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 64, 48, 3), dtype=np.uint8)
+    pixels[0] = 255  # the largest products
+    whole, halves = statistics.sums_of(pixels), statistics.sums_of(pixels[:2]) + statistics.sums_of(pixels[2:])
+    colours = pixels.reshape(-1, 3).astype(np.int64)
+    for sums in (whole, halves):
+        assert sums.images == 5
+        np.testing.assert_array_equal(sums.pixels, pixels.sum(axis=0, dtype=np.int64))
+        np.testing.assert_array_equal(sums.products, colours.T @ colours)
+
+
+def test_corrupt_images_are_listed_and_skipped_up_to_a_share(image_folder, tmp_path):
+    images = image_folder({"cat": 10, "dog": 10})
+    (images / "cat" / "broken.jpg").write_bytes(JPEG[:300])
+    (images / "dog" / "notes.txt").write_text("not an image")
+    (images / "dog" / ".hidden").write_text("passed over")
+    with pytest.raises(
+        UserError, match=r"2 of the 22 images .* share of 0.01 that --max_corrupt allows.*\n  cat/broken"
+    ):
+        pack(images, tmp_path / "out")
+    (images / "cat" / "broken.jpg").write_bytes(JPEG)  # mended in place: the same command goes on
+    with pytest.raises(UserError, match=r"1 of the 22 images .*\n  dog/notes.txt"):
+        pack(images, tmp_path / "out")
+    (images / "cat" / "broken.jpg").write_bytes(JPEG[:300])
+    manifest = pack(images, tmp_path / "out", max_corrupt=0.1)
+    assert [image.name for image in manifest.splits["train"].skipped] == ["cat/broken.jpg", "dog/notes.txt"]
+    assert all(image.reason for image in manifest.splits["train"].skipped)
+    split = records.open_split(tmp_path / "out", manifest, "train")
+    assert split.labels.tolist() == [0] * 10 + [1] * 10
+    assert not split.read(np.arange(20))[1]
+
+
+def test_another_preparation_is_not_overwritten(image_folder, tmp_path):
+    images = image_folder({"cat": 2, "dog": 2})
+    first = pack(images, tmp_path / "out")
+    assert pack(images, tmp_path / "out") == first  # already there
+    with pytest.raises(UserError, match="holds other data"):
+        pack(images, tmp_path / "out", size=16)
+    with pytest.raises(UserError, match=r"not empty and not an unfinished preparation"):
+        pack(images, images)
+
+
+def test_prepare_killed_and_started_again_gives_the_same_bytes(image_folder, tmp_path):
+    """A real kill -9 between two shards of a real process; the second run keeps the finished shards."""
+    images = image_folder({f"class{i}": 40 for i in range(10)}, size=(300, 300))
+    program = (
+        "import sys; from alexnet_jax import prepare; from alexnet_jax.data import packing; "
+        "packing.SHARD_IMAGES = 20; prepare.main()"
+    )
+    arguments = ["--source", "folder", "--input", str(images), "--size", "64", "--val_fraction", "0.2"]
+
+    def command(output: Path):
+        return [sys.executable, "-c", program, *arguments, "--output", str(output)]
+
+    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+    killed = subprocess.Popen(
+        command(tmp_path / "killed"), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    parts = tmp_path / "killed" / "parts"
+    while killed.poll() is None and len(list(parts.glob("train*"))) < 3:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*")}
+    assert kept and not (tmp_path / "killed" / "manifest.json").exists()
+    times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
+    with pytest.raises(UserError, match=r"holds no prepared data .* goes on where it stopped"):
+        manifest.read(tmp_path / "killed")
+    subprocess.run(command(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+    assert times == {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
+
+
+def test_open_errors(image_folder, tmp_path):
+    with pytest.raises(UserError, match=r"config.data.directory is empty. For ImageNet.*source=synthetic"):
+        datasets.open_dataset("prepared", "", 24, 10)
+    with pytest.raises(UserError, match=r"nowhere does not exist. For ImageNet"):
+        datasets.open_dataset("prepared", str(tmp_path / "nowhere"), 24, 10)
+    with pytest.raises(UserError, match="holds no prepared data"):
+        datasets.open_dataset("prepared", str(tmp_path), 24, 10)
+    out = tmp_path / "out"
+    pack(image_folder({"cat": 3, "dog": 2, "eel": 1}), out)
+    with pytest.raises(UserError, match=r"24x24 and config.data.size is 32; give --config.data.size=24"):
+        datasets.open_dataset("prepared", str(out), 32, 10)
+    with pytest.raises(UserError, match=r"3 classes and the network only 2; give --config.model.num_classes=3"):
+        datasets.open_dataset("prepared", str(out), 24, 2)
+    dataset = datasets.open_dataset("prepared", str(out), 24, 3)
+    with pytest.raises(UserError, match="no split 'val', only train"):
+        datasets.split_of(dataset, "val", "config.data.eval_split")
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("train-00000-of-00001.raw", None, "raw is missing or not of the length"),
+        ("train-00000-of-00001.raw", lambda content: content[:-1], "raw is missing or not of the length"),
+        ("train.labels.npy", None, "train.labels.npy is missing or damaged"),
+        ("train.labels.npy", flipped, "train.labels.npy is missing or damaged"),
+        ("train.hashes.npy", flipped, "train.hashes.npy is missing or damaged"),
+        ("train.names.json", flipped, "train.names.json is missing or damaged"),
+        ("mean_image.npy", flipped, "mean_image.npy is missing or damaged"),
+        ("manifest.json", None, "holds no prepared data"),
+        ("manifest.json", lambda content: content[:100], "manifest.json cannot be read"),
+        ("manifest.json", lambda content: b"[]", "manifest.json cannot be read"),
+        ("manifest.json", lambda content: content.replace(b'"count": 6', b'"count": 7'), "has been changed since"),
+        ("manifest.json", lambda content: b'{"format": 1, "old": true}', "has format 1 and this program reads 2"),
+        ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 3'), "has format 3"),
+    ],
+)
+def test_damaged_files_are_named(file, change, message, image_folder, tmp_path):
+    out = tmp_path / "out"
+    pack(image_folder({"cat": 3, "dog": 3}), out)
+    content = (out / file).read_bytes()
+    (out / file).unlink()
+    if change:
+        (out / file).write_bytes(change(content))
+    with pytest.raises(UserError, match=message):
+        datasets.open_dataset("prepared", str(out), 24, 3)
+
+
+def test_more_shards_than_files_may_be_open(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_IMAGES", 1)
+    described = pack(image_folder({"cat": 60, "dog": 60}), tmp_path / "out")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 50, hard))
+        split = records.open_split(tmp_path / "out", described, "train")
+        assert not split.read(np.arange(120))[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# --- the disk ---
+
+
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+def test_the_room_needed_is_told_and_checked_first(store, image_folder, tmp_path, monkeypatch, capsys):
+    images = image_folder({"cat": 40, "dog": 40})
+    folder_source = folder.folder(images, 0.0)
+    packing.pack(folder_source, tmp_path / "out", settings(store=store), show_progress=True)
+    told = re.search(r"needs ([\d.e-]+) GB more, and its disk has [\d.]+ GB free", capsys.readouterr().out)
+    assert told is not None
+    written = sum(path.stat().st_size for path in (tmp_path / "out").glob("train*"))
+    assert 1.0 <= float(told[1]) * 1e9 / written <= 3
+
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 999))
+    with pytest.raises(UserError, match=r"its disk has 9.99e-07 GB free; make room"):
+        packing.pack(folder_source, tmp_path / "small", settings(store=store), show_progress=False)
+    assert not (tmp_path / "small").exists()
+
+
+LIMITED = """
+import resource
+from alexnet_jax import prepare
+from alexnet_jax.data import packing
+packing.SHARD_IMAGES = 20
+resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))  # no file may become longer: as on a disk that is full
+prepare.main()
+"""
+
+
+@pytest.mark.parametrize("store", ["raw", "jpeg"])
+def test_a_full_disk_in_mid_shard_loses_nothing(store, image_folder, tmp_path):
+    images = image_folder({"cat": 30, "dog": 30}, size=(64, 64))
+    arguments = ["--source", "folder", "--input", str(images), "--size", "64", "--val_fraction", "0", "--store", store]
+
+    def run(limit: int, output: str):
+        command = [sys.executable, "-c", LIMITED.replace("(LIMIT, LIMIT)", str((limit, limit))), *arguments]
+        return subprocess.run(
+            [*command, "--output", str(tmp_path / output)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    assert run(2**30, "whole").returncode == 0
+    shard = next((tmp_path / "whole").glob("train-00000*"))
+    full = run(shard.stat().st_size // 2, "full")
+    assert full.returncode == 2
+    assert re.search(
+        r"error: cannot write to .*full: (.*)File too large.* finished shards stay; make room", full.stderr
+    )
+    assert "Traceback" not in full.stderr
+    assert not list((tmp_path / "full").glob("*.tmp")) and not (tmp_path / "full" / "manifest.json").exists()
+    assert run(2**30, "full").returncode == 0
+    assert contents(tmp_path / "whole") == contents(tmp_path / "full")
+
+
+def test_a_full_file_system(image_folder, tmp_path):
+    """A real small disk."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        images = image_folder({"cat": 60, "dog": 60})
+        described = pack(images, tmp_path / "whole", size=48)
+        filler = disk / "filler"
+        filler.write_bytes(bytes(3 * 2**19))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(packing, "_check_room", lambda *_: None)  # something else fills the disk meanwhile
+            patched.setattr(packing, "SHARD_IMAGES", 50)
+            with pytest.raises(UserError, match="No space left on device"):
+                pack(images, disk / "out", size=48)
+            kept = [path.name for path in (disk / "out").glob("train-*")]
+            assert kept == ["train-00000-of-00003.raw"]
+            filler.unlink()
+            again = pack(images, disk / "out", size=48)
+        assert again.plan == described.plan
+        found, expected = (
+            records.open_split(of, m, "train") for of, m in ((disk / "out", again), (tmp_path / "whole", described))
+        )
+        np.testing.assert_array_equal(found.read(np.arange(120))[0], expected.read(np.arange(120))[0])
+        del found
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_names_of_any_bytes(image_folder, tmp_path):
+    images = image_folder({"猫": 2, "dog": 2})
+    (images / "dog" / "000.jpg").rename(os.fsdecode(os.fsencode(images / "dog") + b"/\xff\xfe.jpg"))
+    (images / "dog" / "zero.jpg").write_bytes(b"")
+    described = pack(images, tmp_path / "out", max_corrupt=0.5)
+    assert described.classes == ["dog", "猫"]
+    split = records.open_split(tmp_path / "out", described, "train")
+    assert [split.name(i) for i in range(4)] == ["dog/001.jpg", r"dog/\xff\xfe.jpg", "猫/000.jpg", "猫/001.jpg"]
+    assert [image.name for image in described.splits["train"].skipped] == ["dog/zero.jpg"]
+
+
+def test_fingerprints_tell_data_apart(image_folder, tmp_path):
+    pack(image_folder({"cat": 3, "dog": 2}, at="a"), tmp_path / "one")
+    pack(image_folder({"cat": 3, "dog": 2}, at="b"), tmp_path / "same")
+    pack(image_folder({"cat": 2, "dog": 3}, at="c"), tmp_path / "other")
+    one, same, other = (
+        datasets.open_dataset("prepared", str(tmp_path / name), 24, 2).fingerprint for name in ("one", "same", "other")
+    )
+    assert one == same != other

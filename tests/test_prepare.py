@@ -1,0 +1,226 @@
+"""From archives in the layouts of ILSVRC to a trained network, by the commands, killed on the way and damaged after."""
+
+import functools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import errors
+from alexnet_jax.data import manifest
+from tests import ilsvrc
+from tests.conftest import ROOT, encoded
+from tests.test_commands import run as run_module
+from tests.test_packing import contents
+from tests.test_resume import environment
+
+CLASSES = 20
+# The commands as they are, but for shards of 8 images and the counts of what `ilsvrc.make` makes.
+PROGRAM = f"""
+import sys
+from alexnet_jax import prepare, verify_data
+from alexnet_jax.data import packing
+from alexnet_jax.data.sources import imagenet
+packing.SHARD_IMAGES = 8
+for name, edition in imagenet.EDITIONS.items():
+    images = {{split: {CLASSES} * {ilsvrc.PER_CLASS}[split] for split in edition.images}}
+    imagenet.EDITIONS[name] = edition._replace(images=images, classes={CLASSES})
+{{"prepare": prepare, "verify_data": verify_data}}[sys.argv.pop(1)].main()
+"""
+CONFIG = f"""
+from tests.conftest import tiny_config
+
+def get_config():
+    config = tiny_config()
+    config.model.num_classes = {CLASSES}
+    config.data.update(source="prepared", directory="", eval_split="val")
+    config.train.update(batch_size=16, epochs=2, log_every_steps=1, eval_every_epochs=1, eval_batch_size=16)
+    return config
+"""
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, *(str(a) for a in arguments)]
+
+
+def run(*arguments, code: int = 0) -> str:
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+Prepared = tuple[list[str], Path, Path]  # the arguments of `prepare`, the archives, and what it made of them
+BOTH = pytest.mark.parametrize(("year", "store"), [(2012, "raw"), (2010, "jpeg")])
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory) -> Callable[[int, str], Prepared]:
+    @functools.cache
+    def once(year: int, store: str) -> Prepared:
+        home = tmp_path_factory.mktemp("home")
+        ilsvrc.make(home / "archives", year, CLASSES)
+        arguments = [f"--source=imagenet{year}", f"--input={home / 'archives'}", "--size=32", f"--store={store}"]
+        output = run("prepare", *arguments, "--output", home / "data")
+        assert re.search(rf"train: {CLASSES * 3} images, 0 skipped(.|\n)*val: {CLASSES} images, 0 skipped", output)
+        assert "were published" not in output
+        return arguments, home / "archives", home / "data"
+
+    return once
+
+
+@BOTH
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(year, store, prepare, tmp_path):
+    arguments, _, whole = prepare(year, store)
+    rng = random.Random(0)
+    kills = 0
+    output = tmp_path / "killed"
+    for _ in range(6):
+        process = subprocess.Popen(
+            command("prepare", *arguments, "--output", output), cwd=ROOT, stdout=subprocess.PIPE, env=environment()
+        )
+        assert process.stdout is not None
+        process.stdout.readline()  # it says what it needs, and begins
+        time.sleep(rng.uniform(0, 0.12))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+    assert kills >= 3
+    run("prepare", *arguments, "--output", output)
+    assert contents(output) == contents(whole)
+
+
+@BOTH
+def test_archives_and_prepared_data_are_verified_and_trained_on(year, store, prepare, tmp_path):
+    _, archives, data = prepare(year, store)
+    for place in (archives, data):
+        output = run("verify_data", place)
+        assert re.search(
+            rf"ok +train counts +{CLASSES * 3} images of {CLASSES} classes; {CLASSES * 3} published", output
+        )
+        assert f"{place} is sound\n" in output and "BAD" not in output
+        assert "is sound, as far as a quick look tells" in run("verify_data", place, "--quick")
+    (tmp_path / "config.py").write_text(CONFIG)
+    output = run_module(
+        "alexnet_jax.main",
+        f"--config={tmp_path / 'config.py'}",
+        f"--config.data.directory={data}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert re.search(rf"step 8  epoch 2  val: loss .* of {CLASSES} images", output)
+
+
+def damaged(data: Path, tmp_path: Path, name: str = "val-00001*") -> Path:
+    """A copy of prepared data with one flipped bit in a shard; returns the shard."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in data.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    (shard,) = copy.glob(name)
+    content = bytearray(shard.read_bytes())
+    described = next(
+        of for split in manifest.read(copy).splits.values() for of in split.shards if of.name == shard.name
+    )
+    content[min(len(content) // 3, 600 * described.count)] ^= 4
+    shard.write_bytes(content)
+    return shard
+
+
+def test_damage_to_prepared_data_is_found(prepare, tmp_path):
+    _, _, data = prepare(2010, "jpeg")
+    shard = damaged(data, tmp_path)
+    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    assert re.search(rf"BAD +files(.|\n)*{shard.name} has changed since it was written", output)
+    assert re.search(rf"BAD +val images(.|\n)*image \d+, ILSVRC.*JPEG, in {shard.name}: ", output)
+    assert "is not sound: 2 problem(s), listed above" in output
+    os.truncate(shard, 100)
+    output = run("verify_data", shard.parent, "--quick", code=errors.EXIT_DATA_ERROR)
+    assert re.search(rf"BAD +files(.|\n)*{shard.name} has 100 bytes and should have", output)
+    shard.unlink()
+    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    assert f"{shard} is missing" in output and "BAD  val images     cannot be opened" in output
+    (shard.parent / "manifest.json").unlink()
+    (shard.parent / "parts").mkdir()
+    assert "is an unfinished preparation" in run("verify_data", shard.parent, code=errors.EXIT_USER_ERROR)
+    assert "there is no " in run("verify_data", tmp_path / "nowhere", code=errors.EXIT_USER_ERROR)
+
+
+def test_a_run_names_bad_records_and_stops_past_a_share_of_them(prepare, tmp_path):
+    _, _, data = prepare(2012, "raw")
+    shard = damaged(data, tmp_path, "train-00003*")
+    (tmp_path / "config.py").write_text(CONFIG)
+    arguments = ["alexnet_jax.main", f"--config={tmp_path / 'config.py'}", f"--config.data.directory={shard.parent}"]
+    stopped = run_module(*arguments, f"--workdir={tmp_path / 'stopped'}", code=errors.EXIT_DATA_ERROR)
+    assert re.search(
+        r"data error: 1 of 60 records are bad, more than the share of 0.001(.|\n)*image \d+, n\d+/", stopped
+    )
+    went_on = run_module(*arguments, f"--workdir={tmp_path / 'run'}", "--config.data.max_bad=0.1")
+    bad = re.findall(
+        r"step \d+: bad record: (image \d+, n\d+/n\d+_\d.JPEG, \S+): .*; the next sound image takes", went_on
+    )
+    assert len(bad) == 1 and shard.name in bad[0]
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert '"bad_records": 1' in log[-2] and '"data_wait": ' in log[-2]
+    # What was trained before the stop was kept: mended, the same command goes on to the same end.
+    (shard.parent / shard.name).write_bytes((data / shard.name).read_bytes())
+    assert "finished step 8" in run_module(*arguments, f"--workdir={tmp_path / 'stopped'}")
+
+
+@BOTH
+def test_bad_archives_are_found(year, store, prepare, tmp_path):
+    arguments, archives, _ = prepare(year, store)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in archives.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    train = copy / ilsvrc.ARCHIVES[year]["train"]
+    truth = ilsvrc.Truth(year, CLASSES)
+    sound = encoded(np.zeros((20, 20, 3), np.uint8), "JPEG")
+    odd = {
+        "zero.JPEG": b"",
+        "cut.JPEG": truth.images["train"][0][1][:-3000],
+        "text.JPEG": b"this is no image",
+        "bomb.JPEG": encoded(Image.new("1", (20000, 20000)), "PNG"),
+        "narrow.JPEG": encoded(Image.new("RGB", (1, 400)), "JPEG"),
+        "png.JPEG": encoded(Image.new("RGB", (40, 40)), "PNG"),
+        "cmyk.JPEG": encoded(Image.new("CMYK", (40, 40)), "JPEG"),
+        "grey.JPEG": encoded(Image.new("L", (40, 40)), "JPEG"),
+        "été.JPEG": sound,
+        "in_val.JPEG": truth.images["val"][0][1],
+    }
+    inner = [
+        (f"{wnid}.tar", ilsvrc.tar(list(odd.items()) if wnid == truth.classes[0] else [(f"{wnid}_0.JPEG", sound)]))
+        for wnid in truth.classes
+    ]
+    train.write_bytes(ilsvrc.tar(inner))
+    output = run("verify_data", copy, code=errors.EXIT_DATA_ERROR)
+    for name in ("zero", "cut", "text", "bomb"):
+        assert re.search(rf"{truth.classes[0]}/{name}.JPEG: .", output)
+    assert f"class {truth.classes[1]} has 1 images, 3 were published" in output
+    assert re.search(rf"{truth.images['val'][0][0]} is train image {truth.classes[0]}/in_val.JPEG", output)
+
+    refused = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", code=errors.EXIT_USER_ERROR)
+    assert re.search(r"\d of the 29 images of the split train are corrupt", refused)
+    taken = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", "--max_corrupt=0.5")
+    assert "train: 25 images, 4 skipped as corrupt" in taken and "note: 60 were published" in taken
+    assert re.search(r"skipped n\d+/bomb.JPEG: 20000x20000 pixels are more than", taken)
+    for what, name in (("CMYK", "cmyk"), ("PNG", "png"), ("under 16 pixels", "narrow")):
+        assert re.search(rf"taken, though {what}: 1 \(n\d+/{name}.JPEG\)", taken)
+    assert "été.JPEG" in (tmp_path / "out" / "train.names.json").read_bytes().decode("unicode_escape")
+
+    train.write_bytes(train.read_bytes()[: train.stat().st_size // 2])
+    output = run("verify_data", copy, code=errors.EXIT_DATA_ERROR)
+    assert re.search(rf"BAD +archives +cannot be read as imagenet{year}(.|\n)*{train.name}.* not a whole", output)
+    assert "not a whole, uncompressed tar" in run(
+        "prepare", *arguments, f"--input={copy}", "--output", tmp_path / "new", code=2
+    )
+    assert not (tmp_path / "new").exists()
