@@ -173,7 +173,10 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         (["alexnet_jax.report", "--workdir={tmp}"], "is no workdir"),
         (["alexnet_jax.prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input"),
         (["alexnet_jax.prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder"),
-        (["alexnet_jax.prepare", "--source=tape", "--output={tmp}/o"], "invalid choice: 'tape'"),
+        (
+            ["alexnet_jax.prepare", "--source=tape", "--output={tmp}/o"],
+            "there is no source 'tape'; give one of cifar10, ",
+        ),
         (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--max_corrupt=3"], "--max_corrupt 3.0 is"),
     ],
 )

@@ -13,17 +13,8 @@ from tqdm import tqdm
 
 WARM_UP = 1 / 3  # of the time that is measured; also lets the pipeline before fill its buffers and fall quiet
 
-VERSIONS = (
-    "numpy",
-    "jax",
-    "grain",
-    "simplejpeg",
-    "opencv-python-headless",
-    "pillow",
-    "torch",
-    "tensorflow",
-    "tensorflow-cpu",
-)
+LIBRARIES = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
+PEERS = ("torch", "tensorflow", "tensorflow-cpu")
 
 Batches = Generator[object, None, None]  # endless; None of its values is looked at
 
@@ -33,7 +24,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     found = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
-    versions = ", ".join(f"{name} {found[name]}" for name in VERSIONS if name in found)
+    versions = ", ".join(f"{name} {found[name]}" for name in LIBRARIES + PEERS if name in found)
     return f"{model[1] if model else platform.processor()}; Python {platform.python_version()}, {versions}"
 
 

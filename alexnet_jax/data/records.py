@@ -103,7 +103,7 @@ class Raw(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         super().__init__(directory, split, size)
         self._files = [os.open(path, os.O_RDONLY) for path in self._shards]
-        weakref.finalize(self, lambda files: [os.close(file) for file in files], self._files)
+        weakref.finalize(self, _close, self._files)
 
     def load(self, i: int, out: np.ndarray) -> None:
         # Not a memory map: a file that is cut while we run would end the process, and this leaves other threads free.
@@ -112,6 +112,11 @@ class Raw(Packed):
         if os.preadv(self._files[shard], [out.data], (i - start) * out.nbytes) != out.nbytes:
             raise ValueError("the shard is cut short")
         self._check(i, out.data)
+
+
+def _close(files: list[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 class Jpeg(Packed):
