@@ -135,17 +135,19 @@ def test_the_peers_hand_out_the_same_images(tmp_path, package):
 
 def test_preparing_is_measured_beside_its_work_alone(image_folder, tmp_path):
     images = image_folder({"cat": 6, "dog": 5})
-    done = subprocess.run(
-        [sys.executable, "-m", "alexnet_jax.bench", "prepare", "--input", str(images), "--images=20", "--size=32"]
-        + ["--rounds=2", f"--json={tmp_path / 'rows.json'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+    output = run(
+        "alexnet_jax.bench",
+        "prepare",
+        "--input",
+        images,
+        "--images=20",
+        "--size=32",
+        "--rounds=2",
+        f"--json={tmp_path / 'rows.json'}",
     )
-    assert "20 images, 11 of them different" in done.stdout
+    assert "20 images, 11 of them different" in output
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [row["store"] for row in rows] == ["raw", "jpeg"]
     for row in rows:
         assert row["images_per_s"] > 0 and row["ratio_to_alone"] > 0
-        assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in done.stdout
+        assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in output

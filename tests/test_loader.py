@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from alexnet_jax.data import packing, records
 from alexnet_jax.data.loader import Batch, Batches, Order, Reading
+from alexnet_jax.data.memory import Pool
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import DataError
 from tests.conftest import ROOT
@@ -99,9 +101,9 @@ def test_the_state_is_one_integer():
 
 def test_the_time_waited_is_told():
     class Slow(records.InMemory):
-        def read(self, index):
+        def read(self, index, out):
             time.sleep(0.05)
-            return super().read(index)
+            return super().read(index, out)
 
     images = Slow(*in_memory(16))
     with contextlib.closing(Batches(images, Order(16, 8, 3), 0, 4, Reading(0, 1, 0.0))) as batches:
@@ -117,6 +119,33 @@ def test_evaluation_reads_every_image_once_in_order():
     assert fewer[0].mask.tolist() == [True] * 3 + [False] * 5
 
 
+def test_memory_is_used_again_once_nobody_refers_to_it():
+    pool = Pool((8, 4, 4, 3))
+    array = pool.empty()
+    array[:] = 7
+    place, row = array.ctypes.data, array[3:][1:]
+    del array
+    other = pool.empty()
+    other[:] = 9
+    assert (row == 7).all()
+    del row
+    assert pool.empty().ctypes.data == place
+
+
+def test_jax_keeps_the_memory_of_a_batch_that_it_uses():
+    pool = Pool((8, 64, 64, 3))
+    for _ in range(5):
+        arrays = [pool.empty() for _ in range(4)]
+        for i, array in enumerate(arrays):
+            array[:] = i
+        on_device = [jax.device_put(array) for array in arrays]
+        del arrays, array
+        for _ in range(4):
+            pool.empty()[:] = 99
+        assert [int(x.min()) for x in on_device] == [int(x.max()) for x in on_device] == [0, 1, 2, 3]
+        del on_device
+
+
 # --- bad records ---
 
 
@@ -128,6 +157,12 @@ def packed(request, tmp_path) -> tuple[Path, records.Packed]:
     manifest = packing.pack(source, tmp_path / "data", settings, show_progress=False)
     (shard,) = manifest.splits["train"].shards
     return tmp_path / "data" / shard.name, records.open_split(tmp_path / "data", manifest, "train")
+
+
+def read(split: records.Packed, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    out = np.empty((len(index), split.size, split.size, 3), np.uint8)
+    bad = split.read(index, out)
+    return out, bad
 
 
 def damage(shard: Path, split: records.Packed, *examples: int) -> None:
@@ -158,7 +193,7 @@ def test_a_bad_record_is_named_and_its_place_goes_to_the_next_sound_one(packed):
             kept = batch.example == sound.example
             np.testing.assert_array_equal(batch.image[kept], sound.image[kept])
             for row in np.flatnonzero(~kept):
-                np.testing.assert_array_equal(batch.image[row], split.read(batch.example[row : row + 1])[0][0])
+                np.testing.assert_array_equal(batch.image[row], read(split, batch.example[row : row + 1])[0][0])
         assert sorted(batches.bad) == [7, 8, 39]
         assert len(news) == 3
         assert all(f"image {i}, train/{i}, {shard.name}: " in " ".join(news) for i in (7, 8, 39))
@@ -187,7 +222,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_bad_records_and_no_crash(packed
     shard, split = packed
     with shard.open("r+b") as file:
         file.truncate(2000)
-    _, bad = split.read(np.arange(40))
+    _, bad = read(split, np.arange(40))
     assert {20, 39} <= set(bad) and shard.name in bad[39]
     with pytest.raises(DataError):
         list(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(0, 2, max_bad=0.5)))

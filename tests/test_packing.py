@@ -20,6 +20,7 @@ from alexnet_jax.data.sources import folder
 from alexnet_jax.errors import UserError
 from tests.conftest import ROOT
 from tests.test_images import JPEG
+from tests.test_loader import read
 
 
 def settings(**changes) -> packing.Settings:
@@ -48,7 +49,7 @@ def test_packed_images_labels_names_and_statistics(store, image_folder, tmp_path
     assert [split.name(i) for i in range(13)] == [f"{file.parent.name}/{file.name}" for file in files]
     expected = np.stack([images.to_square(images.decode(file.read_bytes()).pixels, 24) for file in files])
     order = np.array([12, 0, 5, 5, 3, 4])
-    seen, bad = split.read(order)
+    seen, bad = read(split, order)
     assert not bad
     assert np.abs(seen.astype(int) - expected[order]).max() <= (0 if store == "raw" else 40)
 
@@ -95,7 +96,7 @@ def test_corrupt_images_are_listed_and_skipped_up_to_a_share(image_folder, tmp_p
     assert all(image.reason for image in manifest.splits["train"].skipped)
     split = records.open_split(tmp_path / "out", manifest, "train")
     assert split.labels.tolist() == [0] * 10 + [1] * 10
-    assert not split.read(np.arange(20))[1]
+    assert not read(split, np.arange(20))[1]
 
 
 def test_another_preparation_is_not_overwritten(image_folder, tmp_path):
@@ -197,7 +198,7 @@ def test_more_shards_than_files_may_be_open(image_folder, tmp_path, monkeypatch)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/dev/fd").iterdir())) + 50, hard))
         split = records.open_split(tmp_path / "out", described, "train")
-        assert not split.read(np.arange(120))[1]
+        assert not read(split, np.arange(120))[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -279,7 +280,7 @@ def test_a_full_file_system(image_folder, tmp_path):
         found, expected = (
             records.open_split(of, m, "train") for of, m in ((disk / "out", again), (tmp_path / "whole", described))
         )
-        np.testing.assert_array_equal(found.read(np.arange(120))[0], expected.read(np.arange(120))[0])
+        np.testing.assert_array_equal(read(found, np.arange(120))[0], read(expected, np.arange(120))[0])
         del found
     finally:
         subprocess.run(["umount", str(disk)], check=True)

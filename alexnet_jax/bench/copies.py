@@ -30,7 +30,8 @@ def images_of(directory: Path, split: str, wanted: int) -> tuple[np.ndarray, np.
         raise UserError(f"{directory} has no split {split!r}; give one of {', '.join(described.splits)} as --split")
     images = records.open_split(directory, described, split)
     index = np.arange(min(wanted, len(images.labels)))
-    pixels, bad = images.read(index)
+    pixels = np.empty((len(index), images.size, images.size, 3), np.uint8)
+    bad = images.read(index, pixels)
     if bad:
         row, what = next(iter(bad.items()))
         raise UserError(

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -87,24 +87,24 @@ def _check(arguments: argparse.Namespace, cores: int, available: int) -> None:
 def _stages(data: Copies, batch: int) -> list[Pipeline]:
     """What the loader does, one thing after the other, in one thread."""
     order = Order(len(data.files), batch, seed=0)
-    buffer = np.empty_like(data.raw.read(np.zeros(1, int))[0][0])
-    ready = data.raw.read(order.batch(0)[0])[0]
+    one = np.empty((1, data.raw.size, data.raw.size, 3), np.uint8)
+    ready = np.empty((batch, *one.shape[1:]), np.uint8)
     device = jax.devices()[0]
 
-    def each(do) -> Batches:
+    def each(do: Callable) -> Batches:
         for number in range(FOREVER):
-            for i in order.batch(number)[0].tolist():
+            for i in order.batch(number)[0]:
                 do(i)
             yield number
 
     def whole(images: records.Packed) -> Batches:
-        return (images.read(order.batch(number)[0]) for number in range(FOREVER))
+        return (images.read(order.batch(number)[0], ready) for number in range(FOREVER))
 
     return [
-        Pipeline("read raw", "read", "raw", 1, each(lambda i: data.raw.load(i, buffer))),
+        Pipeline("read raw", "read", "raw", 1, each(lambda i: data.raw.read(i[None], one))),
         Pipeline("batch raw", "batch", "raw", 1, whole(data.raw)),
-        Pipeline("read jpeg", "read", "jpeg", 1, each(data.jpeg.record)),
-        Pipeline("read, decode jpeg", "decode", "jpeg", 1, each(lambda i: data.jpeg.load(i, buffer))),
+        Pipeline("read jpeg", "read", "jpeg", 1, each(lambda i: data.jpeg.record(int(i)))),
+        Pipeline("read, decode jpeg", "decode", "jpeg", 1, each(lambda i: data.jpeg.read(i[None], one))),
         Pipeline("batch jpeg", "batch", "jpeg", 1, whole(data.jpeg)),
         Pipeline(
             TO_DEVICE,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from alexnet_jax.data.memory import Pool
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError
 
@@ -77,7 +78,8 @@ class Batches:
         self.bad: dict[int, str] = {}  # the bad records met so far, and what is wrong with them
         self._news: list[str] = []
         self._images, self._examples, self._max_bad = images, order.examples, reading.max_bad
-        load = functools.partial(_load, images, order, reading)
+        pool = Pool((order.batch_size // reading.parts, images.size, images.size, 3))
+        load = functools.partial(_load, images, order, reading, pool)
         options = grain.ReadOptions(num_threads=reading.threads, prefetch_buffer_size=reading.prefetch)
         self._iterator = iter(grain.MapDataset.range(stop).map(load).to_iter_dataset(options))
         self._iterator.set_state({"next_index": start})
@@ -116,28 +118,29 @@ class Batches:
         self._iterator.close()
 
 
-def _load(images: Images, order: Order, reading: Reading, number: int) -> tuple[Batch, dict[int, str]]:
+def _load(images: Images, order: Order, reading: Reading, pool: Pool, number: int) -> tuple[Batch, dict[int, str]]:
     """Batch `number`, this process's part of it, and the bad records it met: example -> what is wrong."""
     index, mask = order.batch(number)
     rows = order.batch_size // reading.parts
     mine = slice(reading.part * rows, (reading.part + 1) * rows)
     index, mask = index[mine].copy(), mask[mine].copy()
-    pixels, wrong = images.read(index)
+    pixels = pool.empty()
+    wrong = images.read(index, pixels)
     bad = {int(index[row]): what for row, what in wrong.items()}
     for row in wrong:
         if order.seed is None:
             pixels[row], mask[row] = 0, False
         else:
-            index[row], pixels[row] = _next_sound(images, int(index[row]), order.examples, bad)
+            index[row] = _next_sound(images, int(index[row]), order.examples, pixels[row : row + 1], bad)
     return Batch(pixels, images.labels[index], index, mask), bad
 
 
-def _next_sound(images: Images, i: int, examples: int, bad: dict[int, str]) -> tuple[int, np.ndarray]:
-    """The first example behind `i` that can be read, and its image; notes in `bad` those that cannot."""
+def _next_sound(images: Images, i: int, examples: int, out: np.ndarray, bad: dict[int, str]) -> int:
+    """The first example behind `i` that can be read, into `out` [1, H, W, 3]; notes in `bad` those that cannot."""
     for step in range(1, examples):
         other = (i + step) % examples
-        pixels, wrong = images.read(np.array([other]))
+        wrong = images.read(np.array([other]), out)
         if not wrong:
-            return other, pixels[0]
+            return other
         bad[other] = wrong[0]
     raise DataError(f"not one of the {examples} records can be read: {bad[i]}")

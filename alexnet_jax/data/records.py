@@ -36,8 +36,13 @@ class Images(Protocol):
         """[N] int32."""
         ...
 
-    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-        """Images at `index` [n] -> [n, size, size, 3] uint8 in new memory, and what is wrong with which of the n.
+    @property
+    def size(self) -> int:
+        """Height and width, pixels."""
+        ...
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
+        """Reads images `index` [n] into `out` [n, size, size, 3] uint8; returns what is wrong with which of the n.
 
         The pixels of an image that something is wrong with mean nothing.
         """
@@ -52,8 +57,13 @@ class InMemory(NamedTuple):
     labels: np.ndarray
     pixels: np.ndarray  # [N, size, size, 3] uint8
 
-    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-        return self.pixels[index], {}
+    @property
+    def size(self) -> int:
+        return self.pixels.shape[1]
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
+        np.take(self.pixels, index, axis=0, out=out)
+        return {}
 
     def name(self, i: int) -> str:
         return f"image {i}"
@@ -69,23 +79,24 @@ class Packed:
         self._names_file = directory / split.names.name
         self._shards = [directory / shard.name for shard in split.shards]
         self._ends = np.cumsum([shard.count for shard in split.shards])
+        self._starts = self._ends - [shard.count for shard in split.shards]
 
-    def read(self, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-        out = np.empty((len(index), self.size, self.size, 3), np.uint8)
+    def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
+        shards = self._ends.searchsorted(index, side="right")
+        places = index - self._starts[shards]
         bad = {}
-        for row, i in enumerate(index.tolist()):
+        # All numbers are looked up at once: what Python does here for each image, threads must wait for.
+        each = zip(index.tolist(), shards.tolist(), places.tolist(), self.hashes[index].tolist(), strict=True)
+        for row, (i, shard, place, known) in enumerate(each):
             try:
-                self.load(i, out[row])
+                self._load(i, shard, place, known, out[row])
             except (OSError, RuntimeError, ValueError) as error:  # ArrayRecord and the decoder raise all of these
-                bad[row] = f"{self.shard_of(i).name}: {error}"
-        return out, bad
+                bad[row] = f"{self._shards[shard].name}: {error}"
+        return bad
 
-    def load(self, i: int, out: np.ndarray) -> None:
-        """Reads image `i` into `out` [size, size, 3] uint8. Raises OSError, RuntimeError or ValueError if it is bad."""
+    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
+        """Reads image `i`, which lies at `place` of `shard` and has the hash `known`, into `out` [size, size, 3]."""
         raise NotImplementedError
-
-    def shard_of(self, i: int) -> Path:
-        return self._shards[self._ends.searchsorted(i, side="right")]
 
     def name(self, i: int) -> str:
         return self._names[i]
@@ -94,9 +105,10 @@ class Packed:
     def _names(self) -> list[str]:
         return json.loads(self._names_file.read_text())
 
-    def _check(self, i: int, record: bytes | memoryview) -> None:
-        if xxhash.xxh3_64_intdigest(record) != self.hashes[i]:
-            raise ValueError("the record has changed since it was written")
+
+def _check(record: bytes | memoryview, known: int) -> None:
+    if xxhash.xxh3_64_intdigest(record) != known:
+        raise ValueError("the record has changed since it was written")
 
 
 class Raw(Packed):
@@ -105,13 +117,12 @@ class Raw(Packed):
         self._files = [os.open(path, os.O_RDONLY) for path in self._shards]
         weakref.finalize(self, _close, self._files)
 
-    def load(self, i: int, out: np.ndarray) -> None:
+    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
         # Not a memory map: a file that is cut while we run would end the process, and this leaves other threads free.
-        shard = int(self._ends.searchsorted(i, side="right"))
-        start = int(self._ends[shard - 1]) if shard else 0
-        if os.preadv(self._files[shard], [out.data], (i - start) * out.nbytes) != out.nbytes:
+        pixels = out.data
+        if os.preadv(self._files[shard], [pixels], place * out.nbytes) != out.nbytes:
             raise ValueError("the shard is cut short")
-        self._check(i, out.data)
+        _check(pixels, known)
 
 
 def _close(files: list[int]) -> None:
@@ -125,13 +136,13 @@ class Jpeg(Packed):
         self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
 
     def record(self, i: int) -> bytes:
-        """The JPEG of image `i`, as long as it has its hash."""
-        record = self._records[i]
-        self._check(i, record)
-        return record
+        """The JPEG of image `i`."""
+        return self._records[i]
 
-    def load(self, i: int, out: np.ndarray) -> None:
-        images.decode_jpeg(self.record(i), out)
+    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
+        record = self.record(i)
+        _check(record, known)
+        images.decode_jpeg(record, out)
 
 
 def open_split(directory: Path, manifest: Manifest, split: str) -> Packed:
