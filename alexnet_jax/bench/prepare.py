@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--source", default="folder", help="as of alexnet_jax.prepare (default folder)")
     add("--input", type=Path, required=True, help="as of alexnet_jax.prepare: what the source reads")
-    add("--images", type=int, default=4000, help="how many to pack, repeated if there are fewer (default 4000)")
+    add("--images", type=int, default=12000, help="how many to pack, repeated if there are fewer (default 12000)")
     add("--size", type=int, default=256, help="height and width to store, pixels (default 256)")
     add("--quality", type=int, default=95, help="of the JPEGs (default 95)")
     add("--rounds", type=int, default=5, help="each packs all the images once a store (default 5)")
@@ -44,9 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     some = [split.read(i) for i in range(min(arguments.images, len(split.names)))]
     taken = list(itertools.islice(itertools.cycle(some), arguments.images))
     print(rounds.machine())
-    print(
-        f"{len(taken)} images, {len(some)} of them different; {os.cpu_count()} threads; medians of {arguments.rounds}"
-    )
+    print(f"{len(taken)} images, {len(some)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
     found: dict[str, list[tuple[float, float]]] = {"raw": [], "jpeg": []}
     for _ in range(arguments.rounds):
         for store, speeds in found.items():

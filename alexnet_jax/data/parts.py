@@ -54,8 +54,11 @@ class _RawFile:
 class _ArrayRecordFile:
     """As _RawFile, in the format that Grain reads. Each record is on its own; JPEGs would not become smaller."""
 
+    # With threads of its own, it would keep all of Python waiting when they lag behind.
+    OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
+
     def __init__(self, path: Path):
-        self._path, self._file = path, ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        self._path, self._file = path, ArrayRecordWriter(str(path), self.OPTIONS)
 
     def write(self, records: list) -> None:
         try:

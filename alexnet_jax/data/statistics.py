@@ -34,9 +34,10 @@ def nothing(size: int) -> Sums:
 def sums_of(images: Sequence[np.ndarray]) -> Sums:
     """The sums over images [H, W, 3] uint8; from 1 to 2^16 of them."""
     pixels, products = np.zeros(images[0].shape, np.float32), np.zeros((3, 3), np.int64)  # sums below 2^24: exact
+    planes = [np.empty(pixels.shape[:2], np.uint8) for _ in range(3)]
     for image in images:
         cv2.accumulate(image, pixels)
-        planes = cv2.split(image)
+        cv2.split(image, planes)
         squares = [round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes]
         for i in range(3):
             products[i, i] += squares[i]
