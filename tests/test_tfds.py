@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,10 +19,12 @@ import tensorflow_datasets
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 
+from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.sources.source import Published
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
 from tests.conftest import ROOT
+from tests.test_commands import run
 
 CLASSES = ["ant", "bee", "cat"]
 COUNTS = {"train": 40, "validation": 7, "test": 5}
@@ -117,6 +120,20 @@ def test_a_set_is_read_as_it_was_prepared(prepared, name):
         images = [split.read(i) for i in range(COUNTS[of])]
         assert all(type(image.content) is bytes and type(image.label) is int for image in images)
         assert sorted((bytes(image.content), image.label) for image in images) == expected(of)
+
+
+def test_the_commands_verify_and_prepare_a_set(prepared, tmp_path):
+    output = run("alexnet_jax.verify_data", prepared, "--source=tfds:bugs")
+    assert re.search(r"ok +train counts +40 images of \d classes; 40 published", output)
+    assert re.search(r"ok +train images +40 of 40 decoded", output)
+    output = run(
+        "alexnet_jax.prepare", "--source=tfds:bugs", "--input", prepared, "--output", tmp_path / "data", "--size=8"
+    )
+    assert "train: 40 images, 0 skipped" in output and "val: 7 images" in output
+    dataset = open_dataset("prepared", str(tmp_path / "data"), 8, len(CLASSES))
+    assert dataset.classes == CLASSES
+    source = tfds("bugs", prepared).splits["val"]
+    assert dataset.splits["val"].labels.tolist() == [source.read(i).label for i in range(7)]
 
 
 def test_other_names_of_features_and_a_config(tmp_path):

@@ -64,6 +64,10 @@ def in_a_row(path: Path) -> Listing:
     return sorted(_files(path) if path.is_dir() else _members(path, 0, path.stat().st_size))
 
 
+def has_folders(path: Path) -> bool:
+    return path.is_dir() and any(_is_folder(entry) for entry in path.iterdir())
+
+
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 

@@ -140,7 +140,7 @@ def _check_classes(edition: Edition, path: Path | None, found: set[str], classes
 def _labelled(path: Path, split: str, edition: Edition, kit: Devkit | None, classes: list[str]) -> list:
     """The images of `val` or `test`, in the order of their names, with labels."""
     label_of = {name: label for label, name in enumerate(classes)}
-    if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
+    if archives.has_folders(path):
         found = archives.by_class(path)
         unknown = sorted(set(found) - set(classes))
         if unknown:
