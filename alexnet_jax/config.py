@@ -201,7 +201,8 @@ class Config(Section):
         if self.model.image_size > self.data.size:
             raise ValueError(
                 f"model.image_size={self.model.image_size} is larger than the stored images, "
-                f"data.size={self.data.size}: crops are cut out of what is stored"
+                f"data.size={self.data.size}: crops are cut out of what is stored. Prepare larger images or take a "
+                "config for small ones, such as configs/cifar10.py"
             )
         return self
 

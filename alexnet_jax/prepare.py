@@ -5,6 +5,7 @@ Interrupted and started again with the same arguments, it goes on behind the las
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -40,27 +41,32 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--source {arguments.source} has its own images: leave out --input")
     if arguments.source != "folder" and arguments.val_fraction is not None:
         raise UserError(f"--val_fraction is for --source folder; {arguments.source} has its own splits")
-    if arguments.size < 1 or not 1 <= arguments.quality <= 100:
-        raise UserError(f"--size {arguments.size} must be positive and --quality {arguments.quality} in 1..100")
+    if arguments.size < 1:
+        raise UserError(f"--size {arguments.size} must be 1 or more")
+    if not 1 <= arguments.quality <= 100:
+        raise UserError(f"--quality {arguments.quality} must be in 1..100")
     for name in ("val_fraction", "max_corrupt"):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value < 1:
             raise UserError(f"--{name} {value} is a share of the images: give 0 or more, and less than 1")
     settings = packing.Settings(arguments.store, arguments.size, arguments.quality, arguments.max_corrupt)
     request = Request(arguments.input, "", arguments.val_fraction, arguments.seed, arguments.size, num_classes=1000)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end it in order
     try:
         manifest = packing.pack(open_source(arguments.source, request), arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:
         os.write(2, b"\n")
         raise Interrupted(
-            f"the finished shards stay in {arguments.output}; give the same command again to go on"
+            f"the finished shards (of {packing.SHARD_IMAGES} images each) stay in {arguments.output}; give the same "
+            "command again to go on"
         ) from None
     for name, split in manifest.splits.items():
         _tell(name, split)
     held_out = next((name for name in SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
     print(
-        f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train with "
-        f"--config.data.directory={arguments.output} --config.data.size={manifest.size} "
+        f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train a "
+        "config on them (configs/paper.py is for 256x256, configs/cifar10.py for 32x32) with "
+        f"--config.data.source=prepared --config.data.directory={arguments.output} --config.data.size={manifest.size} "
         f"--config.model.num_classes={len(manifest.classes)} --config.data.eval_split={held_out}"
     )
 
@@ -73,7 +79,7 @@ def _tell(name: str, split: PackedSplit) -> None:
         more = ", ..." if unusual.count > 3 else ""
         print(f"  taken, though {unusual.what}: {unusual.count} ({', '.join(unusual.names[:3])}{more})")
     if split.published and split.published.images != split.count + len(split.skipped):
-        print(f"  note: {split.published.images} were published")
+        print(f"  incomplete: {split.published.images:,} were published")
 
 
 if __name__ == "__main__":

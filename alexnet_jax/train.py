@@ -135,11 +135,11 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
         learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
         try:
             state, loss = run.advance(state, learning_rate)
-        except DataError:  # before the step began: what was trained so far is sound
+        except DataError as error:  # before the step began: what was trained so far is sound
             pending = pending and pending()
             if step != saved:
                 run.save(step, state, validation)
-            raise
+            raise DataError(f"{error}\nStep {step} is saved; once mended, the same command goes on") from None
         step += 1
         in_flight.append(loss)
         if len(in_flight) > STEPS_AHEAD:

@@ -69,15 +69,17 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
         return
     if (path / PARTS).is_dir() and not arguments.source:
         raise UserError(f"{path} is an unfinished preparation; give the same prepare command again first")
+    if path.is_file() and not arguments.source:
+        raise UserError(f"{path} is a file; name the folder that it is in, or say with --source what it is")
     kind = arguments.source or next((kind for name, kind in KNOWN_BY.items() if any(path.glob(name))), "folder")
     try:
         source = open_source(kind, Request(path, "", None, 0, 256, 1000))
     except UserError as error:
         if arguments.source is None and kind == "folder":
             raise UserError(f"{error}; or say with --source what {path} holds") from None
-        yield Check("archives", f"cannot be read as {kind}", [str(error)])
+        yield Check("source", f"cannot be read as {kind}", [str(error)])
         return
-    yield Check("archives", f"{path} read as {kind}: {len(source.classes)} classes", [])
+    yield Check("source", f"{path} read as {kind}: {len(source.classes)} classes", [])
     yield from verification.source(source, quick, max_duplicates)
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from alexnet_jax.data import sources
+from alexnet_jax.data.sources.embedded import digits
 
-source = sources.digits()
+source = digits()
 test = source.splits["test"]
 for i in (0, 100, 200):
-    Image.fromarray(test.read(i)).save(Path(sys.argv[1]) / f"test_{i}_is_{source.classes[test.labels[i]]}.png")
+    pixels, label = test.read(i)
+    Image.fromarray(pixels).save(Path(sys.argv[1]) / f"test_{i}_is_{source.classes[label]}.png")
 PYTHON
 python -m alexnet_jax.predict --workdir "$workdir" "$workdir"/test_*.png
 

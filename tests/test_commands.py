@@ -166,6 +166,7 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.mesh.data=2", "--config.mesh.tower=2"], "needs 2 x 2 = 4 devices"),
         ([*DIGITS, "--config.mesh.tower=7"], "mesh.tower=7 is no layout"),
         ([*DIGITS, "--config.model.num_classes=5"], "10 classes and the network only 5"),
+        ([*DIGITS, "--config.data.directory=data/x"], "not read by config.data.source=digits; give .*=prepared"),
         ([*DIGITS, "--config.data.eval_split=val"], "no split 'val', only test, train"),
         (["alexnet_jax.main", "--config=configs/digits.py", "--workdir=/proc/none"], "cannot be written"),
         (["alexnet_jax.evaluate", "--workdir={tmp}"], "is no workdir"),

@@ -17,6 +17,7 @@ from PIL import Image
 
 from alexnet_jax import errors
 from alexnet_jax.data import manifest
+from alexnet_jax.data.datasets import open_dataset
 from tests import ilsvrc
 from tests.conftest import ROOT, encoded
 from tests.test_commands import run as run_module
@@ -100,15 +101,20 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(year, store, prepa
 
 
 @BOTH
-def test_archives_and_prepared_data_are_verified_and_trained_on(year, store, prepare, tmp_path):
+def test_archives_and_prepared_data_are_verified(year, store, prepare):
     _, archives, data = prepare(year, store)
     for place in (archives, data):
         output = run("verify_data", place)
         assert re.search(
-            rf"ok +train counts +{CLASSES * 3} images of {CLASSES} classes; {CLASSES * 3} published", output
+            rf"ok +train counts +{CLASSES * 3} images of {CLASSES} of {CLASSES} classes; {CLASSES * 3} published",
+            output,
         )
         assert f"{place} is sound\n" in output and "BAD" not in output
         assert "is sound, as far as a quick look tells" in run("verify_data", place, "--quick")
+
+
+def test_prepared_archives_are_trained_on(prepare, tmp_path):
+    _, _, data = prepare(2010, "jpeg")
     (tmp_path / "config.py").write_text(CONFIG)
     output = run_module(
         "alexnet_jax.main",
@@ -117,6 +123,29 @@ def test_archives_and_prepared_data_are_verified_and_trained_on(year, store, pre
         f"--workdir={tmp_path / 'run'}",
     )
     assert re.search(rf"step 8  epoch 2  val: loss .* of {CLASSES} images", output)
+
+
+def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path):
+    arguments, _, whole = prepare(2012, "raw")
+    process = subprocess.Popen(
+        command("prepare", *arguments, "--output", tmp_path / "out"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    while "train: 8 of" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == errors.EXIT_INTERRUPTED and "Traceback" not in said
+    assert "(of 8 images each) stay in" in said and not list((tmp_path / "out").glob("*.tmp"))
+    assert re.search(
+        r"train: \d+ of 60 images are there from before", run("prepare", *arguments, f"--output={tmp_path / 'out'}")
+    )
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def damaged(data: Path, tmp_path: Path, name: str = "val-00001*") -> Path:
@@ -148,6 +177,8 @@ def test_damage_to_prepared_data_is_found(prepare, tmp_path):
     shard.unlink()
     output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
     assert f"{shard} is missing" in output and "BAD  val images     cannot be opened" in output
+    with pytest.raises(errors.DataError, match="is missing or not of the length"):
+        open_dataset("prepared", str(shard.parent), 32, CLASSES)
     (shard.parent / "manifest.json").unlink()
     (shard.parent / "parts").mkdir()
     assert "is an unfinished preparation" in run("verify_data", shard.parent, code=errors.EXIT_USER_ERROR)
@@ -168,6 +199,7 @@ def test_a_run_names_bad_records_and_stops_past_a_share_of_them(prepare, tmp_pat
         r"step \d+: bad record: (image \d+, n\d+/n\d+_\d.JPEG, \S+): .*; the next sound image takes", went_on
     )
     assert len(bad) == 1 and shard.name in bad[0]
+    assert "once mended, the same command goes on" in stopped
     log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert '"bad_records": 1' in log[-2] and '"data_wait": ' in log[-2]
     # What was trained before the stop was kept: mended, the same command goes on to the same end.
@@ -211,7 +243,7 @@ def test_bad_archives_are_found(year, store, prepare, tmp_path):
     refused = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", code=errors.EXIT_USER_ERROR)
     assert re.search(r"\d of the 29 images of the split train are corrupt", refused)
     taken = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", "--max_corrupt=0.5")
-    assert "train: 25 images, 4 skipped as corrupt" in taken and "note: 60 were published" in taken
+    assert "train: 25 images, 4 skipped as corrupt" in taken and "incomplete: 60 were published" in taken
     assert re.search(r"skipped n\d+/bomb.JPEG: 20000x20000 pixels are more than", taken)
     for what, name in (("CMYK", "cmyk"), ("PNG", "png"), ("under 16 pixels", "narrow")):
         assert re.search(rf"taken, though {what}: 1 \(n\d+/{name}.JPEG\)", taken)
@@ -219,7 +251,7 @@ def test_bad_archives_are_found(year, store, prepare, tmp_path):
 
     train.write_bytes(train.read_bytes()[: train.stat().st_size // 2])
     output = run("verify_data", copy, code=errors.EXIT_DATA_ERROR)
-    assert re.search(rf"BAD +archives +cannot be read as imagenet{year}(.|\n)*{train.name}.* not a whole", output)
+    assert re.search(rf"BAD +source +cannot be read as imagenet{year}(.|\n)*{train.name}.* not a whole", output)
     assert "not a whole, uncompressed tar" in run(
         "prepare", *arguments, f"--input={copy}", "--output", tmp_path / "new", code=2
     )

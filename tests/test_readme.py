@@ -80,3 +80,11 @@ def test_local_launch_script(tmp_path):
     assert "one tower a device" in done.stdout and "finished step 2" in done.stdout
     usage = subprocess.run(["bash", "launch/local.sh"], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2 and "CONFIG WORKDIR [DEVICES]" in usage.stderr
+
+
+def test_the_python_in_launch_scripts_runs(tmp_path):
+    """Quickstart trains for minutes; that the Python between its commands still fits the package shows here."""
+    script = (ROOT / "launch" / "quickstart.sh").read_text()
+    (program,) = re.findall(r"<<'PYTHON'\n(.*?)\nPYTHON", script, re.DOTALL)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
+    assert len(list(tmp_path.glob("test_*_is_*.png"))) == 3

@@ -21,6 +21,12 @@ def test_folder_with_a_fraction_for_validation(image_folder):
     assert set(folder.folder(images, None).splits) == {"train", "val"}
 
 
+def test_no_class_is_left_without_an_image_to_train_on(image_folder):
+    source = folder.folder(image_folder({f"class{i}": 1 for i in range(30)} | {"big": 60}), 0.5)
+    assert sorted(set(np.asarray(source.splits["train"].labels).tolist())) == list(range(31))
+    assert set(np.asarray(source.splits["val"].labels).tolist()) == {0}
+
+
 def test_folder_with_split_folders(image_folder):
     image_folder({"cat": 3, "dog": 2}, at="images/train")
     images = image_folder({"dog": 1, "cat": 1}, at="images/test").parent

@@ -124,7 +124,7 @@ def test_a_set_is_read_as_it_was_prepared(prepared, name):
 
 def test_the_commands_verify_and_prepare_a_set(prepared, tmp_path):
     output = run("alexnet_jax.verify_data", prepared, "--source=tfds:bugs")
-    assert re.search(r"ok +train counts +40 images of \d classes; 40 published", output)
+    assert re.search(r"ok +train counts +40 images of \d of 3 classes; 40 published", output)
     assert re.search(r"ok +train images +40 of 40 decoded", output)
     output = run(
         "alexnet_jax.prepare", "--source=tfds:bugs", "--input", prepared, "--output", tmp_path / "data", "--size=8"

@@ -106,7 +106,7 @@ def table(rows: list[dict], ratios: dict[str, str]) -> str:
             compared = ["-" if row[key] is None else f"{row[key]:.2f}x" for key in ratios]
             lines.append([row["pipeline"], str(row["cores"]), f"{median:,.0f}", span, f"{per_core:,.0f}", *compared])
         else:
-            lines.append([row["pipeline"], "", "not installed", *[""] * (2 + len(ratios))])
+            lines.append([row["pipeline"], "", "not installed: pip install -e .[bench]", *[""] * (2 + len(ratios))])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

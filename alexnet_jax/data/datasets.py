@@ -30,6 +30,11 @@ def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Da
     """The data of a config's section `data`, stored at `size` x `size`. Raises UserError if it does not fit."""
     if source == "prepared":
         dataset = _open_prepared(directory, size)
+    elif source in EMBEDDED and directory:
+        raise UserError(
+            f"config.data.directory={directory} is not read by config.data.source={source}; give "
+            "--config.data.source=prepared, or no directory"
+        )
     elif source in EMBEDDED:
         dataset = _in_memory(open_source(source, Request(None, "", None, 0, size, num_classes)), size)
     else:

@@ -7,7 +7,7 @@ from typing import Literal
 import pydantic
 import xxhash
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import DataError, UserError
 
 FORMAT = 2
 NAME = "manifest.json"
@@ -94,7 +94,7 @@ def read(directory: Path) -> Manifest:
         first = str(error).splitlines()[:3]
         raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
     if _sealed(manifest) != manifest:
-        raise UserError(f"{path} has been changed since it was written; put it back, or prepare the data again")
+        raise DataError(f"{path} has been changed since it was written; put it back, or prepare the data again")
     return manifest
 
 

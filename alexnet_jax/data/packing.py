@@ -52,6 +52,8 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             name: _pack_split(name, split, output, settings, show_progress) for name, split in source.splits.items()
         }
         written = manifest.write(output, _manifest(source, done, output, settings, plan))
+    except BrokenPipeError:  # of what we print
+        raise
     except OSError as error:  # of writing; images that cannot be read are skipped
         raise UserError(
             f"cannot write to {output}: {error}. The finished shards stay; make room and give the same command again"
@@ -129,7 +131,10 @@ def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_
         ThreadPoolExecutor(1) as finisher,  # makes a shard last while the next is written
         tqdm(total=total, desc=f"{name} images", unit="", disable=None if show_progress else True) as bar,
     ):
-        bar.update(sum(len(shards[file]) for file in done))
+        before = sum(len(shards[file]) for file in done)
+        bar.update(before)
+        if show_progress and before:
+            print(f"{name}: {before} of {total} images are there from before", flush=True)
         try:
             for (file, indices), block in in_order(threads, lambda item: load(split, item[1], settings), todo):
                 shard = shard or parts.OpenShard(output, file, settings.size)

@@ -25,7 +25,7 @@ import xxhash
 from alexnet_jax.data import images, open_files
 from alexnet_jax.data.manifest import Manifest, PackedSplit, checksum
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import DataError
 
 
 class Images(Protocol):
@@ -148,18 +148,18 @@ class Jpeg(Packed):
 def open_split(directory: Path, manifest: Manifest, split: str) -> Packed:
     """A split for reading.
 
-    Raises UserError if a shard of it is missing or not of its stated length, or another file is not as it was written.
+    Raises DataError if a shard of it is missing or not of its stated length, or another file is not as it was written.
     """
     packed = manifest.splits[split]
     again = "prepare the data again into a new folder, or put the file back from a copy"
     for shard in packed.shards:
         path = directory / shard.name
         if not path.is_file() or path.stat().st_size != shard.bytes:
-            raise UserError(f"{path} is missing or not of the length that the manifest states; {again}")
+            raise DataError(f"{path} is missing or not of the length that the manifest states; {again}")
     for file in (packed.labels, packed.hashes, packed.names, manifest.mean_image):
         path = directory / file.name
         if not path.is_file() or checksum(path) != file.xxh128:
-            raise UserError(f"{path} is missing or damaged; {again}")
+            raise DataError(f"{path} is missing or damaged; {again}")
     open_files.allow(len(packed.shards))
     reader = Raw if manifest.store == "raw" else Jpeg
     return reader(directory, packed, manifest.size)

@@ -17,6 +17,7 @@ from alexnet_jax.data.sources.source import Published, Source, Split
 from alexnet_jax.errors import UserError
 
 SAMPLE = 1000  # images of a split that a quick check reads
+MAX_LISTED = 100  # duplicates
 AT_ONCE = 64  # images that a thread reads
 
 
@@ -67,11 +68,11 @@ def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check
             yield _counts(name, whole, source.classes, source.published.get(name), 0)
         problems = [f"{split.names[i]}: {look.problem}" for i, look in zip(chosen, looks, strict=True) if look.problem]
         yield Check(f"{name} images", f"{len(chosen):,} of {total:,} decoded", problems)
-    if not quick:
-        names: dict[str, Callable[[int], str]] = {
-            name: split.names.__getitem__ for name, split in source.splits.items()
-        }
-        yield from _duplicates(hashes, labels, names, max_duplicates)
+    if quick:
+        yield Check("duplicates", "not looked for: that needs every image", [])
+        return
+    names: dict[str, Callable[[int], str]] = {name: split.names.__getitem__ for name, split in source.splits.items()}
+    yield from _duplicates(hashes, labels, names, max_duplicates)
 
 
 def _files(directory: Path, described: Manifest, quick: bool) -> Check:
@@ -96,7 +97,7 @@ def _files(directory: Path, described: Manifest, quick: bool) -> Check:
 
 
 def _counts(name: str, labels: np.ndarray, classes: list[str], published: Published | None, skipped: int) -> Check:
-    told = f"{len(labels):,} images of {len(np.unique(labels)):,} classes"
+    told = f"{len(labels):,} images of {len(np.unique(labels)):,} of {len(classes):,} classes"
     problems = []
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         problems.append(f"{name} has labels {labels.min()} to {labels.max()}, and there are {len(classes)} classes")
@@ -161,6 +162,8 @@ def _duplicates(
         allowed = len(pairs) <= max_duplicates * len(hashes[name])
         if allowed and lines:
             told += ": " + "; ".join(lines[:10])
+        if len(lines) > MAX_LISTED:
+            lines[MAX_LISTED:] = [f"... and {len(lines) - MAX_LISTED} more"]
         yield Check("duplicates", told, [] if allowed else lines)
 
 

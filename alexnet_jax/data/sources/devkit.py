@@ -31,7 +31,8 @@ def read(path: Path, year: int) -> Devkit:
     except UserError:
         raise
     except Exception as error:  # loadmat raises all sorts on bad bytes
-        raise UserError(f"the development kit {path} cannot be read ({error}); download it again") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"the development kit {path} cannot be read ({reason}); download it again") from None
     return Devkit(classes, train_images, numbers(content[truth], path))
 
 

@@ -34,7 +34,7 @@ def folder(directory: Path | None, val_fraction: float | None) -> Source:
         if "val" in files:
             raise UserError(f"{directory} has its own val/; leave out --val_fraction")
         chosen = [_hash_fraction(file.relative_to(split_folders["train"])) < val_fraction for file, _ in files["train"]]
-        pairs = list(zip(files["train"], chosen, strict=True))
+        pairs = _one_stays(list(zip(files["train"], chosen, strict=True)))
         files["val"] = [item for item, is_val in pairs if is_val]
         files["train"] = [item for item, is_val in pairs if not is_val]
     for split, items in files.items():
@@ -67,6 +67,16 @@ def _files(directory: Path, classes: list[str]) -> list[tuple[Path, int]]:
             raise UserError(f"the class folder {directory / name} is empty; put images in it or remove it")
         items += [(path, label) for path in files]
     return items
+
+
+def _one_stays(pairs: list[tuple[tuple[Path, int], bool]]) -> list[tuple[tuple[Path, int], bool]]:
+    """Images, and whether each is to validate on: of every class one stays to train on."""
+    kept = {label for (_, label), is_val in pairs if not is_val}
+    result = []
+    for (path, label), is_val in pairs:
+        result.append(((path, label), is_val and label in kept))
+        kept.add(label)
+    return result
 
 
 def _hash_fraction(path: Path) -> float:
