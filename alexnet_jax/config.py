@@ -149,14 +149,14 @@ class Augment(Section):
 
 
 class Data(Section):
-    source: str  # "prepared", or one of data/sources.py that needs no folder
+    source: str  # "prepared", or one of data/sources/embedded.py
     directory: str  # of source "prepared": what `python -m alexnet_jax.prepare` wrote
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
     eval_split: str
     threads: NonNegativeInt  # reading and decoding; 0: in the thread that trains
     prefetch_batches: PositiveInt
-    max_bad: Fraction  # share of a split's records that may turn out damaged before a run stops
+    max_bad: Fraction  # share of a split's records that may turn out damaged, since it was started, before a run stops
 
 
 class Train(Section):

@@ -1,5 +1,6 @@
 """Errors a user can mend: one paragraph that names the thing and the cure, and no stack trace."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ class Interrupted(Exception):
 
 def exit_code(command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code, with errors and interruptions told on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
     except DataError as error:
@@ -43,4 +46,7 @@ def exit_code(command: Callable[[], None]) -> int:
     except BrokenPipeError:  # of `command | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OUTPUT_CLOSED
+    except OSError as error:
+        print(f"error: {error}; see that it is there, may be read and written, and has room", file=sys.stderr)
+        return EXIT_USER_ERROR
     return EXIT_OK

@@ -17,6 +17,8 @@ from alexnet_jax.data.sources.registry import EMBEDDED, SOURCES, open_source
 from alexnet_jax.data.sources.source import Request
 from alexnet_jax.errors import Interrupted, UserError
 
+QUALITY = 95  # of the JPEGs
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -28,9 +30,9 @@ def main() -> None:
     add("--output", type=Path, required=True, help="folder for the packed images, new or unfinished")
     add("--size", type=int, default=256, help="height and width to store, pixels (default 256)")
     add("--store", choices=("raw", "jpeg"), default="raw", help="raw: fastest; jpeg: a sixth of its size")
-    add("--quality", type=int, default=95, help="of --store jpeg, 1..100 (default 95)")
+    add("--quality", type=int, help=f"of --store jpeg, 1..100 (default {QUALITY})")
     add("--val_fraction", type=float, help="of --source folder: share of the training images to hold out as split val")
-    add("--seed", type=int, default=0, help="of --source imagenet_full: of the halves (default 0)")
+    add("--seed", type=int, help="of --source imagenet_full: of the halves (default 0)")
     add("--max_corrupt", type=float, default=0.01, help="share of a split that may be skipped (default 0.01)")
     arguments = parser.parse_args()
     sys.exit(errors.exit_code(lambda: run(arguments)))
@@ -43,15 +45,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--val_fraction is for --source folder; {arguments.source} has its own splits")
     if arguments.size < 1:
         raise UserError(f"--size {arguments.size} must be 1 or more")
-    if not 1 <= arguments.quality <= 100:
-        raise UserError(f"--quality {arguments.quality} must be in 1..100")
+    if arguments.source != "imagenet_full" and arguments.seed is not None:
+        raise UserError(f"--seed is for --source imagenet_full; nothing in {arguments.source} is drawn")
+    if arguments.store != "jpeg" and arguments.quality is not None:
+        raise UserError("--quality is for --store jpeg; --store raw keeps the pixels as they are")
+    quality = QUALITY if arguments.quality is None else arguments.quality
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality {quality} must be in 1..100")
     for name in ("val_fraction", "max_corrupt"):
         value = getattr(arguments, name)
         if value is not None and not 0 <= value < 1:
             raise UserError(f"--{name} {value} is a share of the images: give 0 or more, and less than 1")
-    settings = packing.Settings(arguments.store, arguments.size, arguments.quality, arguments.max_corrupt)
-    request = Request(arguments.input, "", arguments.val_fraction, arguments.seed, arguments.size, num_classes=1000)
+    settings = packing.Settings(arguments.store, arguments.size, quality, arguments.max_corrupt)
+    request = Request(
+        arguments.input, "", arguments.val_fraction, arguments.seed or 0, arguments.size, num_classes=1000
+    )
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end it in order
+    print(f"listing the images of {arguments.input or arguments.source}", flush=True)
     try:
         manifest = packing.pack(open_source(arguments.source, request), arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:

@@ -110,50 +110,51 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
     pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
     clock = Clock(config.train.batch_size, last_step, run.batches)
 
-    while True:
-        due = step > 0 and (step % validate_every == 0 or step >= last_step)
-        if due and validation.step != step:
-            pending = pending and pending()
-            result = run.validate(step, state)
-            if result is not None:
-                writer.scalars(step, config.data.eval_split, result)
-                writer.message(_validation_line(step, step / epoch_steps, config.data.eval_split, result))
-                if step % validate_every == 0:
-                    validation = optim.validated(
-                        validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
-                    )
-                validation = validation._replace(step=step)
-            clock.restart(step)
-        stop = step >= last_step or run.stopping()
-        if step != saved and (stop or step % config.train.save_every_steps == 0):
-            pending = pending and pending()
-            run.save(step, state, validation)
-            saved = step
-        if stop:
-            return step
-
-        learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
-        try:
-            state, loss = run.advance(state, learning_rate)
-        except DataError as error:  # before the step began: what was trained so far is sound
-            pending = pending and pending()
-            if step != saved:
+    try:
+        while True:
+            due = step > 0 and (step % validate_every == 0 or step >= last_step)
+            if due and validation.step != step:
+                pending = pending and pending()
+                result = run.validate(step, state)
+                if result is not None:
+                    writer.scalars(step, config.data.eval_split, result)
+                    writer.message(_validation_line(step, step / epoch_steps, config.data.eval_split, result))
+                    if step % validate_every == 0:
+                        validation = optim.validated(
+                            validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
+                        )
+                    validation = validation._replace(step=step)
+                clock.restart(step)
+            stop = step >= last_step or run.stopping()
+            if step != saved and (stop or step % config.train.save_every_steps == 0):
+                pending = pending and pending()
                 run.save(step, state, validation)
-            raise DataError(f"{error}\nStep {step} is saved; once mended, the same command goes on") from None
-        step += 1
-        in_flight.append(loss)
-        if len(in_flight) > STEPS_AHEAD:
-            in_flight.popleft().block_until_ready()
-        if not clock.running:  # the first step compiles; it is not counted in images/s
-            loss.block_until_ready()
-            clock.restart(step)
+                saved = step
+            if stop:
+                return step
+
+            learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
+            state, loss = run.advance(state, learning_rate)
+            step += 1
+            in_flight.append(loss)
+            if len(in_flight) > STEPS_AHEAD:
+                in_flight.popleft().block_until_ready()
+            if not clock.running:  # the first step compiles; it is not counted in images/s
+                loss.block_until_ready()
+                clock.restart(step)
+            pending = pending and pending()
+            writer.advance()
+            for line in run.batches.news():
+                writer.message(f"step {step}: {line}; the next sound image takes its place")
+            if step % config.train.log_every_steps == 0:
+                pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock)
+                state = steps.clear_metrics(state)
+    except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
         pending = pending and pending()
-        writer.advance()
-        for line in run.batches.news():
-            writer.message(f"step {step}: {line}; the next sound image takes its place")
-        if step % config.train.log_every_steps == 0:
-            pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock)
-            state = steps.clear_metrics(state)
+        if step != saved:
+            run.save(step, state, validation)
+        there = f"\nStep {step} is saved; once mended, the same command goes on" if step else ""
+        raise DataError(f"{error}{there}") from None
 
 
 def _validation_line(step: int, epoch: float, split: str, result: dict[str, float]) -> str:
@@ -200,7 +201,7 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Loss and errors over every image of a split, each counted once; None if asked to stop on the way.
 
-    A bad record is told of and left out; `count` is without it.
+    A bad record is told of and left out: `count` is without it, and `bad_records` counts them if there are any.
     """
     order = Order(len(images.labels), config.train.eval_batch_size, seed=None)
     batches = Batches(images, order, 0, order.steps_per_epoch, reading(config))
@@ -213,7 +214,8 @@ def evaluate(
                 tell(f"{line}; it is left out")
             seen = eval_step(params, sharding.put(batch, mesh, sharding.EXAMPLES), statistics)
             total = jax.block_until_ready(metrics.merge(total, seen))
-    return metrics.summary(total)
+    bad = {"bad_records": len(batches.bad)} if batches.bad else {}
+    return metrics.summary(total) | bad
 
 
 @contextlib.contextmanager

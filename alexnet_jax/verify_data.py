@@ -13,7 +13,7 @@ from pathlib import Path
 from alexnet_jax import errors
 from alexnet_jax.data import manifest, verification
 from alexnet_jax.data.parts import PARTS
-from alexnet_jax.data.sources.registry import open_source
+from alexnet_jax.data.sources.registry import known, open_source
 from alexnet_jax.data.sources.source import Request
 from alexnet_jax.data.verification import Check
 from alexnet_jax.errors import DataError, UserError
@@ -71,7 +71,11 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
         raise UserError(f"{path} is an unfinished preparation; give the same prepare command again first")
     if path.is_file() and not arguments.source:
         raise UserError(f"{path} is a file; name the folder that it is in, or say with --source what it is")
+    if any(path.glob("*.labels.npy")) and not arguments.source:
+        raise UserError(f"{path} was prepared, but its {manifest.NAME} is missing; put it back, or prepare it again")
     kind = arguments.source or next((kind for name, kind in KNOWN_BY.items() if any(path.glob(name))), "folder")
+    known(kind)
+    print(f"listing the images of {path}", flush=True)
     try:
         source = open_source(kind, Request(path, "", None, 0, 256, 1000))
     except UserError as error:

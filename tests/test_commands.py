@@ -138,6 +138,11 @@ def test_report(trained):
     assert "Tower 0" in page and "Tower 1" in page and "top-1 error <b>" in page and "21 images" in page
 
 
+def test_what_the_system_refuses_is_one_paragraph(tmp_path, capsys):
+    assert errors.exit_code(lambda: print(tmp_path.read_bytes())) == errors.EXIT_USER_ERROR
+    assert re.search(rf"error: .*Is a directory: '{tmp_path}'; see that it", capsys.readouterr().err)
+
+
 DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run"]
 
 
@@ -179,6 +184,12 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
             "there is no source 'tape'; give one of cifar10, ",
         ),
         (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--max_corrupt=3"], "--max_corrupt 3.0 is"),
+        (
+            ["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--quality=9"],
+            "--quality is for --store jpeg",
+        ),
+        (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--seed=9"], "--seed is for --source imagenet"),
+        (["alexnet_jax.verify_data", "{tmp}", "--source=tape"], "there is no source 'tape'"),
     ],
 )
 def test_bad_input_is_one_paragraph(arguments, message, tmp_path):

@@ -1,5 +1,6 @@
 """The ImageNet challenges from archives in their true layouts: listing, and what can be wrong with them."""
 
+import io
 import random
 import re
 import shutil
@@ -212,16 +213,40 @@ def test_no_place_given(tmp_path):
 
 
 def test_members_that_would_write_outside_are_only_read(tmp_path):
-    """Nothing is unpacked: a path or a link can point where it likes."""
-    link = tarfile.TarInfo("n00000001_1.JPEG")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
-        archive.addfile(link)
-    (tmp_path / "n00000001.tar").write_bytes(
-        (tmp_path / "n00000001.tar").read_bytes()[:512] + ilsvrc.tar([("../../../n00000001_2.JPEG", b"image")])
-    )
+    """Nothing is unpacked: a path can point where it likes."""
+    (tmp_path / "n00000001.tar").write_bytes(ilsvrc.tar([("../../../n00000001_2.JPEG", b"image")]))
     ((name, place),) = archives.by_class(tmp_path)["n00000001"]
     assert (name, place.read()) == ("n00000001/n00000001_2.JPEG", b"image")
+
+
+@pytest.mark.parametrize(("kind", "target"), [("SYMTYPE", "/etc/passwd"), ("LNKTYPE", "/etc/passwd"), ("CHRTYPE", "")])
+def test_members_that_are_no_files_are_refused(kind, target, tmp_path):
+    member = tarfile.TarInfo("n00000001_1.JPEG")
+    member.type, member.linkname = getattr(tarfile, kind), target
+    with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
+        archive.addfile(member)
+    with pytest.raises(UserError, match=r"n00000001.tar holds n00000001_1.JPEG, neither a file nor a folder"):
+        archives.by_class(tmp_path)
+
+
+def test_a_hard_link_is_a_second_name_of_its_file(tmp_path):
+    first, second = tarfile.TarInfo("a.JPEG"), tarfile.TarInfo("b.JPEG")
+    first.size, second.type, second.linkname = 5, tarfile.LNKTYPE, "a.JPEG"
+    with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
+        archive.addfile(first, io.BytesIO(b"image"))
+        archive.addfile(second)
+    found = archives.by_class(tmp_path)["n00000001"]
+    assert [(name, place.read()) for name, place in found] == [
+        ("n00000001/a.JPEG", b"image"),
+        ("n00000001/b.JPEG", b"image"),
+    ]
+
+
+def test_two_archives_of_one_class_are_refused(tmp_path):
+    inner = ilsvrc.tar([("x.JPEG", b"image")])
+    (tmp_path / "all.tar").write_bytes(ilsvrc.tar([("a/n00000001.tar", inner), ("b/n00000001.tar", inner)]))
+    with pytest.raises(UserError, match=r"all.tar holds 2 archives n00000001.tar, in folders"):
+        archives.by_class(tmp_path / "all.tar")
 
 
 # --- a whole release ---

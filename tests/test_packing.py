@@ -17,7 +17,7 @@ import pytest
 from alexnet_jax.data import datasets, images, manifest, packing, records, statistics
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.sources import folder
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import DataError, UserError
 from tests.conftest import ROOT
 from tests.test_images import JPEG
 from tests.test_loader import read
@@ -165,13 +165,13 @@ def flipped(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("train-00000-of-00001.raw", None, "raw is missing or not of the length"),
-        ("train-00000-of-00001.raw", lambda content: content[:-1], "raw is missing or not of the length"),
-        ("train.labels.npy", None, "train.labels.npy is missing or damaged"),
-        ("train.labels.npy", flipped, "train.labels.npy is missing or damaged"),
-        ("train.hashes.npy", flipped, "train.hashes.npy is missing or damaged"),
-        ("train.names.json", flipped, "train.names.json is missing or damaged"),
-        ("mean_image.npy", flipped, "mean_image.npy is missing or damaged"),
+        ("train-00000-of-00001.raw", None, "raw is missing"),
+        ("train-00000-of-00001.raw", lambda content: content[:-1], r"raw has [\d,]+ bytes and should have"),
+        ("train.labels.npy", None, "train.labels.npy is missing"),
+        ("train.labels.npy", flipped, "train.labels.npy has changed since"),
+        ("train.hashes.npy", flipped, "train.hashes.npy has changed since"),
+        ("train.names.json", flipped, "train.names.json has changed since"),
+        ("mean_image.npy", flipped, "mean_image.npy has changed since"),
         ("manifest.json", None, "holds no prepared data"),
         ("manifest.json", lambda content: content[:100], "manifest.json cannot be read"),
         ("manifest.json", lambda content: b"[]", "manifest.json cannot be read"),
@@ -189,6 +189,61 @@ def test_damaged_files_are_named(file, change, message, image_folder, tmp_path):
         (out / file).write_bytes(change(content))
     with pytest.raises(UserError, match=message):
         datasets.open_dataset("prepared", str(out), 24, 3)
+
+
+def test_preparing_again_what_was_damaged_says_so(image_folder, tmp_path):
+    images = image_folder({"cat": 3, "dog": 3})
+    pack(images, tmp_path / "out")
+    (tmp_path / "out" / "train-00000-of-00001.raw").unlink()
+    with pytest.raises(DataError, match=r"train-00000-of-00001.raw is missing; put it back from a copy, or remove"):
+        pack(images, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4000])
+def test_a_note_that_a_power_failure_cut_is_made_again(kept, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD_IMAGES", 4)
+    images = image_folder({"cat": 6, "dog": 6})
+    pack(images, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(packing, "_manifest", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(images, tmp_path / "cut")
+    note = tmp_path / "cut" / "parts" / "train-00001-of-00003.raw.npz"
+    assert note.stat().st_size > 4000
+    os.truncate(note, kept)
+    pack(images, tmp_path / "cut")
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+
+
+def test_two_preparations_of_one_folder_do_not_mix(image_folder, tmp_path):
+    images = image_folder({"cat": 3, "dog": 3})
+    source = folder.folder(images, 0.0)
+    split = source.splits["train"]
+
+    def read(i: int):
+        with pytest.raises(UserError, match="another process is preparing"):
+            pack(images, tmp_path / "out")
+        return split.read(i)
+
+    reading = source._replace(splits={"train": split._replace(read=read)})
+    packing.pack(reading, tmp_path / "out", settings(), show_progress=False)
+    assert pack(images, tmp_path / "out").splits["train"].count == 6
+
+
+def test_a_disk_that_fails_to_read_stops_it_and_nothing_is_skipped(image_folder, tmp_path):
+    source = folder.folder(image_folder({"cat": 3, "dog": 3}), 0.0)
+    split = source.splits["train"]
+
+    def fails(i: int):
+        if i == 4:
+            raise OSError(5, "Input/output error")
+        return split.read(i)
+
+    with pytest.raises(UserError, match=r"cannot read dog/001.jpg: .*Input/output error. The finished shards stay"):
+        failing = source._replace(splits={"train": split._replace(read=fails)})
+        packing.pack(failing, tmp_path / "out", settings(max_corrupt=0.9), show_progress=False)
+    described = packing.pack(source, tmp_path / "out", settings(), show_progress=False)
+    assert described.splits["train"].count == 6 and not described.splits["train"].skipped
 
 
 def test_more_shards_than_files_may_be_open(image_folder, tmp_path, monkeypatch):
@@ -290,10 +345,13 @@ def test_names_of_any_bytes(image_folder, tmp_path):
     images = image_folder({"猫": 2, "dog": 2})
     (images / "dog" / "000.jpg").rename(os.fsdecode(os.fsencode(images / "dog") + b"/\xff\xfe.jpg"))
     (images / "dog" / "zero.jpg").write_bytes(b"")
+    (images / "猫").rename(os.fsdecode(os.fsencode(images / "z") + b"\xff"))
+    assert folder.folder(images, 0.5).splits["val"].names  # a hash of names decides
     described = pack(images, tmp_path / "out", max_corrupt=0.5)
-    assert described.classes == ["dog", "猫"]
+    assert described.classes == ["dog", r"z\xff"]
+    assert manifest.read(tmp_path / "out") == described
     split = records.open_split(tmp_path / "out", described, "train")
-    assert [split.name(i) for i in range(4)] == ["dog/001.jpg", r"dog/\xff\xfe.jpg", "猫/000.jpg", "猫/001.jpg"]
+    assert [split.name(i) for i in range(4)] == ["dog/001.jpg", r"dog/\xff\xfe.jpg", r"z\xff/000.jpg", r"z\xff/001.jpg"]
     assert [image.name for image in described.splits["train"].skipped] == ["dog/zero.jpg"]
 
 

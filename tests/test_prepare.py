@@ -1,6 +1,7 @@
 """From archives in the layouts of ILSVRC to a trained network, by the commands, killed on the way and damaged after."""
 
 import functools
+import json
 import os
 import random
 import re
@@ -148,7 +149,7 @@ def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path):
     assert contents(tmp_path / "out") == contents(whole)
 
 
-def damaged(data: Path, tmp_path: Path, name: str = "val-00001*") -> Path:
+def damaged(data: Path, tmp_path: Path, name: str = "val-00001*", at: int | None = None) -> Path:
     """A copy of prepared data with one flipped bit in a shard; returns the shard."""
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -159,7 +160,7 @@ def damaged(data: Path, tmp_path: Path, name: str = "val-00001*") -> Path:
     described = next(
         of for split in manifest.read(copy).splits.values() for of in split.shards if of.name == shard.name
     )
-    content[min(len(content) // 3, 600 * described.count)] ^= 4
+    content[min(len(content) // 3, 600 * described.count) if at is None else at] ^= 4
     shard.write_bytes(content)
     return shard
 
@@ -177,12 +178,43 @@ def test_damage_to_prepared_data_is_found(prepare, tmp_path):
     shard.unlink()
     output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
     assert f"{shard} is missing" in output and "BAD  val images     cannot be opened" in output
-    with pytest.raises(errors.DataError, match="is missing or not of the length"):
+    with pytest.raises(errors.DataError, match="is missing; prepare the data again"):
         open_dataset("prepared", str(shard.parent), 32, CLASSES)
     (shard.parent / "manifest.json").unlink()
     (shard.parent / "parts").mkdir()
     assert "is an unfinished preparation" in run("verify_data", shard.parent, code=errors.EXIT_USER_ERROR)
     assert "there is no " in run("verify_data", tmp_path / "nowhere", code=errors.EXIT_USER_ERROR)
+
+
+def test_damage_to_the_index_of_a_shard_is_found(prepare, tmp_path):
+    """ArrayRecord keeps an index at the end of the file; without it, no record of the shard can be found."""
+    _, _, data = prepare(2010, "jpeg")
+    shard = damaged(data, tmp_path, at=-65450)
+    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    assert re.search(
+        rf"BAD +files(.|\n)*{shard.name} has changed since(.|\n)*BAD +val images +cannot be opened", output
+    )
+    with pytest.raises(errors.DataError, match=r"a shard of the split val .* is damaged"):
+        open_dataset("prepared", str(shard.parent), 32, CLASSES)
+
+
+def test_bad_records_in_the_validation_images(prepare, tmp_path):
+    """Past the share, the run saves what it has trained; below, the count is told."""
+    _, _, data = prepare(2012, "raw")
+    shard = damaged(data, tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG)
+    arguments = ["alexnet_jax.main", f"--config={tmp_path / 'config.py'}", f"--config.data.directory={shard.parent}"]
+    workdir = tmp_path / "run"
+    stopped = run_module(*arguments, f"--workdir={workdir}", code=errors.EXIT_DATA_ERROR)
+    assert re.search(r"data error: 1 of 20 records are bad(.|\n)*Step 4 is saved; once mended", stopped)
+    went_on = run_module(*arguments, f"--workdir={workdir}", "--config.data.max_bad=0.1")
+    assert "going on from step 4" in went_on and re.search(r"bad record: image \d+.*; it is left out", went_on)
+    log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["count"], line["bad_records"]) for line in log if line["split"] == "val"] == [(19, 1), (19, 1)]
+    evaluate = ["alexnet_jax.evaluate", f"--workdir={workdir}"]
+    assert "19 images, 1 left out as damaged" in run_module(*evaluate)
+    assert json.loads((workdir / "evaluation.json").read_text())["bad_records"] == 1
+    assert "1 of 20 records are bad" in run_module(*evaluate, "--max_bad=0", code=errors.EXIT_DATA_ERROR)
 
 
 def test_a_run_names_bad_records_and_stops_past_a_share_of_them(prepare, tmp_path):

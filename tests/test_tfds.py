@@ -20,6 +20,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from PIL import Image
 
 from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.sources.source import Published
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
@@ -287,7 +288,7 @@ def test_damaged_shards(tmp_path):
         shards[1].write_bytes(damaged)
         split = tfds("bugs", tmp_path).splits["train"]
         split.read(4)
-        with pytest.raises(OSError, match=r"record 5 of the split train .* is damaged"):
+        with pytest.raises(CorruptImage, match=r"record 5 of the split train .* is damaged"):
             split.read(5)
     shards[0].unlink()
     fails("bugs", tmp_path, "record 0 of the split train", "prepare the set anew")
@@ -306,9 +307,9 @@ def test_damaged_records(tmp_path):
     writer.close()
     split = tfds("bugs", tmp_path).splits["train"]
     assert len({split.read(i).content for i in (0, 1, 4)}) == 3
-    with pytest.raises(OSError, match=r"record 2 .* lacks an image or a label"):
+    with pytest.raises(CorruptImage, match=r"record 2 .* lacks an image or a label"):
         split.read(2)
-    with pytest.raises(OSError, match="record 3 of the split train"):
+    with pytest.raises(CorruptImage, match="record 3 of the split train"):
         split.read(3)
 
 

@@ -39,9 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if min(arguments.images, arguments.rounds, arguments.size) < 1:
         raise UserError("--images, --rounds and --size must be 1 or more")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it first")
     source = open_source(arguments.source, Request(arguments.input, "", 0.0, 0, arguments.size, 1000))
     split = source.splits["train"]
     some = [split.read(i) for i in range(min(arguments.images, len(split.names)))]
+    for i, image in enumerate(some):
+        if not isinstance(image.content, bytes):
+            raise UserError(f"the images of --source {arguments.source} are not files; there is nothing to decode")
+        try:
+            images.decode(image.content)
+        except images.CorruptImage as error:
+            raise UserError(f"{split.names[i]} is corrupt ({error}); give other images") from None
     taken = list(itertools.islice(itertools.cycle(some), arguments.images))
     print(rounds.machine())
     print(f"{len(taken)} images, {len(some)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")

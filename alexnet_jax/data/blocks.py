@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 
 from alexnet_jax.data import images, manifest, statistics
-from alexnet_jax.data.sources.source import Split
+from alexnet_jax.data.sources.source import Split, printable
+from alexnet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +41,21 @@ def stored_pixels(content: bytes | np.ndarray, size: int) -> tuple[np.ndarray, t
 
 
 def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
+    """Reads and scales images; the corrupt ones are noted. Raises UserError if a file cannot be read at all."""
     pixels: list[np.ndarray] = []
     block = Block([], [], [], [], [], [], statistics.nothing(settings.size))
     for i in indices:
-        name = _printable(split.names[i])
+        name = printable(split.names[i])
         try:
             image = split.read(i)
             square, unusual = stored_pixels(image.content, settings.size)
-        except (images.CorruptImage, OSError) as error:
-            block.skipped.append(manifest.Skipped(name=name, reason=_printable(str(error))))
+        except images.CorruptImage as error:
+            block.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
             continue
+        except OSError as error:  # the disk or the network, not the image
+            raise UserError(
+                f"cannot read {name}: {error}. The finished shards stay; mend it and give the same command again"
+            ) from None
         record = square if settings.store == "raw" else images.encode_jpeg(square, settings.quality)
         pixels.append(square)
         block.records.append(record)  # type: ignore[arg-type] # all of one kind
@@ -58,11 +64,6 @@ def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
         block.names.append(name)
         block.unusual.extend((what, name) for what in unusual)
     return block._replace(sums=statistics.sums_of(pixels)) if pixels else block
-
-
-def _printable(name: str) -> str:
-    """A name with bytes that are no UTF-8 written out, so that it can be printed and stored anywhere."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def in_order(threads: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple[Any, Any]]:

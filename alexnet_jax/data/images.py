@@ -37,7 +37,10 @@ def decode(content: bytes) -> Decoded:
     try:
         unusual = []
         if content.startswith(GZIP_MAGIC):  # one of ILSVRC-2010 is
-            content = zlib.decompressobj(wbits=31).decompress(content, MAX_BYTES)
+            unpacking = zlib.decompressobj(wbits=31)
+            content = unpacking.decompress(content, MAX_BYTES)
+            if not unpacking.eof:
+                raise CorruptImage(f"gzip-packed, and cut short or of more than {MAX_BYTES:,} bytes")
             unusual.append("gzip")
         image: Image.Image = Image.open(io.BytesIO(content))  # reads no more than the header
         if image.width * image.height > MAX_PIXELS:

@@ -1,8 +1,9 @@
 """The manifest of packed data: what there is, and the length and checksum of every file."""
 
 import json
+import os
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import pydantic
 import xxhash
@@ -98,6 +99,28 @@ def read(directory: Path) -> Manifest:
     return manifest
 
 
+def files(manifest: Manifest) -> list[File]:
+    """Every file of the packed data but the manifest."""
+    of_splits = [file for split in manifest.splits.values() for file in of_split(split)]
+    return [manifest.mean_image, *of_splits]
+
+
+def of_split(split: PackedSplit) -> list[File]:
+    return [split.labels, split.hashes, split.names, *split.shards]
+
+
+def problem(directory: Path, file: File, content: bool) -> str:
+    """What is wrong with the length of a file, or with its `content`; "" if nothing is."""
+    path = directory / file.name
+    if not path.is_file():
+        return f"{path} is missing"
+    if path.stat().st_size != file.bytes:
+        return f"{path} has {path.stat().st_size:,} bytes and should have {file.bytes:,}"
+    if content and checksum(path) != file.xxh128:
+        return f"{path} has changed since it was written: its checksum differs"
+    return ""
+
+
 def write(directory: Path, manifest: Manifest) -> Manifest:
     """Writes it with its checksum, and returns it as it was written."""
     sealed = _sealed(manifest)
@@ -126,5 +149,13 @@ def checksum(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Writes a file at once: whoever reads it finds the old content or the new, never a part."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        flush(file)
     temporary.replace(path)
+
+
+def flush(file: IO) -> None:
+    """Makes what was written to it last through a power failure."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -7,6 +7,7 @@ some hundred bytes an image for the lists.
 """
 
 import collections
+import errno
 import hashlib
 import json
 import os
@@ -23,11 +24,12 @@ from alexnet_jax.data import manifest, parts, statistics
 from alexnet_jax.data.blocks import Settings, in_order, load
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.parts import Part
-from alexnet_jax.data.sources.source import Source, Split
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.sources.source import Source, Split, printable
+from alexnet_jax.errors import DataError, UserError
 
 SHARD_BYTES, SHARD_IMAGES = 2**30, 4096  # of a shard at most; bytes of pixels
 BLOCK_BYTES = 2**23  # of pixels, that a thread takes at once
+JUDGED = 64  # JPEGs, by whose length that of all is judged
 MEAN_IMAGE = "mean_image.npy"
 
 
@@ -42,24 +44,34 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
         there = manifest.read(output)
         if there.plan != plan:
             raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
+        damaged = [problem for file in manifest.files(there) if (problem := manifest.problem(output, file, False))]
+        if damaged:
+            raise DataError(f"{damaged[0]}; put it back from a copy, or remove {output} and start again")
         parts.remove(output)
         return there
     parts.check(output, plan)
     _check_room(source, output, settings, show_progress)
     try:
-        parts.start(output, plan)
-        done = {
-            name: _pack_split(name, split, output, settings, show_progress) for name, split in source.splits.items()
-        }
-        written = manifest.write(output, _manifest(source, done, output, settings, plan))
+        with parts.started(output, plan):
+            done = {
+                name: _pack_split(name, split, output, settings, show_progress) for name, split in source.splits.items()
+            }
+            written = manifest.write(output, _manifest(source, done, output, settings, plan))
     except BrokenPipeError:  # of what we print
         raise
-    except OSError as error:  # of writing; images that cannot be read are skipped
+    except OSError as error:  # of writing; blocks.load tells of reading
         raise UserError(
-            f"cannot write to {output}: {error}. The finished shards stay; make room and give the same command again"
+            f"cannot write to {output}: {error}. The finished shards stay; {_cure(error)} and give the same command "
+            "again"
         ) from None
     parts.remove(output)
     return written
+
+
+def _cure(error: OSError) -> str:
+    # ArrayRecord's errors have no number.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+    return "make room" if full else "see to it that it can be written"
 
 
 def _plan(source: Source, settings: Settings) -> str:
@@ -85,7 +97,7 @@ def _check_room(source: Source, output: Path, settings: Settings, show_progress:
     an_image = settings.size**2 * 3
     split = source.splits["train"]
     if settings.store == "jpeg":
-        sample = range(0, len(split.names), max(1, len(split.names) // 16))
+        sample = range(0, len(split.names), max(1, len(split.names) // JUDGED))
         records = load(split, sample, settings).records
         an_image = round(1.1 * sum(map(len, records)) / len(records)) if records else an_image
     images_there = sum(len(split.names) for split in source.splits.values())
@@ -175,7 +187,7 @@ def _manifest(source: Source, done: dict[str, list[Part]], output: Path, setting
         store=settings.store,
         size=settings.size,
         quality=settings.quality if settings.store == "jpeg" else None,
-        classes=source.classes,
+        classes=[printable(name) for name in source.classes],
         splits=splits,
         mean_image=manifest.described(output / MEAN_IMAGE),
         eigenvalues=of_training.eigenvalues.tolist(),

@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +49,7 @@ class _RawFile:
     def close(self) -> str:
         """Makes it last through a power failure and returns its checksum."""
         with self._file as file:
-            file.flush()
-            os.fsync(file.fileno())
+            manifest.flush(file)
         return self._digest.hexdigest()
 
 
@@ -134,9 +136,17 @@ def check(output: Path, plan: str) -> None:
         )
 
 
-def start(output: Path, plan: str) -> None:
+@contextlib.contextmanager
+def started(output: Path, plan: str) -> Iterator[None]:
+    """Within, this process alone prepares `output`. Raises UserError if another one does."""
     (output / PARTS).mkdir(parents=True, exist_ok=True)
-    manifest.write_text(output / PARTS / "plan", plan)
+    with (output / PARTS / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+        except BlockingIOError:
+            raise UserError(f"another process is preparing {output} just now; wait, or give another --output") from None
+        manifest.write_text(output / PARTS / "plan", plan)
+        yield
 
 
 def remove(output: Path) -> None:
@@ -153,12 +163,16 @@ def read(output: Path, name: str) -> Part | None:
     path = output / PARTS / (name + ".npz")
     if not path.exists():
         return None
-    with np.load(path) as saved:
-        described = json.loads(str(saved["described"]))
-        shard = manifest.Shard(**described["shard"])
-        skipped = [manifest.Skipped(**image) for image in described["skipped"]]
-        unusual = [(what, image) for what, image in described["unusual"]]
-        part = Part(shard, saved["labels"], saved["hashes"], described["names"], skipped, unusual)
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            described = json.loads(str(saved["described"]))
+            shard = manifest.Shard(**described["shard"])
+            skipped = [manifest.Skipped(**image) for image in described["skipped"]]
+            unusual = [(what, image) for what, image in described["unusual"]]
+            part = Part(shard, saved["labels"], saved["hashes"], described["names"], skipped, unusual)
+            _sums(saved, shard.count)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None  # as after a power failure; the shard is written once more
     whole = (output / name).is_file() and (output / name).stat().st_size == shard.bytes
     return part if whole else None
 
@@ -166,7 +180,11 @@ def read(output: Path, name: str) -> Part | None:
 def sums(output: Path, part: Part) -> Sums:
     """Of the pixels of a finished shard. Kept on disk: there may be thousands of shards."""
     with np.load(output / PARTS / (part.shard.name + ".npz")) as saved:
-        return Sums(part.shard.count, saved["pixels"], saved["products"])
+        return _sums(saved, part.shard.count)
+
+
+def _sums(saved: Mapping[str, np.ndarray], images: int) -> Sums:
+    return Sums(images, saved["pixels"], saved["products"])
 
 
 def _save(output: Path, part: Part, sums: Sums) -> None:
@@ -177,12 +195,14 @@ def _save(output: Path, part: Part, sums: Sums) -> None:
         "skipped": [image.model_dump() for image in part.skipped],
         "unusual": part.unusual,
     }
-    np.savez(
-        temporary,
-        described=json.dumps(described),
-        labels=part.labels,
-        hashes=part.hashes,
-        pixels=sums.pixels,
-        products=sums.products,
-    )
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            described=json.dumps(described),
+            labels=part.labels,
+            hashes=part.hashes,
+            pixels=sums.pixels,
+            products=sums.products,
+        )
+        manifest.flush(file)
     temporary.replace(output / PARTS / (part.shard.name + ".npz"))

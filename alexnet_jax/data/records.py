@@ -22,8 +22,8 @@ import grain
 import numpy as np
 import xxhash
 
-from alexnet_jax.data import images, open_files
-from alexnet_jax.data.manifest import Manifest, PackedSplit, checksum
+from alexnet_jax.data import images, manifest, open_files
+from alexnet_jax.data.manifest import Manifest, PackedSplit
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
 
@@ -145,28 +145,27 @@ class Jpeg(Packed):
         images.decode_jpeg(record, out)
 
 
-def open_split(directory: Path, manifest: Manifest, split: str) -> Packed:
+def open_split(directory: Path, described: Manifest, split: str) -> Packed:
     """A split for reading.
 
     Raises DataError if a shard of it is missing or not of its stated length, or another file is not as it was written.
     """
-    packed = manifest.splits[split]
+    packed = described.splits[split]
     again = "prepare the data again into a new folder, or put the file back from a copy"
-    for shard in packed.shards:
-        path = directory / shard.name
-        if not path.is_file() or path.stat().st_size != shard.bytes:
-            raise DataError(f"{path} is missing or not of the length that the manifest states; {again}")
-    for file in (packed.labels, packed.hashes, packed.names, manifest.mean_image):
-        path = directory / file.name
-        if not path.is_file() or checksum(path) != file.xxh128:
-            raise DataError(f"{path} is missing or damaged; {again}")
+    for file in (described.mean_image, *manifest.of_split(packed)):
+        problem = manifest.problem(directory, file, content=file not in packed.shards)
+        if problem:
+            raise DataError(f"{problem}; {again}")
     open_files.allow(len(packed.shards))
-    reader = Raw if manifest.store == "raw" else Jpeg
-    return reader(directory, packed, manifest.size)
+    reader = Raw if described.store == "raw" else Jpeg
+    try:
+        return reader(directory, packed, described.size)
+    except RuntimeError as error:  # of ArrayRecord
+        raise DataError(f"a shard of the split {split} of {directory} is damaged: {error}; {again}") from None
 
 
-def statistics_of(directory: Path, manifest: Manifest) -> Statistics:
-    mean_image = np.load(directory / manifest.mean_image.name)
+def statistics_of(directory: Path, described: Manifest) -> Statistics:
+    mean_image = np.load(directory / described.mean_image.name)
     return Statistics(
-        mean_image, np.array(manifest.eigenvalues, np.float32), np.array(manifest.eigenvectors, np.float32)
+        mean_image, np.array(described.eigenvalues, np.float32), np.array(described.eigenvectors, np.float32)
     )

@@ -77,20 +77,11 @@ def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check
 
 def _files(directory: Path, described: Manifest, quick: bool) -> Check:
     """Lengths, and checksums: of the shards only if not `quick`."""
-    small = [file for split in described.splits.values() for file in (split.labels, split.hashes, split.names)]
-    shards: list[manifest.File] = [shard for split in described.splits.values() for shard in split.shards]
+    files = manifest.files(described)
 
     def problem(file: manifest.File) -> str:
-        path = directory / file.name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != file.bytes:
-            return f"{path} has {path.stat().st_size:,} bytes and should have {file.bytes:,}"
-        if (not quick or file not in shards) and manifest.checksum(path) != file.xxh128:
-            return f"{path} has changed since it was written: its checksum differs"
-        return ""
+        return manifest.problem(directory, file, content=not (quick and isinstance(file, manifest.Shard)))
 
-    files = [*small, described.mean_image, *shards]
     problems = [line for line in _spread(lambda i: problem(files[i]), range(len(files)), "files") if line]
     told = "lengths and the checksums of small ones" if quick else "lengths and checksums"
     return Check("files", f"{len(files)} files, {told}", problems)
@@ -150,7 +141,7 @@ def _duplicates(
     max_duplicates: float,
 ) -> Iterator[Check]:
     """Images of another split that are training images too, to the last pixel."""
-    for name in hashes.keys() - {"train"} if "train" in hashes else ():
+    for name in sorted(hashes.keys() - {"train"}) if "train" in hashes else ():
         first = {int(number): i for i, number in reversed(list(enumerate(hashes["train"])))}
         pairs = [(i, first[number]) for i, number in enumerate(hashes[name].tolist()) if number and number in first]
         lines = [

@@ -1,11 +1,12 @@
 """Images by class or in a row, wherever they lie: in a tar of tars, a folder of tars or a folder of folders.
 
 Archives are read in place: an index of their headers says where each image lies, and nothing is unpacked. So no
-name, link or device in them can touch the disk. The index takes about 300 bytes of memory an image.
+name, link or device in them can touch the disk. The index takes 300 to 450 bytes of memory an image.
 """
 
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ def by_class(path: Path) -> dict[str, Listing]:
         found = tars or {name: _files(folder) for name, folder in folders.items()}
     else:
         inner = [(name, place) for name, place in _members(path, 0, path.stat().st_size) if name.endswith(".tar")]
+        often, count = Counter(name for name, _ in inner).most_common(1)[0] if inner else ("", 0)
+        if count > 1:
+            raise UserError(f"{path} holds {count} archives {often}, in folders; one a class is needed")
         found = {
             PurePosixPath(name).stem: _members(path, place.offset, place.offset + (place.size or 0))
             for name, place in inner
@@ -80,7 +84,7 @@ def _files(folder: Path) -> Listing:
 
 def _members(path: Path, start: int, end: int) -> Listing:
     """The regular files of the tar that lies at bytes `start` to `end` of `path`. Raises UserError if it is damaged."""
-    found: Listing = []
+    places: dict[str, Place] = {}
     inside = "" if start == 0 else f" (the archive in it at byte {start:,})"
     with path.open("rb") as file:
         file.seek(start)
@@ -90,16 +94,23 @@ def _members(path: Path, start: int, end: int) -> Listing:
                     if member.offset_data + member.size > end:
                         raise tarfile.ReadError(f"{member.name} goes on behind the archive's end")
                     if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                        found.append((PurePosixPath(member.name).name, Place(path, member.offset_data, member.size)))
+                        places[member.name] = Place(path, member.offset_data, member.size)
+                    elif member.islnk() and member.linkname in places:  # a second name of a file before it
+                        places[member.name] = places[member.linkname]
+                    elif not member.isdir():
+                        raise UserError(
+                            f"{path}{inside} holds {member.name}, neither a file nor a folder; leave it out"
+                        )
             # To tarfile, any header it cannot read is the end. A whole archive ends with an empty block.
             file.seek(tar.offset)
             last = file.read(BLOCK) if tar.offset + BLOCK <= end else b""
             if len(last) < BLOCK or any(last):
                 what = "cut short" if len(last) < BLOCK else "damaged"
-                raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {len(found)} files")
+                raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {len(places)} files")
         except (tarfile.TarError, ValueError) as error:
             raise UserError(
                 f"{path}{inside} is not a whole, uncompressed tar: {error}; check its length and checksum, and "
                 "download it again"
             ) from None
-    return [(name, place) for name, place in found if not name.startswith(".")]
+    named = ((PurePosixPath(name).name, place) for name, place in places.items())
+    return [(name, place) for name, place in named if not name.startswith(".")]

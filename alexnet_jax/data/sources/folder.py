@@ -1,6 +1,7 @@
 """Folders of images, one folder a class."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def _one_stays(pairs: list[tuple[tuple[Path, int], bool]]) -> list[tuple[tuple[P
 
 def _hash_fraction(path: Path) -> float:
     """A number in 0..1 that only the path decides, so that adding images moves no other between splits."""
-    return int.from_bytes(hashlib.sha256(path.as_posix().encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(path.as_posix())).digest()[:8], "big") / 2**64
 
 
 def file_split(items: list[tuple[Path, int]], directory: Path) -> Split:

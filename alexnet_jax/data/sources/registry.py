@@ -23,10 +23,16 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
 EMBEDDED = ("digits", "synthetic")  # need no files, and are small enough to train on without `prepare`
 
 
-def open_source(name: str, request: Request) -> Source:
-    """The source called `name`, or `name:what` where it takes a name of its own."""
+def known(name: str) -> tuple[str, str]:
+    """Splits `kind` or `kind:what`. Raises UserError if there is no such source."""
     kind, _, of = name.partition(":")
     if kind not in SOURCES or bool(of) != (kind == "tfds"):
-        known = ", ".join(f"{known}:NAME" if known == "tfds" else known for known in sorted(SOURCES))
-        raise UserError(f"there is no source {name!r}; give one of {known}")
+        listed = ", ".join(f"{each}:NAME" if each == "tfds" else each for each in sorted(SOURCES))
+        raise UserError(f"there is no source {name!r}; give one of {listed}")
+    return kind, of
+
+
+def open_source(name: str, request: Request) -> Source:
+    """The source called `name`, or `name:what` where it takes a name of its own."""
+    kind, of = known(name)
     return SOURCES[kind](request._replace(name=of))

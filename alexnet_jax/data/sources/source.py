@@ -42,6 +42,11 @@ class Request(NamedTuple):
     num_classes: int
 
 
+def printable(name: str) -> str:
+    """A name with bytes that are no UTF-8 written out, so that it can be printed and stored anywhere."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def array_split(split: str, pixels: np.ndarray, labels: np.ndarray) -> Split:
     """A split held in memory: pixels [N, H, W, 3] uint8, labels [N]."""
     labels = labels.astype(np.int32)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import open_files
+from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.sources.source import Image, Published, Source, Split
 from alexnet_jax.errors import UserError
 
@@ -108,7 +109,9 @@ def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) ->
             return Image(feature[image].bytes_list.value[0], feature[label].int64_list.value[0])
         except (RuntimeError, DecodeError, IndexError) as error:
             what = "it lacks an image or a label" if isinstance(error, IndexError) else error
-            raise OSError(f"record {i} of the split {info.name} of {builder.data_path} is damaged: {what}") from None
+            raise CorruptImage(
+                f"record {i} of the split {info.name} of {builder.data_path} is damaged: {what}"
+            ) from None
 
     def read(i: int) -> Image:
         found = read_any(i)
@@ -122,7 +125,7 @@ def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) ->
     try:
         if read_any(0).label < 0:
             return None
-    except OSError as error:
+    except CorruptImage as error:
         raise UserError(f"{error}; prepare the set anew") from None
     # With the version, so that an unfinished preparation is not taken for that of another one.
     prefix = f"{builder.info.full_name}/{NAMES.get(info.name, info.name)}"
