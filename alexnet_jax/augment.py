@@ -22,25 +22,37 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
     return keys[:, 0], keys[:, 1]
 
 
-def training_view(image: Array, keys: Array, statistics: Statistics, size: int, augment: config.Augment) -> Array:
+def training_view(
+    image: Array, keys: Array, statistics: Statistics, size: int, augment: config.Augment, epoch: Array
+) -> Array:
     """Random crop, random mirror image and colour noise: [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
 
     mean_image = jnp.asarray(statistics.mean_image)
+    down, right = image.shape[1] - size, image.shape[2] - size
+    noisy = jnp.logical_or(augment.colour_noise_epochs == 0, epoch < augment.colour_noise_epochs)
 
-    def one(image, key):
-        crop_key, flip_key, colour_key = jax.random.split(key, 3)
+    def one(image, place_key, key):
+        crop_key, flip_key, _ = jax.random.split(place_key, 3)
+        colour_key = jax.random.split(key, 3)[2]
         # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
-        limits = jnp.array([image.shape[0] - size + 1, image.shape[1] - size + 1])
-        row, column = jax.random.randint(crop_key, (2,), 0, limits)
+        row, column = jax.random.randint(crop_key, (2,), 0, jnp.array([down + 1, right + 1]))
         view = _crop(image, row, column, size).astype(jnp.float32)
-        view = view - _crop(mean_image, row, column, size)
-        if augment.flip:
-            view = jnp.where(jax.random.bernoulli(flip_key), view[:, ::-1], view)
+        if augment.mean_crop == "same":
+            view = view - _crop(mean_image, row, column, size)
+        flip = jax.random.bernoulli(flip_key) if augment.flip else jnp.bool_(False)
+        view = jnp.where(flip, view[:, ::-1], view)
+        if augment.mean_crop == "centre":
+            view = view - _centre(mean_image, size)
         if augment.colour_noise_std:
-            view = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
+            coloured = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
+            if augment.colour_noise_shrinks:
+                coloured = coloured / (1 + augment.colour_noise_std)
+            view = jnp.where(noisy, coloured, view)
         return view
 
-    return jax.vmap(one)(image, keys)
+    rows = keys.reshape(-1, augment.shared_by)  # no indices: they would cross devices that split the batch
+    place_keys = jnp.broadcast_to(rows[:, :1], rows.shape).reshape(keys.shape)
+    return jax.vmap(one)(image, place_keys, keys)
 
 
 def _colour_noise(key: Array, statistics: Statistics, augment: config.Augment) -> Array:
@@ -58,12 +70,14 @@ def _colour_noise(key: Array, statistics: Statistics, augment: config.Augment) -
     return jnp.asarray(statistics.eigenvectors) @ (alpha * scale)
 
 
-def evaluation_views(image: Array, statistics: Statistics, size: int, views: int) -> Array:
+def evaluation_views(image: Array, statistics: Statistics, size: int, views: int, mean_crop: str) -> Array:
     """The centre crop, or the paper's ten views: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
 
     Section 4.1: the four corners and the centre, and their mirror images.
     """
-    image = image.astype(jnp.float32) - statistics.mean_image[None]
+    image = image.astype(jnp.float32)
+    if mean_crop == "same":
+        image = image - statistics.mean_image[None]
     down, right = image.shape[1] - size, image.shape[2] - size
     offsets = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
     if views == 1:
@@ -71,7 +85,15 @@ def evaluation_views(image: Array, statistics: Statistics, size: int, views: int
     crops = [image[:, i : i + size, j : j + size] for i, j in offsets]
     if views == 10:
         crops += [crop[:, :, ::-1] for crop in crops]
+    if mean_crop == "centre":
+        mean = _centre(jnp.asarray(statistics.mean_image), size)[None]
+        crops = [crop - mean for crop in crops]
     return jnp.stack(crops, axis=1)
+
+
+def _centre(image: Array, size: int) -> Array:
+    down, right = image.shape[0] - size, image.shape[1] - size
+    return image[down // 2 : down // 2 + size, right // 2 : right // 2 + size]
 
 
 def _crop(image: Array, row: Array, column: Array, size: int) -> Array:

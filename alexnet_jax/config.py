@@ -1,17 +1,13 @@
 """The keys of a config, their types and the rules between them. The values live in configs/.
 
-A config file returns an `ml_collections.ConfigDict`; `parse` turns it into the frozen `Config` that the
+A config file returns an `ml_collections.ConfigDict`; `config_files.parse` turns it into the frozen `Config` that the
 programs take. A key that is unknown, missing or of the wrong type is an error that names it.
 """
 
-import difflib
 from typing import Annotated, Literal, Self
 
 import pydantic
-from ml_collections import ConfigDict
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-from alexnet_jax.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -21,15 +17,13 @@ class Section(pydantic.BaseModel):
 
 
 class Conv(Section):
-    """One convolutional layer: convolution, activation, then normalization and pooling where asked."""
-
     features: PositiveInt  # kernels of the whole layer; each tower holds an equal share
     kernel: PositiveInt  # height and width, pixels
     stride: PositiveInt  # pixels
     padding: tuple[NonNegativeInt, NonNegativeInt]  # zeros before and after, along height and width
     exchange: bool  # True: sees the maps of all towers; False: only its own tower's
-    lrn: bool  # local response normalization after the activation
-    pool: bool  # max-pooling last
+    shared: bool  # False: kernels of their own at every place (locally connected)
+    then: tuple[Literal["activation", "lrn", "map_norm", "pool"], ...]  # what follows the convolution, in order
     init_std: PositiveFloat  # of the kernel's zero-mean Gaussian
     init_bias: float
 
@@ -61,11 +55,24 @@ class Lrn(Section):
     beta: NonNegativeFloat
 
 
+class MapNorm(Section):
+    """Normalization within each map, in the authors' code only: x / (1 + alpha * sum of x^2 over n x n pixels)^beta."""
+
+    n: PositiveInt  # odd: pixels
+    alpha: NonNegativeFloat
+    beta: NonNegativeFloat
+
+
 class Pool(Section):
     """Max-pooling, paper 3.4: overlapping where window > stride."""
 
     window: PositiveInt  # pixels (the paper's z)
     stride: PositiveInt  # pixels (the paper's s)
+    ceil: bool  # True: a last window may hang over the edge; False: what does not fill one is dropped
+
+    def output(self, size: int) -> int:
+        """Height or width after pooling."""
+        return (size - self.window + (self.stride - 1 if self.ceil else 0)) // self.stride + 1
 
 
 class Model(Section):
@@ -74,7 +81,9 @@ class Model(Section):
     towers: PositiveInt  # the paper has two, one a GPU
     activation: Literal["relu", "tanh"]
     dropout_rate: Fraction
+    dropout_scaling: Literal["test", "training"]  # when units are scaled by what is kept, or its inverse
     lrn: Lrn
+    map_norm: MapNorm
     pool: Pool
     conv1: Conv
     conv2: Conv | None  # None leaves the layer out
@@ -97,8 +106,9 @@ class Model(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.lrn.n % 2 == 0:
-            raise ValueError(f"model.lrn.n={self.lrn.n} must be odd: the window is centred on its channel")
+        for norm in ("lrn", "map_norm"):
+            if getattr(self, norm).n % 2 == 0:
+                raise ValueError(f"model.{norm}.n={getattr(self, norm).n} must be odd: the window is centred")
         layers: list[tuple[str, Conv | Dense]] = [*self.convs(), *self.hidden()]
         for name, layer in layers:
             if layer.features % self.towers:
@@ -109,8 +119,8 @@ class Model(Section):
         size = self.image_size
         for name, conv in self.convs():
             size = (size + sum(conv.padding) - conv.kernel) // conv.stride + 1
-            if conv.pool and size > 0:
-                size = (size - self.pool.window) // self.pool.stride + 1
+            if "pool" in conv.then and size > 0:
+                size = self.pool.output(size)
             if size < 1:
                 raise ValueError(
                     f"model.image_size={self.image_size} is too small: nothing is left of the image after "
@@ -124,6 +134,12 @@ class Kind(Section):
 
     lr_multiplier: NonNegativeFloat  # of the learning rate
     weight_decay: NonNegativeFloat
+    max_drops: NonNegativeInt  # of the schedule; it takes no part in further ones
+
+
+class LayerOptim(Section):
+    weight_decay: NonNegativeFloat | None  # of its weights; None: as of all
+    lr_multipliers: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...]  # (epoch, of its weights' rate from then on)
 
 
 class Schedule(Section):
@@ -135,17 +151,24 @@ class Schedule(Section):
 
 
 class Optim(Section):
+    name: Literal["momentum", "adamw"]
     learning_rate: PositiveFloat
-    momentum: Fraction
+    momentum: Fraction  # of AdamW, its beta1
+    adam_beta2: Fraction
     weights: Kind
     biases: Kind
+    layers: dict[str, LayerOptim]  # conv1, ...; a rate of 0 freezes a layer, biases and all
     schedule: Schedule
 
 
 class Augment(Section):
     flip: bool  # mirror half of the training images
+    shared_by: PositiveInt  # images in a row of a batch that share one crop and one flip
+    mean_crop: Literal["same", "centre"]  # which crop of the mean image is subtracted: the image's own, or the centre
     colour_noise_std: NonNegativeFloat  # of the Gaussian alpha of paper 4.1; 0 switches the noise off
     colour_noise_scale: Literal["eigenvalue", "sqrt_eigenvalue"]  # what alpha multiplies
+    colour_noise_shrinks: bool  # True: an image with noise is divided by 1 + colour_noise_std
+    colour_noise_epochs: NonNegativeInt  # no noise from this epoch on; 0: always
 
 
 class Data(Section):
@@ -154,9 +177,17 @@ class Data(Section):
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
     eval_split: str
+    reshuffle: bool  # True: every epoch in an order of its own; False: all in the first one's
     threads: NonNegativeInt  # reading and decoding; 0: in the thread that trains
     prefetch_batches: PositiveInt
     max_bad: Fraction  # share of a split's records that may turn out damaged, since it was started, before a run stops
+
+
+class Start(Section):
+    """Parameters from another run, instead of random ones."""
+
+    workdir: str  # "": none
+    layers: tuple[str, ...]  # that are taken from there; the others start at random
 
 
 class Train(Section):
@@ -169,6 +200,7 @@ class Train(Section):
     eval_batch_size: PositiveInt
     save_every_steps: PositiveInt
     keep_checkpoints: PositiveInt
+    plateau_steps: PositiveInt  # a loss that stays at ln(classes) for so long is told of
 
 
 class Mesh(Section):
@@ -182,6 +214,7 @@ class Config(Section):
     optim: Optim
     augment: Augment
     data: Data
+    start: Start
     train: Train
     mesh: Mesh
 
@@ -198,6 +231,15 @@ class Config(Section):
                 raise ValueError(
                     f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple of it"
                 )
+        if self.train.batch_size // self.mesh.data % self.augment.shared_by:
+            raise ValueError(
+                f"augment.shared_by={self.augment.shared_by} does not divide the {self.train.batch_size} / "
+                f"{self.mesh.data} images a device; give another train.batch_size or mesh.data, or 1"
+            )
+        known = [name for name, _ in (*self.model.convs(), *self.model.hidden())] + ["fc8"]
+        for name in (*self.optim.layers, *self.start.layers):
+            if name not in known:
+                raise ValueError(f"the config has settings for a layer {name}, and the network has {', '.join(known)}")
         if self.model.image_size > self.data.size:
             raise ValueError(
                 f"model.image_size={self.model.image_size} is larger than the stored images, "
@@ -205,46 +247,3 @@ class Config(Section):
                 "config for small ones, such as configs/cifar10.py"
             )
         return self
-
-
-def parse(values: ConfigDict) -> Config:
-    """The config of a config file. Raises UserError that names each key that is unknown, missing or wrong."""
-    return _validated(lambda: Config.model_validate(values.to_dict()))
-
-
-def from_json(text: str) -> Config:
-    """The config that `to_json` wrote."""
-    return _validated(lambda: Config.model_validate_json(text))
-
-
-def to_json(config: Config) -> str:
-    return config.model_dump_json(indent=2) + "\n"
-
-
-def _validated(make) -> Config:
-    try:
-        return make()
-    except pydantic.ValidationError as error:
-        problems = "; ".join(_problem(detail) for detail in error.errors())
-        raise UserError(f"the config is not valid: {problems}") from None
-
-
-def _problem(detail) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.split(".")[-1], _names(Config), n=1)
-        return f"unknown key config.{key}" + (f" (did you mean {near[0]}?)" if near else "")
-    if detail["type"] == "missing":
-        return f"missing key config.{key}"
-    if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
-    return f"config.{key}={detail['input']!r}: {detail['msg']}"
-
-
-def _names(section) -> list[str]:
-    names = []
-    for name, field in section.model_fields.items():
-        names.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            names += _names(field.annotation)
-    return names

@@ -9,8 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from alexnet_jax import checkpoint, errors, sharding, steps, train, workdir
-from alexnet_jax import config as configs
+from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
 from alexnet_jax.data.datasets import open_dataset, split_of
 from alexnet_jax.errors import UserError
 
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.max_bad is not None:
         values = config.model_dump(mode="json")
         values["data"]["max_bad"] = arguments.max_bad
-        config = configs.from_json(json.dumps(values))
+        config = config_files.from_json(json.dumps(values))
     directory = arguments.data or config.data.directory
     if config.data.source == "prepared" and not Path(directory).is_dir():
         raise UserError(f"the data {directory} is not there; give its folder as --data DIR")

@@ -13,8 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from alexnet_jax import config as configs
-from alexnet_jax import errors, train
+from alexnet_jax import config_files, errors, train
 from alexnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.", lock_config=True)
@@ -55,7 +54,9 @@ def main(argv: list[str]) -> None:
     if SIMULATED_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
-    sys.exit(errors.exit_code(lambda: train.train_and_evaluate(configs.parse(CONFIG.value), Path(WORKDIR.value or ""))))
+    sys.exit(
+        errors.exit_code(lambda: train.train_and_evaluate(config_files.parse(CONFIG.value), Path(WORKDIR.value or "")))
+    )
 
 
 if __name__ == "__main__":

@@ -35,13 +35,19 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        size = self.layer.kernel
-        kernel = self.param(
-            "kernel", nn.initializers.normal(self.layer.init_std), (size, size, x.shape[-1], self.features)
-        )
-        bias = self.param("bias", nn.initializers.constant(self.layer.init_bias), (self.features,))
-        x = ops.conv(x, kernel.astype(x.dtype), self.layer.stride, self.layer.padding)
-        return x + bias.astype(x.dtype)[None, None, None]
+        layer, channels = self.layer, x.shape[-1]
+        shape: tuple[int, ...] = (layer.kernel, layer.kernel, channels, self.features)
+        if not layer.shared:
+            places = [(side + sum(layer.padding) - layer.kernel) // layer.stride + 1 for side in x.shape[1:3]]
+            shape = (*places, layer.kernel**2 * channels, self.features)
+        kernel = self.param("kernel", nn.initializers.normal(layer.init_std), shape)
+        bias_shape = (self.features,) if layer.shared else (*shape[:2], self.features)
+        bias = self.param("bias", nn.initializers.constant(layer.init_bias), bias_shape)
+        if layer.shared:
+            x = ops.conv(x, kernel.astype(x.dtype), layer.stride, layer.padding)
+            return x + bias.astype(x.dtype)[None, None, None]
+        x = ops.local_conv(x, kernel.astype(x.dtype), layer.kernel, layer.stride, layer.padding)
+        return x + bias.astype(x.dtype)[None]
 
 
 class Tower(nn.Module):
@@ -57,15 +63,20 @@ class Tower(nn.Module):
         columns past the last class, where classes do not divide by towers, are the lowest finite number.
         """
         spec = self.spec
+        lrn, map_norm, pool = spec.lrn, spec.map_norm, spec.pool
         activation = ACTIVATIONS[spec.activation]
+        operations: dict[str, Callable[[Array], Array]] = {
+            "activation": activation,
+            "lrn": lambda x: ops.local_response_norm(x, lrn.k, lrn.n, lrn.alpha, lrn.beta),
+            "map_norm": lambda x: ops.map_norm(x, map_norm.n, map_norm.alpha, map_norm.beta),
+            "pool": lambda x: ops.max_pool(ops.fill_last_window(x, pool) if pool.ceil else x, pool.window, pool.stride),
+        }
         x = image  # for the paper's network, 224x224x3
         for name, conv in spec.convs():
             x = sharding.exchange(x) if conv.exchange else x
-            x = activation(Conv(conv.features // spec.towers, conv, name=name)(x))
-            if conv.lrn:
-                x = ops.local_response_norm(x, spec.lrn.k, spec.lrn.n, spec.lrn.alpha, spec.lrn.beta)
-            if conv.pool:
-                x = ops.max_pool(x, spec.pool.window, spec.pool.stride)
+            x = Conv(conv.features // spec.towers, conv, name=name)(x)
+            for operation in conv.then:
+                x = operations[operation](x)
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
             x = x.reshape(x.shape[0], -1)  # the first time: 6x6x256 -> 9216
@@ -91,18 +102,20 @@ class Tower(nn.Module):
     def _dropout(self, x: Array, keys: Array | None, number: int) -> Array:
         """Paper 4.2: units set to zero in training; at test time all of them, scaled by what was kept.
 
-        A unit's mask depends on its example's key, its layer and its tower: never on the layout.
+        With `dropout_scaling` "training", as later programs do, those kept are scaled up instead. A unit's mask
+        depends on its example's key, its layer and its tower: never on the layout.
         """
-        keep = 1 - self.spec.dropout_rate
+        keep, scaled_at_test = 1 - self.spec.dropout_rate, self.spec.dropout_scaling == "test"
         if keys is None:
-            return x * jnp.asarray(keep, x.dtype)
+            return x * jnp.asarray(keep, x.dtype) if scaled_at_test else x
         tower = jax.lax.axis_index(sharding.TOWER)
 
         def mask(key):
             key = jax.random.fold_in(jax.random.fold_in(key, number), tower)
             return jax.random.bernoulli(key, keep, x.shape[1:])
 
-        return jnp.where(jax.vmap(mask)(keys), x, jnp.zeros((), x.dtype))
+        kept = x if scaled_at_test else x / jnp.asarray(keep, x.dtype)
+        return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
 
 
 def init(spec: config.Model, key: Array) -> dict:

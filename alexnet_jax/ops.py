@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from alexnet_jax.config import Pool
+
 
 def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
     """`op`, which under `jax.vmap` runs once an element instead of as one batched operation.
@@ -65,6 +67,14 @@ def _conv_bwd(stride, padding, residuals, grad):
 conv.defvjp(_conv_fwd, _conv_bwd)
 
 
+def local_conv(image: Array, kernel: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
+    """As `conv` with a kernel of its own for every place: kernel [H', W', size * size * C, F]."""
+    patches = lax.conv_general_dilated_patches(
+        image, (size, size), (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.einsum("bhwp,hwpf->bhwf", patches, kernel)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def local_response_norm(x: Array, k: float, n: int, alpha: float, beta: float) -> Array:
     """Paper 3.3: y_c = x_c / (k + alpha * sum of x_j^2 over the n channels centred on c)^beta.
@@ -107,6 +117,25 @@ def _negative_power(x: Array, beta: float) -> Array:
         root = lax.rsqrt(x)
         return root * jnp.sqrt(root)
     return x**-beta
+
+
+def map_norm(x: Array, n: int, alpha: float, beta: float) -> Array:
+    """y = x / (1 + alpha * sum of x^2 over the n x n pixels around, in the same map)^beta: [B, H, W, C].
+
+    The authors' code has it in layer 2, after the normalization over maps; the paper does not tell of it. The window
+    is clipped at the edges. Computed in float32, returned in the type of `x`.
+    """
+    x32 = x.astype(jnp.float32)
+    total = lax.reduce_window(x32 * x32, 0.0, lax.add, (1, n, n, 1), (1, 1, 1, 1), padding="SAME")
+    return (x32 * _negative_power(1 + alpha * total, beta)).astype(x.dtype)
+
+
+def fill_last_window(x: Array, pool: Pool) -> Array:
+    """Rows and columns of -infinity behind [..., H, W, C] so that a last window of max-pooling is whole."""
+    sides = x.shape[-3:-1]
+    more = [max(0, (pool.output(side) - 1) * pool.stride + pool.window - side) for side in sides]
+    edges = [(0, 0, 0)] * (x.ndim - 3) + [(0, rows, 0) for rows in more] + [(0, 0, 0)]
+    return lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), edges)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -23,7 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def _optimizer(config: Config):
-    return optim.momentum_sgd(config.optim.momentum, config.optim.weights, config.optim.biases)
+    return optim.update_rule(config.optim)
 
 
 def _init(config: Config, seed: Array | int) -> TrainState:
@@ -67,23 +67,24 @@ def clear_metrics(state: TrainState) -> TrainState:
 
 
 def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
-    """`(state, batch, learning_rate, statistics) -> (state, loss)`; the old state's memory is taken over.
+    """`(state, batch, rates, statistics) -> (state, loss)`, with the old state's memory taken over.
 
-    The loss is the mean cross-entropy over the examples of the batch, nats, a scalar.
+    `rates` are those of `optim.rates`. The loss, a scalar, is the mean cross-entropy over the examples, nats.
     """
     optimizer = _optimizer(config)
 
     def tower_program(params, batch, constants):
         statistics, epoch = constants
         view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
-        image = augment.training_view(batch.image, view_keys, statistics, config.model.image_size, config.augment)
+        size = config.model.image_size
+        image = augment.training_view(batch.image, view_keys, statistics, size, config.augment, epoch)
         image = image.astype(config.train.compute_dtype)
         logits = model.logits(config.model, params, image, dropout_keys)
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
     forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
 
-    def train_step(state, batch, learning_rate, statistics):
+    def train_step(state, batch, rates, statistics):
         def loss_of(params):
             outcomes = forward(params, batch, (statistics, state.step // steps_per_epoch))
             of_batch = metrics.of_batch(outcomes, batch.mask)
@@ -91,7 +92,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.sta
 
         # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
         (loss, of_batch), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, learning_rate=learning_rate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
         params = jax.tree.map(jnp.add, state.params, updates)
         seen = metrics.merge(state.metrics, of_batch)
         return TrainState(state.step + 1, params, opt_state, seen), loss
@@ -122,7 +123,7 @@ def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrap
 
 def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:
     """Log of the mean probability over the views (paper 4.1): [B, H, W, 3] -> [B, C] of this tower's classes."""
-    view = augment.evaluation_views(image, statistics, config.model.image_size, views)
+    view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
     examples, views, size, _, _ = view.shape
     view = view.reshape(examples * views, size, size, 3).astype(config.train.compute_dtype)
     log_probabilities = metrics.log_softmax(model.logits(config.model, params, view, None))

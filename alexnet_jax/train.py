@@ -14,13 +14,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, metrics, optim, sharding, steps, workdir
+from alexnet_jax import checkpoint, metrics, optim, sharding, start, steps, workdir
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import open_dataset, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError, Interrupted, UserError
+from alexnet_jax.plateau import Plateau
 from alexnet_jax.writer import Clock, Writer
 
 DIVERGED = (
@@ -40,7 +41,7 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
     train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
     eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")
     workdir.prepare(directory, config, dataset)
-    order = Order(len(train_images.labels), config.train.batch_size, config.seed)
+    order = Order(len(train_images.labels), config.train.batch_size, config.seed, config.data.reshuffle)
     last_step = config.train.epochs * order.steps_per_epoch
     if config.train.max_steps:
         last_step = min(last_step, config.train.max_steps)
@@ -51,14 +52,14 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
             checkpoint.open_directory(directory / workdir.CHECKPOINTS, config.train.keep_checkpoints)
         )
         restored = checkpoint.restore(checkpoints, steps.abstract_state(config, mesh))
-        state, position = restored or (steps.init_state(config, mesh), Position(0, optim.Validation(), 0))
-        start = position.next_batch
-        writer = stack.enter_context(contextlib.closing(Writer(directory, position.log_bytes, start, last_step)))
+        state, position = restored or (_first_state(config, mesh), Position(0, optim.Validation(), 0))
+        first = position.next_batch
+        writer = stack.enter_context(contextlib.closing(Writer(directory, position.log_bytes, first, last_step)))
         writer.message(clu.parameter_overview.get_parameter_overview(state.params, include_stats=False))
         writer.message(f"{sharding.describe(mesh, config.model.towers)}; {order.steps_per_epoch} steps an epoch")
         if restored:
-            writer.message(f"going on from step {start} of {directory}")
-        batches = Batches(train_images, order, start, max(start, last_step), reading(config))
+            writer.message(f"going on from step {first} of {directory}")
+        batches = Batches(train_images, order, first, max(first, last_step), reading(config))
         stack.callback(batches.close)
         statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
         eval_step = steps.make_eval_step(config, mesh, views=1)
@@ -74,15 +75,20 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
 
         train_step = steps.make_train_step(config, mesh, order.steps_per_epoch)
 
-        def advance(state: Any, learning_rate: float) -> tuple[Any, jax.Array]:
+        def advance(state: Any, rates: np.ndarray) -> tuple[Any, jax.Array]:
             batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
-            return train_step(state, batch, np.float32(learning_rate), statistics)
+            return train_step(state, batch, rates, statistics)
 
         run = _Run(config, order, last_step, batches, writer, advance, validate, save, stopping)
         step = _loop(run, state, position)
     if stopping():  # even at the last step: its validation may be missing
         raise Interrupted(f"step {step} of {last_step} is saved in {directory}; give the same command again to go on")
     print(f"finished step {step}; `python -m alexnet_jax.evaluate --workdir {directory}` tells how good it is")
+
+
+def _first_state(config: Config, mesh: Mesh) -> steps.TrainState:
+    state = steps.init_state(config, mesh)
+    return state.replace(params=state.params | start.params(config, mesh)) if config.start.workdir else state
 
 
 class _Run(NamedTuple):
@@ -93,7 +99,7 @@ class _Run(NamedTuple):
     last_step: int
     batches: Batches
     writer: Writer
-    advance: Callable[[Any, float], tuple[Any, jax.Array]]
+    advance: Callable[[Any, np.ndarray], tuple[Any, jax.Array]]
     validate: Callable[[int, Any], dict[str, float] | None]
     save: Callable[[int, Any, optim.Validation], None]
     stopping: Callable[[], bool]
@@ -109,6 +115,7 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
     in_flight: collections.deque[jax.Array] = collections.deque()
     pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
     clock = Clock(config.train.batch_size, last_step, run.batches)
+    plateau = Plateau(config.model.num_classes, config.train.plateau_steps, step)
 
     try:
         while True:
@@ -134,7 +141,8 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
                 return step
 
             learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
-            state, loss = run.advance(state, learning_rate)
+            rates = optim.rates(config.optim, state.params, step // epoch_steps, validation)
+            state, loss = run.advance(state, rates)
             step += 1
             in_flight.append(loss)
             if len(in_flight) > STEPS_AHEAD:
@@ -147,7 +155,7 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
             for line in run.batches.news():
                 writer.message(f"step {step}: {line}; the next sound image takes its place")
             if step % config.train.log_every_steps == 0:
-                pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock)
+                pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock, plateau)
                 state = steps.clear_metrics(state)
     except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
         pending = pending and pending()
@@ -169,7 +177,7 @@ def _require_finite(step: int, state: steps.TrainState) -> None:
         raise UserError(DIVERGED.format(step=step))
 
 
-def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], None]:
+def _log_line(step, epoch, sums, learning_rate, writer, clock, plateau) -> Callable[[], None]:
     """Writes the metrics of the steps up to `step` when called, one step later, when they are there."""
 
     def write() -> None:
@@ -180,6 +188,9 @@ def _log_line(step, epoch, sums, learning_rate, writer, clock) -> Callable[[], N
         bad = {"bad_records": len(clock.batches.bad)} if clock.batches.bad else {}
         writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
         writer.progress(step, epoch, values | rates, seconds_left)
+        told = plateau.look(step, values["loss"])
+        if told:
+            writer.message(f"step {step}: {told}")
 
     return write
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import config as configs
+from alexnet_jax import config_files
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.manifest import write_text
@@ -82,7 +82,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
         if not starts:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
         write_text(directory / RUN, json.dumps(run, indent=2) + "\n")
-        write_text(directory / CONFIG, configs.to_json(config))  # last: with it the folder is a workdir
+        write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
     except OSError as error:
         raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
 
@@ -112,7 +112,7 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _config(directory: Path) -> Config:
-    return configs.from_json((directory / CONFIG).read_text())
+    return config_files.from_json((directory / CONFIG).read_text())
 
 
 def _versions() -> dict:

@@ -8,10 +8,22 @@ The paper's numbers: 40.7 % top-1 and 18.2 % top-5 error on the ILSVRC-2012 vali
 
 from ml_collections import ConfigDict
 
+# What follows a convolution: 3.3 normalizes "after applying the ReLU nonlinearity", 3.5 pools what is normalized.
+PLAIN, POOL, NORM_POOL = ("activation",), ("activation", "pool"), ("activation", "lrn", "pool")
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
-        dict(seed=0, model=model(), optim=optim(), augment=augment(), data=data(), train=train(), mesh=mesh())
+        dict(
+            seed=0,
+            model=model(),
+            optim=optim(),
+            augment=augment(),
+            data=data(),
+            start=start(),
+            train=train(),
+            mesh=mesh(),
+        )
     )
 
 
@@ -22,16 +34,18 @@ def model() -> dict:
         towers=2,  # 3.2: one a GPU
         activation="relu",  # 3.1
         dropout_rate=0.5,  # 4.2
+        dropout_scaling="test",  # 4.2: "at test time, we use all the neurons but multiply their outputs by 0.5"
         lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75),  # 3.3
-        pool=dict(window=3, stride=2),  # 3.4: overlapping
+        map_norm=dict(n=5, alpha=0.001 / 25, beta=0.75),  # not in the paper, and in no layer here; see code2012.py
+        pool=dict(window=3, stride=2, ceil=False),  # 3.4: overlapping
         # 3.5: kernels, strides, what is normalized and pooled, and which layers see both GPUs. The padding is not
         # in the paper: these are the only ones that give its sizes, conv1's 3 zeros at the right and bottom as in
         # the authors' code. 5: weights from a Gaussian of 0.01; biases 1 in conv2, conv4, conv5, fc6, fc7, else 0.
-        conv1=conv(96, 11, (0, 3), stride=4, exchange=False, lrn=True, pool=True, init_bias=0.0),
-        conv2=conv(256, 5, (2, 2), stride=1, exchange=False, lrn=True, pool=True, init_bias=1.0),
-        conv3=conv(384, 3, (1, 1), stride=1, exchange=True, lrn=False, pool=False, init_bias=0.0),
-        conv4=conv(384, 3, (1, 1), stride=1, exchange=False, lrn=False, pool=False, init_bias=1.0),
-        conv5=conv(256, 3, (1, 1), stride=1, exchange=False, lrn=False, pool=True, init_bias=1.0),
+        conv1=conv(96, 11, (0, 3), stride=4, exchange=False, then=NORM_POOL, init_bias=0.0),
+        conv2=conv(256, 5, (2, 2), stride=1, exchange=False, then=NORM_POOL, init_bias=1.0),
+        conv3=conv(384, 3, (1, 1), stride=1, exchange=True, then=PLAIN, init_bias=0.0),
+        conv4=conv(384, 3, (1, 1), stride=1, exchange=False, then=PLAIN, init_bias=1.0),
+        conv5=conv(256, 3, (1, 1), stride=1, exchange=False, then=POOL, init_bias=1.0),
         conv6=None,  # 6: only in the networks trained on all of ImageNet
         fc6=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
         fc7=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
@@ -39,15 +53,15 @@ def model() -> dict:
     )
 
 
-def conv(features, kernel, padding, stride, exchange, lrn, pool, init_bias, init_std=0.01) -> dict:
+def conv(features, kernel, padding, stride, exchange, then, init_bias, init_std=0.01) -> dict:
     return dict(
         features=features,
         kernel=kernel,
         stride=stride,
         padding=padding,
         exchange=exchange,
-        lrn=lrn,
-        pool=pool,
+        shared=True,
+        then=then,
         init_std=init_std,
         init_bias=init_bias,
     )
@@ -55,10 +69,13 @@ def conv(features, kernel, padding, stride, exchange, lrn, pool, init_bias, init
 
 def optim() -> dict:
     return dict(
+        name="momentum",  # 5
         learning_rate=0.01,  # 5
         momentum=0.9,  # 5
-        weights=dict(lr_multiplier=1.0, weight_decay=0.0005),  # 5
-        biases=dict(lr_multiplier=1.0, weight_decay=0.0005),  # 5: "an equal learning rate for all layers"
+        adam_beta2=0.999,  # only for `adamw`
+        weights=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5
+        biases=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5: "an equal learning rate for all layers"
+        layers=dict(),  # as above; settings of single layers, see `layer`
         schedule=dict(
             name="plateau",  # 5: divided by 10 when the validation error stops improving
             factor=0.1,  # 5
@@ -69,11 +86,20 @@ def optim() -> dict:
     )
 
 
+def layer(weight_decay=None, lr_multipliers=()) -> dict:
+    """What is different for one layer: see config.LayerOptim."""
+    return dict(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
+
+
 def augment() -> dict:
     return dict(
         flip=True,  # 4.1
+        shared_by=1,  # 4.1 has random patches, not shared ones
+        mean_crop="same",  # 2: "the mean activity over the training set from each pixel"
         colour_noise_std=0.1,  # 4.1
         colour_noise_scale="eigenvalue",  # 4.1; of colours in 0..1 (on 0..255 the noise would drown the image)
+        colour_noise_shrinks=False,
+        colour_noise_epochs=0,
     )
 
 
@@ -84,10 +110,15 @@ def data() -> dict:
         size=256,  # 2: short side 256, then the central 256x256
         train_split="train",
         eval_split="val",
+        reshuffle=True,  # not in the paper
         threads=2,
         prefetch_batches=4,
         max_bad=0.001,
     )
+
+
+def start() -> dict:
+    return dict(workdir="", layers=())
 
 
 def train() -> dict:
@@ -101,6 +132,7 @@ def train() -> dict:
         eval_batch_size=128,
         save_every_steps=2000,
         keep_checkpoints=2,
+        plateau_steps=2000,
     )
 
 

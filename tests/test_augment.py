@@ -10,14 +10,17 @@ from tests.conftest import random_batch
 
 
 def settings(**changes) -> config.Augment:
-    values = {"flip": True, "colour_noise_std": 0.0, "colour_noise_scale": "sqrt_eigenvalue"}
+    values = {"flip": True, "shared_by": 1, "mean_crop": "same", "colour_noise_std": 0.0}
+    values |= {"colour_noise_scale": "sqrt_eigenvalue", "colour_noise_shrinks": False, "colour_noise_epochs": 0}
     return config.Augment(**values | changes)
 
 
 def views(image, index, statistics, augment_settings, size=28, epoch=0, seed=0):
     keys, _ = augment.example_keys(seed, np.int32(epoch), np.asarray(index, np.int32))
     return np.asarray(
-        jax.jit(augment.training_view, static_argnums=(3, 4))(image, keys, statistics, size, augment_settings)
+        jax.jit(augment.training_view, static_argnums=(3, 4))(
+            image, keys, statistics, size, augment_settings, np.int32(epoch)
+        )
     )
 
 
@@ -67,12 +70,12 @@ def test_colour_noise_is_one_colour_an_image_spread_along_the_eigenvectors(stati
 def test_the_papers_ten_views():
     statistics = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     image = random_batch(1, 256).image
-    ten = np.asarray(augment.evaluation_views(image, statistics, 224, 10))
+    ten = np.asarray(augment.evaluation_views(image, statistics, 224, 10, "same"))
     assert ten.shape == (1, 10, 224, 224, 3)
     for view, (i, j) in zip(ten[0, :5], ((16, 16), (0, 0), (0, 32), (32, 0), (32, 32)), strict=True):
         np.testing.assert_array_equal(view, image[0, i : i + 224, j : j + 224])
     np.testing.assert_array_equal(ten[0, 5:], ten[0, :5, :, ::-1])
-    np.testing.assert_array_equal(augment.evaluation_views(image, statistics, 224, 1), ten[:, :1])
+    np.testing.assert_array_equal(augment.evaluation_views(image, statistics, 224, 1, "same"), ten[:, :1])
 
 
 def test_dropout_and_views_use_different_keys():

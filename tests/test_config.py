@@ -4,22 +4,22 @@ import json
 
 import pytest
 
-from alexnet_jax import config, workdir
+from alexnet_jax import config, config_files, workdir
 from alexnet_jax.errors import UserError
-from configs import cifar10, data_parallel, digits, one_device, paper
+from configs import cifar10, code2012, data_parallel, digits, one_device, paper
 
 
-@pytest.mark.parametrize("module", [paper, digits, cifar10, one_device, data_parallel])
+@pytest.mark.parametrize("module", [paper, code2012, digits, cifar10, one_device, data_parallel])
 def test_shipped_configs_are_valid_and_survive_json(module):
-    parsed = config.parse(module.get_config())
-    assert config.from_json(config.to_json(parsed)) == parsed
+    parsed = config_files.parse(module.get_config())
+    assert config_files.from_json(config_files.to_json(parsed)) == parsed
     assert workdir.differences(parsed, parsed) == []
 
 
 def edited(change) -> config.Config:
     values = paper.get_config().unlock()
     change(values)
-    return config.parse(values)
+    return config_files.parse(values)
 
 
 def set_key(path, value):
@@ -48,6 +48,8 @@ def set_key(path, value):
         (set_key("model.image_size", 32), "model.image_size=32 is too small: nothing is left .* after conv5"),
         (set_key("model.image_size", 300), "model.image_size=300 is larger than the stored images"),
         (set_key("mesh.tower", 3), "mesh.tower=3 is no layout of model.towers=2"),
+        (set_key("augment.shared_by", 48), "augment.shared_by=48 does not divide the 128 / 1 images a device"),
+        (set_key("start.layers", ("conv7",)), "settings for a layer conv7, and the network has conv1, "),
         (set_key("mesh.data", 3), "train.batch_size=128 does not divide by mesh.data=3"),
     ],
 )
@@ -76,14 +78,14 @@ def test_differences_ignore_layout_and_length_only():
     one, other = paper.get_config(), paper.get_config()
     other.mesh.tower = 1
     other.train.epochs = 3
-    assert workdir.differences(config.parse(one), config.parse(other)) == []
+    assert workdir.differences(config_files.parse(one), config_files.parse(other)) == []
     other.optim.learning_rate = 0.5
     other.model.conv5 = None
-    listed = workdir.differences(config.parse(one), config.parse(other))
+    listed = workdir.differences(config_files.parse(one), config_files.parse(other))
     assert "optim.learning_rate: 0.01 -> 0.5" in listed
     assert any(line.startswith("model.conv5") for line in listed)
 
 
 def test_json_of_a_workdir_is_readable():
-    text = config.to_json(config.parse(paper.get_config()))
+    text = config_files.to_json(config_files.parse(paper.get_config()))
     assert json.loads(text)["model"]["conv3"]["exchange"] is True

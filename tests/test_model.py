@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from alexnet_jax import config, model, sharding
+from alexnet_jax import config, config_files, model, sharding
 from configs import paper
 
 # Layer: kernel shape of a tower, output of a tower before pooling, parameters of the layer.
@@ -29,7 +29,7 @@ def paper_model(**changes) -> config.Model:
             values.model[name].update(change)
         else:
             values.model[name] = change
-    return config.parse(values).model
+    return config_files.parse(values).model
 
 
 def shapes_of(spec: config.Model) -> dict:
@@ -79,8 +79,8 @@ def test_the_paper_table():
         ),
         (
             {
-                "conv5": {"pool": True},
-                "conv6": paper.conv(256, 3, (1, 1), stride=1, exchange=True, lrn=False, pool=False, init_bias=1.0),
+                "conv5": {"then": paper.POOL},
+                "conv6": paper.conv(256, 3, (1, 1), stride=1, exchange=True, then=paper.PLAIN, init_bias=1.0),
             },
             61_555_304,
         ),
@@ -94,7 +94,7 @@ def test_variants(changes, parameters):
 
 def test_initial_values(tiny):
     tiny.model.conv2.init_bias = 1.0
-    spec = config.parse(tiny).model
+    spec = config_files.parse(tiny).model
     params = init(spec)
     layers: list[tuple] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
     for name, layer in layers:
@@ -111,7 +111,7 @@ def forward(spec, params, image, keys):
 @pytest.mark.parametrize("change", ["exchange", "lrn", "pool", "activation", "dropout"])
 def test_every_ingredient_matters(tiny, change):
     """Switching an ingredient off in the config changes the output (or, of the exchange, the shapes)."""
-    on = config.parse(tiny).model
+    on = config_files.parse(tiny).model
     if change == "activation":
         tiny.model.activation = "tanh"
     elif change == "dropout":
@@ -119,8 +119,8 @@ def test_every_ingredient_matters(tiny, change):
     elif change == "exchange":
         tiny.model.conv3.exchange = False
     else:
-        tiny.model.conv2[change] = False
-    off = config.parse(tiny).model
+        tiny.model.conv2.then = tuple(name for name in tiny.model.conv2.then if name != change)
+    off = config_files.parse(tiny).model
     before, after = (init(spec) for spec in (on, off))
     image = np.random.default_rng(0).normal(size=(2, 28, 28, 3)).astype(np.float32) * 50
     assert not np.allclose(forward(on, before, image, None), forward(off, after, image, None))
@@ -132,7 +132,7 @@ def test_dropout(tiny):
     """Half of the units, others in every tower, layer and example; none, but half as large, at test time."""
     tiny.model.fc7 = None
     tiny.model.fc8.init_std = 1.0
-    spec = config.parse(tiny).model
+    spec = config_files.parse(tiny).model
     params = init(spec)
     params["fc6"] = jax.tree.map(jnp.zeros_like, params["fc6"]) | {"bias": jnp.ones((2, 16))}
     params["fc8"] = {"kernel": jnp.stack([jnp.eye(32)[:, :5], jnp.eye(32)[:, 16:21]]), "bias": jnp.zeros((2, 5))}
@@ -147,7 +147,7 @@ def test_dropout(tiny):
 
 def test_classes_that_do_not_divide_by_the_towers(tiny):
     tiny.model.num_classes = 7
-    spec = config.parse(tiny).model
+    spec = config_files.parse(tiny).model
     params = init(spec)
     logits = np.asarray(forward(spec, params, np.zeros((1, 28, 28, 3), np.float32), None))
     assert logits.shape == (2, 1, 4)
@@ -156,7 +156,7 @@ def test_classes_that_do_not_divide_by_the_towers(tiny):
 
 
 def test_bfloat16_is_used_between_layers(tiny):
-    spec = config.parse(tiny).model
+    spec = config_files.parse(tiny).model
     params = init(spec)
     image = np.random.default_rng(0).normal(size=(2, 28, 28, 3)).astype(np.float32) * 50
     exact = forward(spec, params, image, None)

@@ -2,43 +2,109 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax import config, optim
 
 
-def kind(lr_multiplier=1.0, weight_decay=0.0005):
-    return config.Kind(lr_multiplier=lr_multiplier, weight_decay=weight_decay)
-
-
-def test_the_papers_update_across_a_drop_of_the_learning_rate():
-    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: after the drop the old speed goes on undiminished."""
-    rng = np.random.default_rng(0)
-    params = {"conv1": {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)}}
-    rule = optim.momentum_sgd(0.9, kind(), kind(lr_multiplier=2.0, weight_decay=0.0))
-    ours = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
-    state = rule.init(ours)
-    v = jax.tree.map(np.zeros_like, params)
-    step = jax.jit(lambda g, s, p, lr: rule.update(g, s, p, learning_rate=lr))
-    for i in range(6):
-        lr = 0.1 if i < 3 else 0.01
-        grads = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
-        updates, state = step(jax.tree.map(np.float32, grads), state, ours, np.float32(lr))
-        ours = jax.tree.map(lambda p, u: p + u, ours, updates)
-        layer, g, speed = params["conv1"], grads["conv1"], v["conv1"]
-        speed["kernel"] = 0.9 * speed["kernel"] - 0.0005 * lr * layer["kernel"] - lr * g["kernel"]
-        speed["bias"] = 0.9 * speed["bias"] - 2 * lr * g["bias"]
-        params = {"conv1": {name: layer[name] + speed[name] for name in layer}}
-        for name in layer:
-            np.testing.assert_allclose(ours["conv1"][name], params["conv1"][name], rtol=1e-5, atol=1e-6)
+def kind(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3):
+    return config.Kind(lr_multiplier=lr_multiplier, weight_decay=weight_decay, max_drops=max_drops)
 
 
 def schedule(name, boundaries=(), patience=2):
     return config.Schedule(name=name, factor=0.1, boundaries_epochs=boundaries, max_drops=3, patience_epochs=patience)
 
 
-def settings(schedule):
-    return config.Optim(learning_rate=0.01, momentum=0.9, weights=kind(), biases=kind(), schedule=schedule)
+def settings(schedule, **changes):
+    values = dict(
+        name="momentum",
+        learning_rate=0.01,
+        momentum=0.9,
+        adam_beta2=0.999,
+        weights=kind(),
+        biases=kind(),
+        layers={},
+        schedule=schedule,
+    )
+    return config.Optim(**values | changes)
+
+
+def layer(weight_decay=None, lr_multipliers=()):
+    return config.LayerOptim(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
+
+
+def test_the_papers_update_across_a_drop_of_the_learning_rate():
+    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: after the drop the old speed goes on undiminished."""
+    rng = np.random.default_rng(0)
+    params = {
+        name: {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)} for name in ("conv1", "conv3", "fc6")
+    }
+    biases = kind(lr_multiplier=2.0, weight_decay=0.0)
+    rule = optim.update_rule(settings(schedule("constant"), biases=biases, layers={"fc6": layer(weight_decay=0.1)}))
+    ours = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    state = rule.init(ours)
+    v = jax.tree.map(np.zeros_like, params)
+    step = jax.jit(lambda g, s, p, rates: rule.update(g, s, p, rates=rates))
+    for i in range(8):
+        lr = 0.1 if i < 3 else 0.01
+        grads = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+        frozen = i >= 6
+        rates = np.array([[lr, 2 * lr]] * 3, np.float32)
+        rates[0] *= not frozen  # conv1
+        updates, state = step(jax.tree.map(np.float32, grads), state, ours, rates)
+        ours = jax.tree.map(lambda p, u: p + u, ours, updates)
+        for name, of in params.items():
+            if name == "conv1" and frozen:  # stays where it is, whatever its speed was
+                continue
+            g, speed, decay = grads[name], v[name], 0.1 if name == "fc6" else 0.0005
+            speed["kernel"] = 0.9 * speed["kernel"] - decay * lr * of["kernel"] - lr * g["kernel"]
+            speed["bias"] = 0.9 * speed["bias"] - 2 * lr * g["bias"]
+            for leaf in of:
+                of[leaf] = of[leaf] + speed[leaf]
+        for name, of in params.items():
+            for leaf in of:
+                np.testing.assert_allclose(ours[name][leaf], of[leaf], rtol=1e-5, atol=1e-6)
+
+
+@jax.numpy_dtype_promotion("standard")  # inside Optax
+def test_adamw_is_optax_adamw():
+    rng = np.random.default_rng(0)
+    params = {"conv1": {"kernel": rng.normal(size=(2, 3)).astype(np.float32), "bias": np.ones(3, np.float32)}}
+    theirs = optax.adamw(1e-3, weight_decay=0.1, mask={"conv1": {"kernel": True, "bias": False}})
+    rates = np.full((1, 2), 1e-3, np.float32)
+    biases = kind(weight_decay=0.0)
+    rule = optim.update_rule(
+        settings(schedule("constant"), name="adamw", weights=kind(weight_decay=0.1), biases=biases)
+    )
+    state, their_state, their_params = rule.init(params), theirs.init(params), params
+    for _ in range(4):
+        grads = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+        updates, state = rule.update(grads, state, params, rates=rates)
+        params = optax.apply_updates(params, updates)
+        updates, their_state = theirs.update(grads, their_state, their_params)
+        their_params = optax.apply_updates(their_params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, their_params)
+
+
+def test_rates_of_the_authors_code():
+    """Biases at twice the rate, dropped once; conv1 slowed at epoch 68 and frozen, biases and all, at 72."""
+    of = settings(
+        schedule("steps", (23, 51, 78)),
+        biases=kind(lr_multiplier=2.0, weight_decay=0.0, max_drops=1),
+        layers={"conv1": layer(lr_multipliers=((68, 0.1), (72, 0.0)))},
+    )
+    found = {epoch: optim.rates(of, ("conv1", "fc8"), epoch, optim.Validation()) for epoch in (0, 23, 51, 68, 72, 78)}
+    expected: dict[int, tuple] = {
+        0: ([1e-2, 2e-2], [1e-2, 2e-2]),
+        23: ([1e-3, 2e-3], [1e-3, 2e-3]),
+        51: ([1e-4, 2e-3], [1e-4, 2e-3]),
+        68: ([1e-5, 2e-3], [1e-4, 2e-3]),
+        72: ([0, 0], [1e-4, 2e-3]),
+        78: ([0, 0], [1e-5, 2e-3]),
+    }
+    for epoch, of_layers in expected.items():
+        np.testing.assert_allclose(found[epoch], of_layers, rtol=1e-6)
 
 
 def test_constant_and_steps():

@@ -2,18 +2,20 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from alexnet_jax import augment, config, metrics, model, sharding, steps
+from alexnet_jax import augment, config, config_files, metrics, model, sharding, steps
 from configs import paper
 from tests.conftest import made_up_statistics, random_batch, tiny_config
 
+RATES = np.full((8, 2), 0.01, np.float32)  # of each layer's weights and biases
 MESHES = {"1x2": (1, 2), "1x1": (1, 1), "2x1": (2, 1), "2x2": (2, 2)}
 
 
 def parsed(values, mesh: str) -> config.Config:
     values.mesh.data, values.mesh.tower = MESHES[mesh]
-    return config.parse(values)
+    return config_files.parse(values)
 
 
 def on_mesh(values, mesh_name, batch, statistics):
@@ -45,7 +47,7 @@ def train(values, mesh_name, statistics, batches):
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=2)
     losses, first = [], None
     for batch in batches:
-        state, loss = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), np.float32(0.01), constants)
+        state, loss = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), RATES, constants)
         first = first or jax.device_get(state.opt_state)
         losses.append(float(loss))
     return losses, first, jax.device_get(state)
@@ -119,7 +121,7 @@ def numpy_forward(spec: config.Model, params: dict, image: np.ndarray) -> np.nda
         windows = np.lib.stride_tricks.sliding_window_view(x, (conv.kernel, conv.kernel), axis=(1, 2))
         x = np.einsum("bhwcij,ijcf->bhwf", windows[:, :: conv.stride, :: conv.stride], kernel, optimize=True)
         x = np.maximum(x + np.concatenate(list(params[name]["bias"])), 0)
-        if conv.lrn:
+        if "lrn" in conv.then:
             share, parts = x.shape[-1] // towers, []
             for t in range(towers):  # a tower normalizes over its own channels
                 own = x[..., t * share : (t + 1) * share]
@@ -127,7 +129,7 @@ def numpy_forward(spec: config.Model, params: dict, image: np.ndarray) -> np.nda
                 total = sum(around[..., i : i + share] for i in range(spec.lrn.n))
                 parts.append(own / (spec.lrn.k + spec.lrn.alpha * total) ** spec.lrn.beta)
             x = np.concatenate(parts, axis=-1)
-        if conv.pool:
+        if "pool" in conv.then:
             windows = np.lib.stride_tricks.sliding_window_view(x, (spec.pool.window,) * 2, axis=(1, 2))
             x = windows[:, :: spec.pool.stride, :: spec.pool.stride].max(axis=(-2, -1))
     if not spec.hidden()[0][1].exchange:  # each tower flattens its own maps
@@ -209,8 +211,8 @@ def test_the_gradient_is_right(statistics):
     cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=100)
     params = jax.tree.map(np.array, state.params)
-    state, _ = step(state, batch, np.float32(1), constants)
-    grads = jax.tree.map(lambda v: -np.array(v), state.opt_state[-1].trace)  # v <- 0.9 * 0 - 1 * g
+    state, _ = step(state, batch, 100 * RATES, constants)
+    grads = jax.tree.map(lambda v: -np.array(v), optax.tree.get(state.opt_state, "trace"))  # v <- 0.9 * 0 - 1 * g
     squared = sum(float((g.astype(np.float64) ** 2).sum()) for g in jax.tree.leaves(grads))
     epsilon = 1e-3 / squared
     losses = []
@@ -218,14 +220,14 @@ def test_the_gradient_is_right(statistics):
         fresh = steps.init_state(cfg, mesh)
         moved = jax.tree.map(lambda p, g, s=sign: (p + s * epsilon * g).astype(np.float32), params, grads)
         placed = jax.tree.map(lambda p, like: jax.device_put(p, like.sharding), moved, fresh.params)
-        losses.append(float(step(fresh.replace(params=placed), batch, np.float32(1), constants)[1]))
+        losses.append(float(step(fresh.replace(params=placed), batch, 100 * RATES, constants)[1]))
     assert (losses[0] - losses[1]) / (2 * epsilon * squared) == pytest.approx(1, abs=0.02)
 
 
 def test_logits_match_what_the_towers_compute(statistics):
     """`predict` puts the towers' classes side by side in order."""
     cfg, mesh, state, batch, constants = on_mesh(tiny_config(), "1x2", random_batch(), statistics)
-    view = augment.evaluation_views(np.asarray(batch.image), statistics, 28, 1)[:, 0]
+    view = augment.evaluation_views(np.asarray(batch.image), statistics, 28, 1, "same")[:, 0]
     run = jax.vmap(lambda p: model.logits(cfg.model, p, view, None), axis_name=sharding.TOWER)
     apart = np.asarray(run(jax.device_get(state.params)))
     together = np.concatenate(list(apart), axis=-1)

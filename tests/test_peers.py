@@ -5,6 +5,7 @@ PyTorch is large and no dependency: `bash tests/run.sh --peers` installs it and 
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax import sharding, steps
@@ -35,11 +36,11 @@ def torch_logits(spec, params, image):
         groups = 1 if conv.exchange or name == "conv1" else spec.towers
         x = functional.pad(x, [*conv.padding, *conv.padding])
         x = functional.conv2d(x, params[name]["kernel"], params[name]["bias"], stride=conv.stride, groups=groups).relu()
-        if conv.lrn:  # PyTorch divides alpha by the size of the window
+        if "lrn" in conv.then:  # PyTorch divides alpha by the size of the window
             halves = x.chunk(spec.towers, dim=1)
             settings = spec.lrn.n, spec.lrn.alpha * spec.lrn.n, spec.lrn.beta, spec.lrn.k
             x = torch.cat([functional.local_response_norm(half, *settings) for half in halves], dim=1)
-        if conv.pool:
+        if "pool" in conv.then:
             x = functional.max_pool2d(x, spec.pool.window, spec.pool.stride)
     x = x.flatten(1)
     for name, _ in spec.hidden():
@@ -71,7 +72,7 @@ def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
 
     losses, first, _ = train(values, "1x2", statistics, [batch])
     assert losses[0] == pytest.approx(float(loss.detach()), rel=1e-5)
-    for layer, leaves in first[-1].trace.items():  # v = -lr g
+    for layer, leaves in optax.tree.get(first, "trace").items():  # v = -lr g
         for name, leaf in leaves.items():
             ours = side_by_side(leaf / -0.01, layer).numpy()
             theirs = params[layer][name].grad.numpy()

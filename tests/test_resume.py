@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, config, errors, sharding, steps, train, workdir
+from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
 from tests.conftest import ROOT, tiny_config
 
 # A config file for the command, of the tests' own.
@@ -54,7 +54,7 @@ def environment() -> dict[str, str]:
 
 def final_state(directory: Path):
     """The newest state of a workdir on the host, and its position."""
-    cfg = config.from_json((directory / workdir.CONFIG).read_text())
+    cfg = config_files.from_json((directory / workdir.CONFIG).read_text())
     mesh = sharding.make_mesh(1, 2, 2)
     with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=9) as checkpoints:
         restored = checkpoint.restore(checkpoints, steps.abstract_state(cfg, mesh))
@@ -148,7 +148,7 @@ def test_a_workdir_of_another_config_is_refused(command, tmp_path):
 
 
 def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
-    cfg = config.parse(tiny_config())
+    cfg = config_files.parse(tiny_config())
     saved = steps.init_state(cfg, sharding.make_mesh(1, 2, 2))
     position = checkpoint.Position(7, checkpoint.Validation(5, 0.25, 3, 1), 123)
     with checkpoint.open_directory(tmp_path / "checkpoints", keep=2) as checkpoints:
@@ -174,7 +174,7 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
     """Asked to stop at an exact place: after the first step, and between two batches of the last validation."""
     values = tiny_config()
     values.train.update(batch_size=512, epochs=1, log_every_steps=1, eval_every_epochs=1, eval_batch_size=120)
-    cfg = config.parse(values)  # three steps, then three batches of validation
+    cfg = config_files.parse(values)  # three steps, then three batches of validation
     train.train_and_evaluate(cfg, tmp_path / "whole")
 
     @contextlib.contextmanager

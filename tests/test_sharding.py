@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config, model, sharding, steps
+from alexnet_jax import config_files, model, sharding, steps
 from alexnet_jax.augment import Statistics
 from alexnet_jax.errors import UserError
 from configs import paper
 from tests.conftest import random_batch
+from tests.test_parity import RATES
 
 WIDTH = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
 COLLECTIVE = re.compile(
@@ -36,7 +37,7 @@ def collectives(compiled) -> list[tuple[str, int]]:
 def lowered_step(values, data: int, tower: int, batch: int):
     values.mesh.update(data=data, tower=tower)
     values.train.batch_size = values.train.eval_batch_size = batch
-    cfg = config.parse(values)
+    cfg = config_files.parse(values)
     mesh = sharding.make_mesh(data, tower, cfg.model.towers)
     size = cfg.data.size
     statistics = Statistics(
@@ -45,7 +46,7 @@ def lowered_step(values, data: int, tower: int, batch: int):
     arguments = (
         steps.abstract_state(cfg, mesh),
         sharding.put(random_batch(batch, size), mesh, sharding.EXAMPLES),
-        np.float32(0.01),
+        RATES,
         sharding.put(statistics, mesh, sharding.REPLICATED),
     )
     return steps.make_train_step(cfg, mesh, steps_per_epoch=10).lower(*arguments)
@@ -83,7 +84,7 @@ def test_bfloat16_halves_what_crosses(tiny):
 def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
     """On a mesh of 2 x 1 nothing crosses but the gradients of all parameters, once, and scalars."""
     found = collectives(lowered_step(tiny, 2, 1, 8).compile())
-    params = jax.eval_shape(lambda: model.init(config.parse(tiny).model, jax.random.key(0)))
+    params = jax.eval_shape(lambda: model.init(config_files.parse(tiny).model, jax.random.key(0)))
     gradient_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
     assert {kind for kind, _ in found} == {"all-reduce"}
     assert gradient_bytes <= sum(size for _, size in found) <= gradient_bytes + 64
@@ -91,7 +92,7 @@ def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
 
 def test_the_state_is_born_sharded(tiny):
     """No device ever holds the other's tower: parameters and momentum are made where they live."""
-    cfg = config.parse(tiny)
+    cfg = config_files.parse(tiny)
     mesh = sharding.make_mesh(2, 2, 2)
     state = steps.init_state(cfg, mesh)
     arrays = jax.tree.leaves((state.params, state.opt_state))
@@ -103,10 +104,10 @@ def test_the_state_is_born_sharded(tiny):
     statistics = Statistics(np.zeros((32, 32, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     batch = sharding.put(random_batch(), mesh, sharding.EXAMPLES)
     constants = sharding.put(statistics, mesh, sharding.REPLICATED)
-    after, _ = step(state, batch, np.float32(0.01), constants)
+    after, _ = step(state, batch, RATES, constants)
     assert jax.tree.map(lambda x: x.sharding, after) == jax.tree.map(lambda x: x.sharding, steps.init_state(cfg, mesh))
     assert all(leaf.is_deleted() for leaf in arrays)  # donated
-    after, _ = step(steps.clear_metrics(after), batch, np.float32(0.02), constants)
+    after, _ = step(steps.clear_metrics(after), batch, 2 * RATES, constants)
     assert int(after.metrics["loss"].count) == 7
     assert step._cache_size() == 1  # type: ignore[attr-defined]  # neither its own output nor cleared metrics make it compile again
 

@@ -33,6 +33,7 @@ class Order(NamedTuple):
     examples: int
     batch_size: int
     seed: int | None  # None: in the order of the split, for evaluation
+    reshuffle: bool = True  # False: all epochs in the order of the first
 
     @property
     def steps_per_epoch(self) -> int:
@@ -44,7 +45,7 @@ class Order(NamedTuple):
         if self.seed is None:
             order = np.arange(self.examples, dtype=np.int32)
         else:
-            order = _permutation(self.seed, epoch, self.examples)
+            order = _permutation(self.seed, epoch if self.reshuffle else 0, self.examples)
         places = place * self.batch_size + np.arange(self.batch_size)
         return order[places % self.examples], places < self.examples
 

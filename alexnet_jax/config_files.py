@@ -1,0 +1,52 @@
+"""Configs in and out: from the ConfigDict of a file, from and to JSON, with each wrong key named."""
+
+import difflib
+
+import pydantic
+from ml_collections import ConfigDict
+
+from alexnet_jax.config import Config, Section
+from alexnet_jax.errors import UserError
+
+
+def parse(values: ConfigDict) -> Config:
+    """The config of a config file. Raises UserError that names each key that is unknown, missing or wrong."""
+    return _validated(lambda: Config.model_validate(values.to_dict()))
+
+
+def from_json(text: str) -> Config:
+    """The config that `to_json` wrote."""
+    return _validated(lambda: Config.model_validate_json(text))
+
+
+def to_json(config: Config) -> str:
+    return config.model_dump_json(indent=2) + "\n"
+
+
+def _validated(make) -> Config:
+    try:
+        return make()
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_problem(detail) for detail in error.errors())
+        raise UserError(f"the config is not valid: {problems}") from None
+
+
+def _problem(detail) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key.split(".")[-1], _names(Config), n=1)
+        return f"unknown key config.{key}" + (f" (did you mean {near[0]}?)" if near else "")
+    if detail["type"] == "missing":
+        return f"missing key config.{key}"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    return f"config.{key}={detail['input']!r}: {detail['msg']}"
+
+
+def _names(section) -> list[str]:
+    names = []
+    for name, field in section.model_fields.items():
+        names.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += _names(field.annotation)
+    return names

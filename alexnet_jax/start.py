@@ -1,0 +1,31 @@
+"""Starting from what another run has learned, instead of from random numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexnet_jax import checkpoint, sharding, steps, workdir
+from alexnet_jax.config import Config
+from alexnet_jax.errors import UserError
+
+
+def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """The parameters of the layers `config.start.layers` in the newest checkpoint of `config.start.workdir`.
+
+    Raises UserError if there is no such layer there, or it is of another shape.
+    """
+    directory = Path(config.start.workdir)
+    there = workdir.open_finished(directory).config
+    # Shapes do not depend on the mesh; where the arrays go is for this run to say.
+    theirs = steps.abstract_state(there, sharding.make_mesh(1, 1, there.model.towers)).params
+    ours = steps.abstract_state(config, mesh).params
+    for layer in config.start.layers:
+        shapes = [jax.tree.map(lambda x: x.shape, of.get(layer)) for of in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{layer} of {directory} has the shapes {shapes[0]} and that of this config {shapes[1]}; leave it out "
+                "of config.start.layers, or change the config"
+            )
+    wanted = {layer: ours[layer] for layer in config.start.layers}
+    return checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)[1]

@@ -1,0 +1,1 @@
+"""The paper's other networks and what it compares with: each a few lines away from configs/paper.py."""

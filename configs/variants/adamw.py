@@ -1,0 +1,13 @@
+"""AdamW in the place of SGD with momentum."""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.get_config()
+    config.optim.update(name="adamw", learning_rate=3e-4)
+    config.optim.weights.weight_decay = 0.05
+    config.optim.biases.weight_decay = 0.0
+    return config

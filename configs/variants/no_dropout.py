@@ -1,0 +1,11 @@
+"""Without dropout (paper 4.2): "substantial overfitting"."""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.get_config()
+    config.model.dropout_rate = 0.0
+    return config

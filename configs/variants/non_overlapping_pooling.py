@@ -1,0 +1,11 @@
+"""Pooling with s = 2, z = 2 (paper 3.4): "produces output of equivalent dimensions", 0.4 and 0.3 points more error."""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.get_config()
+    config.model.pool.window = 2
+    return config

@@ -1,0 +1,19 @@
+"""The one-tower network of "One weird trick" (Krizhevsky 2014), torchvision's alexnet: 61,100,840 parameters."""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    config = paper.get_config()
+    model = config.model
+    model.towers = 1
+    for number, features in enumerate((64, 192, 384, 256, 256), start=1):
+        model[f"conv{number}"].features = features
+    for layer in (model.conv3, model.conv4, model.conv5):
+        layer.init_std = 0.03
+    model.conv1.padding = (2, 2)
+    for layer in (model.conv1, model.conv2):
+        layer.then = paper.POOL
+    return config
