@@ -24,6 +24,8 @@ from jax import Array
 
 from alexnet_jax import config, ops, sharding
 
+SEEN = "intermediates"  # where Flax leaves what a layer computes, when `activations` asks for it
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "tanh": nn.tanh}
 
 
@@ -75,12 +77,15 @@ class Tower(nn.Module):
         for name, conv in spec.convs():
             x = sharding.exchange(x) if conv.exchange else x
             x = Conv(conv.features // spec.towers, conv, name=name)(x)
+            self.sow(SEEN, f"{name}_response", x)  # nothing happens here unless `activations` asks
             for operation in conv.then:
                 x = operations[operation](x)
+            self.sow(SEEN, f"{name}_output", x)
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
             x = x.reshape(x.shape[0], -1)  # the first time: 6x6x256 -> 9216
             x = activation(self._dense(dense.features // spec.towers, dense, name, x))
+            self.sow(SEEN, f"{name}_output", x)
             if dense.dropout:
                 x = self._dropout(x, keys, number)
         x = sharding.exchange(x) if spec.fc8.exchange else x
@@ -134,3 +139,13 @@ def logits(spec: config.Model, params: dict, image: Array, keys: Array | None) -
     output = Tower(spec).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
     return output
+
+
+def activations(spec: config.Model, params: dict, image: Array) -> dict[str, Array]:
+    """What the layers of one tower compute for image [B, S, S, 3] at test time.
+
+    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` that after all that follows it,
+    `fcN_output` [B, units] a hidden layer's units before dropout, and `fc8_output` the logits.
+    """
+    logits, seen = Tower(spec).apply({"params": params}, image, None, mutable=[SEEN])
+    return {name: values[0] for name, values in seen[SEEN].items()} | {"fc8_output": logits}
