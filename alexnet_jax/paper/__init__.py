@@ -1,0 +1,1 @@
+"""The paper: its facts, its claims, its figures."""

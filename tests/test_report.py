@@ -1,0 +1,348 @@
+"""The page about runs: its numbers, every kind of network, and what a browser makes of it."""
+
+import io
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import checkpoint, config_files, hidden, model, optim, sharding, steps, workdir
+from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.paper import architecture, curves, examples, images, kernels, page, runs, tables, units
+from alexnet_jax.paper.figures import Table, Text
+from configs import paper
+from configs.variants import cifar_four_layer, no_links, one_gpu, six_conv, without
+from tests.conftest import made_up_statistics, random_batch, tiny_config
+from tests.test_commands import run
+
+CONFIG = """
+from tests.conftest import tiny_config
+
+def get_config():
+    config = tiny_config()
+    config.train.update(batch_size=32, max_steps=20, log_every_steps=5, eval_batch_size=120)
+    return config
+"""
+
+
+def a_run(directory: Path, values) -> Path:
+    """A workdir of a network as it starts, on noise; nothing trained, nothing logged."""
+    values.data.update(source="synthetic", directory="", size=32, eval_split="val")
+    config = config_files.parse(values)
+    dataset = open_dataset("synthetic", "", 32, config.model.num_classes)
+    workdir.prepare(directory, config, dataset)
+    state = steps.init_state(config, sharding.make_mesh(1, 0, config.model.towers))
+    with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=1) as checkpoints:
+        position = checkpoint.Position(0, optim.Validation(), 0)
+        checkpoint.save(checkpoints, 7, state, position, config.model_dump(mode="json"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A short run on digits with two towers, evaluated, and its page."""
+    home = tmp_path_factory.mktemp("report")
+    (home / "config.py").write_text(CONFIG)
+    run("alexnet_jax.main", f"--config={home / 'config.py'}", f"--workdir={home / 'digits & <b>'}")
+    run("alexnet_jax.evaluate", "--workdir", home / "digits & <b>")
+    assert "wrote" in run("alexnet_jax.report", "--workdir", home / "digits & <b>")
+    return home / "digits & <b>"
+
+
+@pytest.fixture(scope="module")
+def network(trained) -> images.Network:
+    return images.open_network(runs.open_runs([trained])[0], None)
+
+
+def test_the_page_has_all_sections(trained):
+    html = (trained / "report.html").read_text()
+    sections = re.findall(r'<section id="([\w-]+)">', html)
+    assert sections == [
+        "results", "learning", "figure1", "figure2", "figure3", "figure4-left", "figure4-right", "units", "tables",
+        "config",
+    ]  # fmt: skip
+    assert html.count("<img ") == 3 + 2 + 2 + 2 * 2  # plots, kernels and units of two towers each
+    assert "Left out" not in html and "<b>" not in html and "digits &amp; &lt;b&gt;" in html
+    assert "is not on ImageNet" in html and "have no colour" in html and "360" in html
+
+
+def test_hidden_features_are_what_the_last_layer_sees(network):
+    """From them, fc8 gives the probabilities that `predict` gives; and both layouts give the same."""
+    index = np.arange(100, 110)
+    pixels, _ = images.read(network.evaluation, index)
+    predict = steps.make_predict_step(network.config, network.mesh, views=1)
+    spec, found = network.config.model, []
+    for tower in (1, 2):
+        mesh = sharding.make_mesh(1, tower, 2)
+        found.append(np.asarray(hidden.make_features_step(network.config, mesh)(*on(network, mesh, pixels))))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    head = jax.tree.map(np.asarray, network.params["fc8"])
+    keep = 1 - spec.dropout_rate
+    logits = np.concatenate([found[0] * keep @ head["kernel"][t] + head["bias"][t] for t in range(2)], axis=1)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = np.asarray(predict(*on(network, network.mesh, pixels)))
+    np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)
+
+
+def on(network: images.Network, mesh, pixels: np.ndarray):
+    params = jax.tree.map(np.asarray, network.params)
+    return (
+        sharding.put(params, mesh, sharding.TOWERS),
+        sharding.put(pixels, mesh, sharding.EXAMPLES),
+        sharding.put(jax.tree.map(np.asarray, network.statistics), mesh, sharding.REPLICATED),
+    )
+
+
+def test_nearest_images_are_the_nearest(network):
+    step = hidden.make_features_step(network.config, network.mesh)
+    index, queries = np.arange(0, 300, 2), np.array([3, 200])
+    _, of_queries = examples.features(network, step, network.evaluation, queries)
+    sound, of_train = examples.features(network, step, network.train, index)
+    assert of_train.shape == (150, network.config.model.fc7.features) and (sound == index).all()
+    found = examples.nearest(of_queries, of_train, 6)
+    for query, rows in zip(of_queries.astype(np.float64), found, strict=True):
+        distances = [sum((float(a) - b) ** 2 for a, b in zip(row, query, strict=True)) for row in of_train]
+        assert sorted(distances)[:6] == pytest.approx([distances[row] for row in rows])
+    # An image is nearest to itself, whatever batch it was in.
+    assert (examples.nearest(of_train[[5, 90]], of_train, 1)[:, 0] == [5, 90]).all()
+
+
+def test_units_show_their_highest_responses(network):
+    index = np.arange(0, 360, 3)
+    pixels, _ = images.read(network.evaluation, index)
+    responses = hidden.make_conv_step(network.config, network.mesh, ("conv3",))(*on(network, network.mesh, pixels))
+    all_of_them = np.asarray(responses["conv3"])  # [120, tower, H, W, 8]
+    found = units.best(network, ("conv3",), index)["conv3"]
+    assert found.image.shape == (2, 8, units.PATCHES) and list(found.units) == list(range(8))
+    for tower in range(2):
+        for unit in range(8):
+            highest = all_of_them[:, tower, :, :, unit].max(axis=(1, 2))
+            shown = [int(np.flatnonzero(index == i)[0]) for i in found.image[tower, unit]]
+            assert len(set(shown)) == units.PATCHES
+            np.testing.assert_allclose(highest[shown], np.sort(highest)[::-1][: units.PATCHES], rtol=1e-5)
+            for i, (row, column) in zip(shown, found.place[tower, unit], strict=True):
+                assert all_of_them[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
+
+
+def code_like():
+    """The order of the authors' code, strides, and windows that hang over edges."""
+    values = tiny_config()
+    values.model.conv1.update(kernel=7, stride=2, padding=(0, 3), then=("lrn", "activation"))
+    values.model.conv2.then = ("activation", "lrn", "map_norm", "pool")
+    values.model.map_norm.alpha = 0.1
+    values.model.pool.ceil = True
+    return values
+
+
+@pytest.mark.parametrize("make", [tiny_config, code_like])
+def test_a_receptive_field_is_all_that_a_response_depends_on(make):
+    config = config_files.parse(make())
+    spec = config.model
+    params = jax.jit(lambda key: model.init(spec, key))(jax.random.key(3))
+    _, shapes = hidden.shapes(spec)
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 50, (6, spec.image_size, spec.image_size, 3)).astype(np.float32)
+    see = jax.jit(jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER))
+    before = see(params, image)
+    for layer in ("conv1", "conv2", "conv3", "conv5"):
+        side = shapes[f"{layer}_response"][0]
+        for place in {0, side // 2, side - 1}:
+            first, last = units.receptive_field(spec, layer, place)
+            low, high = units.receptive_field(spec, layer, place, clipped=False)
+            assert 0 <= first <= last < spec.image_size and low <= first and last <= high
+
+            def changed(rows: slice | list[int], layer=layer, place=place) -> bool:
+                other = image.copy()
+                other[:, rows] += rng.normal(0, 100, other[:, rows].shape).astype(np.float32)
+                name = f"{layer}_response"
+                after = see(params, other)[name][:, :, place]
+                return not np.array_equal(after, before[name][:, :, place])
+
+            outside = [row for row in range(spec.image_size) if not first <= row <= last]
+            assert not outside or not changed(outside)
+            assert changed([first]) and changed([last])
+
+
+def test_a_patch_is_cut_out_of_its_place():
+    spec = config_files.parse(tiny_config()).model
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    patch = units.cut(image, spec, "conv1", (10, 0))
+    assert patch.shape == (5, 5, 3)  # rows 8..12, columns -2..2
+    assert (patch[:, :2] == units.GREY).all() and (patch[:, 2:] == image[8:13, :3]).all()
+
+
+def test_chroma_shares():
+    grey = np.random.default_rng(0).normal(size=(1, 5, 5, 1, 4)).repeat(3, axis=3)
+    red = grey * np.array([1, 0, 0])[:, None]
+    opponent = grey * np.array([1, -1, 0])[:, None]
+    for made, share in ((grey, 0), (red, 2 / 3), (opponent, 1), (0 * grey, 0)):
+        np.testing.assert_allclose(kernels.chroma_share(made), np.full((1, 4), share), atol=1e-12)
+
+
+def test_specialization_is_told_from_chance():
+    rng = np.random.default_rng(0)
+    apart = np.stack([rng.uniform(0, 0.2, 48), rng.uniform(0.5, 0.7, 48)])
+    found = kernels.specialization(apart)
+    assert found.difference == pytest.approx(apart[1].mean() - apart[0].mean())
+    assert found.p == pytest.approx(1 / 1001) and found.chance < 0.1
+    np.testing.assert_array_equal(kernels.specialization(apart)[0], found.towers)
+    assert kernels.specialization(apart)[1:] == found[1:]  # seeded
+    assert kernels.specialization(np.full((2, 48), 0.4)).p == 1
+    alike = [kernels.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
+    assert np.mean(alike) == pytest.approx(0.5, abs=0.25)
+
+
+def test_unshared_kernels_of_the_middle_are_what_the_layer_computes_there():
+    values = one_tower()
+    values.model.conv1.shared = False
+    config = config_files.parse(values)
+    mesh = sharding.make_mesh(1, 1, 1)
+    params = steps.init_state(config, mesh).params
+    batch, statistics = random_batch(), made_up_statistics()
+    response = hidden.make_conv_step(config, mesh, ("conv1",))(params, batch.image, statistics)["conv1"]
+    view = (batch.image - statistics.mean_image)[:, 2:30, 2:30]
+    (kernel,) = kernels.of_one_place(np.asarray(params["conv1"]["kernel"]), 5)
+    expected = np.einsum("bijc,ijcf->bf", view[:, 12:17, 12:17], kernel)  # place 14 of 28, padding 2
+    np.testing.assert_allclose(response[:, 0, 14, 14], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        paper.get_config(), no_links.get_config(), six_conv.get_config(), without.get_config("conv3"),
+        without.get_config("fc6"), tiny_config(), one_gpu.get_config(), cifar_four_layer.get_config(),
+    ],
+)  # fmt: skip
+def test_figure_2_crosses_where_the_config_does(values):
+    spec = config_files.parse(values).model
+    layers: list[tuple[str, Any]] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
+    expected = [name for name, layer in layers if layer.exchange and spec.towers > 1]
+    assert architecture.links(spec) == [(name, i, 1 - i) for name in expected for i in range(2)]
+
+
+def test_figure_2_has_the_papers_shapes():
+    boxes = {layer.name: layer.text for layer in architecture.layers(config_files.parse(paper.get_config()).model)}
+    assert boxes["conv1"] == "conv1: 48 of 11x11x3, /4\n55x55x48\nReLU, LRN, pool -> 27x27x48"
+    assert boxes["conv3"] == "conv3: 192 of 3x3x256, /1\n13x13x192\nReLU"
+    assert boxes["conv5"] == "conv5: 128 of 3x3x192, /1\n13x13x128\nReLU, pool -> 6x6x128"
+    assert boxes["fc6"] == "fc6: 2048 of 9216\nReLU, dropout" and boxes["fc8"] == "fc8: 500 of 4096\nclasses"
+    local = architecture.layers(config_files.parse(cifar_four_layer.get_config()).model)
+    assert local[2].text.startswith("conv3: 32 of 3x3x64, /1, unshared\n6x6x32")
+
+
+def test_figure_1_tells_the_first_line_at_the_target(trained):
+    (one,) = runs.open_runs([trained])
+    lines = [
+        {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
+        for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
+    ]
+    assert curves.crossing(one._replace(lines=lines)) == 20
+    assert curves.crossing(one._replace(lines=lines[:2])) is None
+    for some in (lines, lines[:1], lines[1:2], []):
+        assert curves.figure1([one._replace(lines=some)]).blocks and curves.learning([one._replace(lines=some)]).blocks
+
+
+def test_tables_have_a_row_for_a_run_on_imagenet(trained):
+    (one,) = runs.open_runs([trained])
+    wordnet = one.finished._replace(classes=[f"n{i:08d}" for i in range(1000)])
+    result = {"split": "val", "views": 10, "top1_error": 0.4071, "top5_error": 0.1824}
+    ours = one._replace(name="ours", finished=wordnet, evaluation=result)
+    first, second, *notes = tables.tables([one, ours]).blocks
+    assert isinstance(first, Table) and isinstance(second, Table) and isinstance(notes[0], Text)
+    assert second.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %", "-")
+    assert len(first.rows) == 3 and "is not on ImageNet" in notes[0].text
+    (first, *_) = tables.tables([ours._replace(evaluation=result | {"split": "test"})]).blocks
+    assert isinstance(first, Table) and first.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %")
+
+
+def no_hidden_layers():
+    values = tiny_config()
+    values.model.fc6 = values.model.fc7 = values.model.conv3 = None
+    values.model.conv5.shared = False
+    return values
+
+
+def one_tower():
+    values = tiny_config()
+    values.model.towers = 1
+    values.model.num_classes = 3
+    values.model.activation = "tanh"
+    return values
+
+
+@pytest.mark.parametrize("make", [no_hidden_layers, one_tower])
+def test_any_network_has_a_page(make, tmp_path):
+    html = page.render(runs.open_runs([a_run(tmp_path / "run", make())]), None)
+    assert "not evaluated" in html and "nothing is logged yet" in html
+    assert html.count("Left out") == 2  # the curves
+    assert f"in {'conv5' if make is no_hidden_layers else 'fc7'} (32 numbers)" in html
+    assert ("This network has no conv3" in html) == (make is no_hidden_layers)
+    assert ("<td>one tower</td>" in html) == (make is not no_hidden_layers)
+
+
+def test_several_runs_share_a_page(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / trained.name)
+    output = run(
+        "alexnet_jax.report", "--workdir", trained, tmp_path / trained.name, "--output", tmp_path / "page.html"
+    )
+    assert f"wrote {tmp_path / 'page.html'}" in output
+    html = (tmp_path / "page.html").read_text()
+    for directory in (trained, tmp_path / trained.name):  # of the same name: so the whole path is told
+        assert html.count(f"<td>{directory}</td>".replace("& <b>", "&amp; &lt;b&gt;")) == 2
+
+
+def test_without_its_data_the_page_says_so(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    text = (tmp_path / "run" / "config.json").read_text()
+    text = text.replace('"source": "digits"', '"source": "prepared"').replace('"directory": ""', '"directory": "gone"')
+    (tmp_path / "run" / "config.json").write_text(text)
+    (one,) = runs.open_runs([tmp_path / "run"])
+    assert page.render([one], None).count("Left out: the data gone is not there; give its folder as --data DIR.") == 3
+    assert "the data none is not there" in run(
+        "alexnet_jax.report", "--workdir", tmp_path / "run", "--data=none", code=2
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs a browser: no chromium is installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_the_page(browser, trained, width):
+    told: list[str] = []
+    shown = browser.new_page(viewport={"width": width, "height": 844})
+    shown.on("console", lambda message: told.append(message.text))
+    shown.on("pageerror", lambda error: told.append(str(error)))
+    asked: list[str] = []
+    shown.on("request", lambda request: asked.append(request.url))
+    shown.goto((trained / "report.html").as_uri())
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [(trained / "report.html").as_uri()]
+    sizes = shown.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
+    assert len(sizes) == 11 and all(complete and wide > 0 and alt > 0 for complete, wide, alt in sizes)
+    links = shown.eval_on_selector_all("a", "all => all.map(a => [a.getAttribute('href'), a.textContent])")
+    assert len(links) == 10
+    for href, text in links:
+        assert shown.locator(f"section{href} h2").text_content() == text
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    for image in shown.locator("img").all():
+        pixels = np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("L"), float)
+        assert pixels.std() > 5, image.get_attribute("alt")  # something is drawn there
+    shown.locator("summary").click()
+    assert '"seed": 0' in shown.locator("details pre").inner_text()
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    shown.close()
