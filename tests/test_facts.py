@@ -1,0 +1,199 @@
+"""What `paper.facts` computes from configs against the numbers of the paper, of its authors' logs, and by hand."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from alexnet_jax import config_files
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper import facts
+from configs import code2012, paper
+from configs.variants import cifar_four_layer, no_links, one_gpu, one_weird_trick, six_conv
+from tests.conftest import ROOT
+from tests.ilsvrc import SAMPLES
+
+# Parameters, neurons, multiply-adds, training FLOP, bytes forward over the link; of the original's table of costs.
+PAPER = {
+    "conv1": (34_944, 290_400, 105_415_200, 421_660_800, 0),
+    "conv2": (307_456, 186_624, 223_948_800, 1_343_692_800, 0),
+    "conv3": (885_120, 64_896, 149_520_384, 897_122_304, 173_056),
+    "conv4": (663_936, 64_896, 112_140_288, 672_841_728, 0),
+    "conv5": (442_624, 43_264, 74_760_192, 448_561_152, 0),
+    "fc6": (37_752_832, 4096, 37_748_736, 226_492_416, 36_864),
+    "fc7": (16_781_312, 4096, 16_777_216, 100_663_296, 16_384),
+    "fc8": (4_097_000, 1000, 4_096_000, 24_576_000, 16_384),
+}
+TOTAL = (60_965_224, 659_272, 724_406_816, 4_135_610_496, 242_688)
+
+
+def layers(make, **model):
+    values = make()
+    values.model.update(model)
+    return facts.layers(config_files.parse(values))
+
+
+def total(found, key: str) -> int:
+    return sum(getattr(layer, key) for layer in found)
+
+
+@pytest.mark.parametrize("recipe", [paper, code2012], ids=["paper", "code2012"])
+def test_every_layer_of_the_paper(recipe):
+    found = layers(recipe.get_config)
+    assert {layer.name: tuple(layer[1:]) for layer in found} == PAPER
+    assert tuple(sum(column) for column in zip(*(layer[1:] for layer in found), strict=True)) == TOTAL
+
+
+def test_what_follows_from_the_costs():
+    found = layers(paper.get_config)
+    of = {layer.name: layer for layer in found}
+    convs = [layer for layer in found if layer.name.startswith("conv")]
+    multiply_adds, parameters = total(found, "multiply_adds"), total(found, "parameters")
+    assert f"{total(convs, 'multiply_adds') / multiply_adds:.1%}" == "91.9%"
+    assert f"{total(convs, 'parameters') / parameters:.1%}" == "3.8%"
+    training = total(found, "training_flop")
+    assert f"{2 * multiply_adds / 1e9:.3f} {(training - 2 * multiply_adds) / 1e9:.3f}" == "1.449 2.687"
+    assert f"{90 * 1_281_167 * training:.2e} {90 * 1.2e6 * training:.2e}" == "4.77e+17 4.47e+17"
+    # fc8 and the softmax were on the first GPU.
+    head, halves = of["fc8"].parameters, (parameters - of["fc8"].parameters) // 2
+    assert (halves + head, halves) == (32_531_112, 28_434_112)
+    assert f"{4 * parameters / 1e6:.1f} {3 * 4 * parameters / 1e6:.1f}" == "243.9 731.6"  # MB; momentum, gradients
+    # Figure 2's caption has 55*48*96 for 55*55*96, and everything else right.
+    neurons = {layer.name: layer.neurons for layer in found}
+    assert neurons | {"conv1": 55 * 48 * 96} == facts.PAPER_NEURONS and neurons["conv1"] == 55 * 55 * 96
+    assert sum(facts.PAPER_NEURONS.values()) == 622_312
+    # 1: each conv layer has "no more than 1 % of the model's parameters"; two have.
+    shares = {
+        layer.name: f"{layer.parameters / parameters:.2%}" for layer in convs if layer.parameters > parameters / 100
+    }
+    assert shares == {"conv3": "1.45%", "conv4": "1.09%"}
+
+
+def test_bytes_between_the_towers():
+    config = config_files.parse(paper.get_config())
+    both_ways = {layer.name: 2 * layer.link_bytes for layer in facts.layers(config)}
+    expected = {"conv3": 346_112, "fc6": 73_728, "fc7": 32_768, "fc8": 32_768}
+    assert both_ways == dict.fromkeys(PAPER, 0) | expected
+    assert facts.link_bytes(config) == 485_376 and 128 * facts.link_bytes(config) == 62_128_128
+    assert facts.link_bytes(config, head_split=False) == 468_992
+    assert [128 * expected[name] for name in ("conv3", "fc6", "fc7")] == [44_302_336, 9_437_184, 4_194_304]
+    assert round(100 * expected["conv3"] / 468_992) == 74
+    assert round(TOTAL[3] / 468_992, -2) == 8800  # training FLOP a byte moved
+    half = paper.get_config()
+    half.train.compute_dtype = "bfloat16"
+    assert 2 * facts.link_bytes(config_files.parse(half)) == facts.link_bytes(config)
+    assert facts.link_bytes(config_files.parse(one_gpu.get_config())) == 0
+    assert [layer.name for layer in layers(no_links.get_config) if layer.link_bytes] == ["fc8"]
+
+
+def test_views_and_steps():
+    for recipe in (paper, code2012):
+        config = config_files.parse(recipe.get_config())
+        assert facts.crops(config) == 33 * 33 * 2 == 2178  # the paper counts 32 * 32 * 2
+        assert facts.steps_per_epoch(config, facts.ILSVRC_2012) == 10_010
+    values = paper.get_config()
+    values.augment.flip = False
+    assert facts.crops(config_files.parse(values)) == 1089
+
+
+def test_other_networks():
+    one, six, trick = (layers(module.get_config) for module in (one_gpu, six_conv, one_weird_trick))
+    assert (total(one, "parameters"), total(one, "multiply_adds")) == (59_798_312, 391_514_384)
+    assert total(six, "parameters") == 61_555_304
+    of = {layer.name: layer for layer in six}
+    assert (of["conv6"].neurons, of["conv6"].link_bytes) == (6 * 6 * 256, 36_864)
+    assert total(trick, "parameters") == 61_100_840
+    assert total(layers(paper.get_config, towers=1), "multiply_adds") == 1_135_256_096  # the same widths, no groups
+
+
+def test_locally_connected_layers_share_nothing():
+    of = {layer.name: layer for layer in layers(cifar_four_layer.get_config)}
+    assert of["conv3"].multiply_adds == 6 * 6 * (3 * 3 * 64) * 32
+    assert of["conv3"].parameters == of["conv3"].multiply_adds + 6 * 6 * 32
+    assert of["conv3"].neurons == 6 * 6 * 32
+
+
+@pytest.mark.parametrize("file", ["configs/paper.py", "configs/variants/without.py:conv4"])
+def test_the_command(file, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["facts", "--config", file])
+    with pytest.raises(SystemExit) as done:
+        facts.main()
+    printed = capsys.readouterr().out
+    assert done.value.code == 0
+    assert ("\nconv4 " in printed) == (file == "configs/paper.py")
+    if file == "configs/paper.py":
+        for number in (
+            "60,965,224",
+            "659,272",
+            "724,406,816",
+            "4,135,610,496",
+            "485,376",
+            "2,178",
+            "10,010",
+            "622,312",
+        ):
+            assert number in printed
+        assert "conv3, 1.45%" in printed and "2048 = 32 x 32 x 2" in printed
+
+
+def test_the_signal_of_images(image_folder, monkeypatch, capsys):
+    folder = image_folder({"cat": 3, "dog": 2})
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["facts", "--config", "configs/digits.py", "--images", str(folder)])
+    with pytest.raises(SystemExit) as done:
+        facts.main()
+    assert done.value.code == 0
+    assert "logits of 5 images at the start: std 0.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--config", "configs/none.py"], "there is no config file configs/none.py"),
+        (["--images", "configs"], "configs has no images to compare"),
+    ],
+)
+def test_what_is_not_there(flags, told, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["facts", *flags])
+    with pytest.raises(SystemExit) as done:
+        facts.main()
+    assert done.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_read(image_folder):
+    folder = image_folder({"cat": 2})
+    (folder / "cat" / "000.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"000\.jpg: not a sound image"):
+        facts.read(folder, 32)
+
+
+def test_the_signal_grows_with_the_deviation_of_fc8(tiny):
+    """Logits without biases are linear in the weights of fc8."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype="uint8")
+    narrow = facts.signal_at_start(config_files.parse(tiny), images, 0)
+    tiny.model.fc8.init_std *= 3
+    assert facts.signal_at_start(config_files.parse(tiny), images, 0) == pytest.approx(
+        [3 * x for x in narrow], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not SAMPLES.is_dir(), reason=f"needs images of ImageNet in {SAMPLES}, or where IMAGENET_SAMPLES says"
+)
+def test_the_papers_deviations_let_the_signal_fade():
+    """At the start images differ 15 times less in the logits than with the authors' 0.03 in conv3, conv4, conv5."""
+    images = facts.read(SAMPLES, 256)
+    assert 12 <= len(images) <= facts.MAX_IMAGES
+    (weak, size), (strong, other_size) = (
+        facts.signal_at_start(config_files.parse(recipe.get_config()), images, 0) for recipe in (paper, code2012)
+    )
+    assert 0.0028 < weak < 0.0042 and 0.040 < strong < 0.065
+    assert 12 < strong / weak < 18
+    assert 0.009 < weak / size < 0.015 and 0.12 < strong / other_size < 0.18
+    values = paper.get_config()
+    for name in ("conv3", "conv4", "conv5"):
+        values.model[name].init_std = 0.03
+    assert facts.signal_at_start(config_files.parse(values), images, 0)[0] == pytest.approx(strong, rel=0.2)
