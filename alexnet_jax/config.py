@@ -177,6 +177,7 @@ class Data(Section):
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
     eval_split: str
+    train_examples: NonNegativeInt  # of the split, spread evenly over it; 0: all
     reshuffle: bool  # True: every epoch in an order of its own; False: all in the first one's
     threads: NonNegativeInt  # reading and decoding; 0: in the thread that trains
     prefetch_batches: PositiveInt
@@ -200,6 +201,7 @@ class Train(Section):
     eval_batch_size: PositiveInt
     save_every_steps: PositiveInt
     keep_checkpoints: PositiveInt
+    stop_error: Fraction  # stop once the training error (top-1, between two log lines) is no larger; 0: never
     plateau_steps: PositiveInt  # a loss that stays at ln(classes) for so long is told of
 
 
@@ -232,10 +234,8 @@ class Config(Section):
                     f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple of it"
                 )
         if self.train.batch_size // self.mesh.data % self.augment.shared_by:
-            raise ValueError(
-                f"augment.shared_by={self.augment.shared_by} does not divide the {self.train.batch_size} / "
-                f"{self.mesh.data} images a device; give another train.batch_size or mesh.data, or 1"
-            )
+            device = f"{self.train.batch_size} / {self.mesh.data} images a device"
+            raise ValueError(f"augment.shared_by={self.augment.shared_by} does not divide the {device}; give 1")
         known = [name for name, _ in (*self.model.convs(), *self.model.hidden())] + ["fc8"]
         for name in (*self.optim.layers, *self.start.layers):
             if name not in known:

@@ -1,7 +1,10 @@
-"""Loss and errors of a trained network: python -m alexnet_jax.evaluate --workdir DIR [--views 1|10]
+"""Errors of trained networks: python -m alexnet_jax.evaluate --workdir DIR [--views 1|10]
 
-Writes them to DIR/evaluation.json too: loss (nats), top1_error and top5_error (fractions), count, views, split,
-step, and bad_records, how many images were left out because their records are damaged, if any.
+Writes to DIR/evaluation.json: loss (nats), top1_error and top5_error (fractions) with their intervals (bootstrap over
+the images, 95 %), count, views, split, step, and bad_records, how many images were left out as damaged, if any. What
+the network said of each image stays in DIR/predictions-SPLIT-VIEWS.npz (4 bytes an image and class).
+
+--ensemble A B C averages the probabilities of several workdirs, as the paper's Table 2 has it.
 """
 
 import argparse
@@ -9,56 +12,104 @@ import json
 import sys
 from pathlib import Path
 
-from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
-from alexnet_jax.data.datasets import open_dataset, split_of
-from alexnet_jax.errors import UserError
+from alexnet_jax import checkpoint, config_files, errors, predictions, sharding, steps, workdir
+from alexnet_jax.data.datasets import split_of
+from alexnet_jax.data.manifest import write_text
+from alexnet_jax.predictions import Predictions
+
+RESULT = "evaluation.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m alexnet_jax.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run of alexnet_jax.main")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", type=Path, help="folder of a run of alexnet_jax.main")
+    which.add_argument("--ensemble", type=Path, nargs="+", metavar="DIR", help="several of them, averaged")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="centre crop, or the paper's ten views")
     parser.add_argument("--split", help="of the data (default: the config's eval_split)")
     parser.add_argument("--max_bad", type=float, help="share of records that may be bad (default: the config's)")
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
+    parser.add_argument(
+        "--tune_weights",
+        action="store_true",
+        help="of --ensemble: also the weights that are best on these images, which tells nothing of others",
+    )
     arguments = parser.parse_args()
     sys.exit(errors.exit_code(lambda: run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    finished = workdir.open_finished(arguments.workdir)
+    if arguments.ensemble is None:
+        evaluate(arguments.workdir, arguments.views, arguments.split, arguments.data, arguments.max_bad)
+        return
+    several, split = [], ""
+    for directory in arguments.ensemble:
+        found, split, _ = predicted(directory, arguments.views, arguments.split, arguments.data, arguments.max_bad)
+        several.append(found)
+        print(f"{directory}  top-1 error {predictions.score(found)['top1_error']:.2%}", flush=True)
+    print(f"the mean of {len(several)} networks: split {split}, {arguments.views} view(s)")
+    _tell(predictions.score(predictions.average(several)))
+    if arguments.tune_weights:
+        weights = predictions.tuned(several)
+        print(
+            f"with the weights {', '.join(f'{weight:.2f}' for weight in weights)}, TUNED on the split {split} itself:"
+        )
+        _tell(predictions.score(predictions.average(several, weights)))
+
+
+def evaluate(
+    directory: Path, views: int, split: str | None = None, data: str | None = None, max_bad: float | None = None
+) -> dict:
+    """Tells the errors of the network of a workdir, writes them to RESULT there, and returns them."""
+    found, split, left_out = predicted(directory, views, split, data, max_bad)
+    result = predictions.score(found)
+    result |= {"views": views, "split": split, "step": found.step}
+    result |= {"bad_records": left_out} if left_out else {}
+    write_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
+    more = f", {left_out} left out as damaged" if left_out else ""
+    print(f"split {split}, {views} view(s), step {found.step}, {result['count']} images{more}")
+    _tell(result)
+    return result
+
+
+def predicted(
+    directory: Path, views: int, split: str | None, data: str | None, max_bad: float | None
+) -> tuple[Predictions, str, int]:
+    """What the network of a workdir says of a split, the split's name, and how many images are missing.
+
+    It is asked again only if it has been trained on since, or the data is another."""
+    finished = workdir.open_finished(directory)
     config = finished.config
-    if arguments.max_bad is not None:
+    if max_bad is not None:
         values = config.model_dump(mode="json")
-        values["data"]["max_bad"] = arguments.max_bad
+        values["data"]["max_bad"] = max_bad
         config = config_files.from_json(json.dumps(values))
-    directory = arguments.data or config.data.directory
-    if config.data.source == "prepared" and not Path(directory).is_dir():
-        raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
-    dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
-    if dataset.classes != finished.classes:
-        raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")
-    split = arguments.split or config.data.eval_split
+    dataset = workdir.open_data(finished, data)
+    split = split or config.data.eval_split
     images = split_of(dataset, split, "--split")
     mesh = sharding.make_mesh(1, 0, config.model.towers)
-    step, params = checkpoint.restore_params(
-        arguments.workdir / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params
-    )
-    eval_step = steps.make_eval_step(config, mesh, arguments.views)
+    step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params)
+    path = directory / f"predictions-{split}-{views}.npz"
+    known = predictions.load(path)
+    if known and (known.step, known.data) == (step, dataset.fingerprint) and len(known.label) == len(images.labels):
+        return known, split, 0
     statistics = sharding.put(finished.statistics, mesh, sharding.REPLICATED)
-    result = train.evaluate(eval_step, params, statistics, images, config, mesh)
-    assert result is not None  # nothing asked it to stop
-    described = result | {"views": arguments.views, "split": split, "step": step}
-    (arguments.workdir / "evaluation.json").write_text(json.dumps(described, indent=2) + "\n")
-    left_out = f", {result['bad_records']} left out as damaged" if "bad_records" in result else ""
-    print(f"split {split}, {arguments.views} view(s), step {step}, {result['count']} images{left_out}")
+    found = predictions.collect(config, mesh, params, statistics, images, views, step, dataset.fingerprint)
+    predictions.save(path, found)
+    return found, split, len(images.labels) - len(found.label)
+
+
+def _tell(result: dict) -> None:
     print(f"loss         {result['loss']:.4f}")
     for name in ("top1", "top5"):
-        error = result[f"{name}_error"]
+        error, (low, high) = result[f"{name}_error"], result[f"{name}_interval"]
         wrong = round(error * result["count"])
-        print(f"{name[:-1]}-{name[-1]} error  {error:.2%}  ({wrong} of {result['count']}; {1 - error:.2%} right)")
+        print(
+            f"{name[:-1]}-{name[-1]} error  {error:.2%}  [{low:.2%}, {high:.2%}]  "
+            f"({wrong} of {result['count']}; {1 - error:.2%} right)"
+        )
 
 
 if __name__ == "__main__":

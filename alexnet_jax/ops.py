@@ -68,11 +68,15 @@ conv.defvjp(_conv_fwd, _conv_bwd)
 
 
 def local_conv(image: Array, kernel: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
-    """As `conv` with a kernel of its own for every place: kernel [H', W', size * size * C, F]."""
-    patches = lax.conv_general_dilated_patches(
-        image, (size, size), (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return jnp.einsum("bhwp,hwpf->bhwf", patches, kernel)
+    """As `conv` with a kernel of its own for every place, [H', W', size * size * C, F]."""
+    rows, columns = kernel.shape[:2]
+    image = jnp.pad(image, ((0, 0), padding, padding, (0, 0)))
+    patches = [
+        image[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.einsum("bhwp,hwpf->bhwf", jnp.concatenate(patches, axis=-1), kernel)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))

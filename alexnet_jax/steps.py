@@ -113,12 +113,18 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
 
 def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
+    log_probabilities = make_log_predict_step(config, mesh, views)
+    return jax.jit(lambda *inputs: jnp.exp(log_probabilities(*inputs)))
+
+
+def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
+    """As `make_predict_step`, but their logarithms, nats."""
 
     def tower_program(params, image, statistics):
-        return jnp.exp(_log_probabilities(config, params, image, statistics, views))
+        return _log_probabilities(config, params, image, statistics, views)
 
-    probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
-    return jax.jit(lambda *inputs: probabilities(*inputs)[:, : config.model.num_classes])
+    log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
+    return jax.jit(lambda *inputs: log_probabilities(*inputs)[:, : config.model.num_classes])
 
 
 def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:

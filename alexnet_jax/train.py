@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,17 +16,13 @@ from jax.sharding import Mesh
 from alexnet_jax import checkpoint, metrics, optim, sharding, start, steps, workdir
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
-from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
-from alexnet_jax.data.records import Images
+from alexnet_jax.data.records import Images, Some
 from alexnet_jax.errors import DataError, Interrupted, UserError
-from alexnet_jax.plateau import Plateau
-from alexnet_jax.writer import Clock, Writer
+from alexnet_jax.watch import DIVERGED, Watch
+from alexnet_jax.writer import Writer
 
-DIVERGED = (
-    "training has diverged: the loss or a parameter is no longer a finite number at step {step}. The newest checkpoint "
-    "is older and sound. Give a smaller --config.optim.learning_rate and another --workdir"
-)
 STEPS_AHEAD = 2  # the host runs so many steps ahead of the device: enough to keep it busy, and bounded memory
 
 
@@ -38,7 +33,7 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
     dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
-    train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
+    train_images = _training_images(config, dataset)
     eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")
     workdir.prepare(directory, config, dataset)
     order = Order(len(train_images.labels), config.train.batch_size, config.seed, config.data.reshuffle)
@@ -86,6 +81,13 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
     print(f"finished step {step}; `python -m alexnet_jax.evaluate --workdir {directory}` tells how good it is")
 
 
+def _training_images(config: Config, dataset: Dataset) -> Images:
+    images, wanted = split_of(dataset, config.data.train_split, "--config.data.train_split"), config.data.train_examples
+    if wanted > len(images.labels):
+        raise UserError(f"the data has {len(images.labels)} images; give --config.data.train_examples=0, for all")
+    return Some(images, wanted) if wanted else images
+
+
 def _first_state(config: Config, mesh: Mesh) -> steps.TrainState:
     state = steps.init_state(config, mesh)
     return state.replace(params=state.params | start.params(config, mesh)) if config.start.workdir else state
@@ -114,12 +116,12 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
     patience = config.optim.schedule.patience_epochs * epoch_steps
     in_flight: collections.deque[jax.Array] = collections.deque()
     pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
-    clock = Clock(config.train.batch_size, last_step, run.batches)
-    plateau = Plateau(config.model.num_classes, config.train.plateau_steps, step)
+    watch = Watch(config, writer, run.batches, step, last_step)
 
     try:
         while True:
-            due = step > 0 and (step % validate_every == 0 or step >= last_step)
+            last = step >= last_step or watch.reached
+            due = step > 0 and (step % validate_every == 0 or last)
             if due and validation.step != step:
                 pending = pending and pending()
                 result = run.validate(step, state)
@@ -131,8 +133,8 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
                             validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
                         )
                     validation = validation._replace(step=step)
-                clock.restart(step)
-            stop = step >= last_step or run.stopping()
+                watch.clock.restart(step)
+            stop = last or run.stopping()
             if step != saved and (stop or step % config.train.save_every_steps == 0):
                 pending = pending and pending()
                 run.save(step, state, validation)
@@ -147,15 +149,15 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
             in_flight.append(loss)
             if len(in_flight) > STEPS_AHEAD:
                 in_flight.popleft().block_until_ready()
-            if not clock.running:  # the first step compiles; it is not counted in images/s
+            if not watch.clock.running:  # the first step compiles; it is not counted in images/s
                 loss.block_until_ready()
-                clock.restart(step)
+                watch.clock.restart(step)
             pending = pending and pending()
             writer.advance()
             for line in run.batches.news():
                 writer.message(f"step {step}: {line}; the next sound image takes its place")
             if step % config.train.log_every_steps == 0:
-                pending = _log_line(step, step / epoch_steps, state.metrics, learning_rate, writer, clock, plateau)
+                pending = watch.line(step, step / epoch_steps, state.metrics, learning_rate)
                 state = steps.clear_metrics(state)
     except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
         pending = pending and pending()
@@ -175,24 +177,6 @@ def _validation_line(step: int, epoch: float, split: str, result: dict[str, floa
 def _require_finite(step: int, state: steps.TrainState) -> None:
     if not steps.is_finite(state):
         raise UserError(DIVERGED.format(step=step))
-
-
-def _log_line(step, epoch, sums, learning_rate, writer, clock, plateau) -> Callable[[], None]:
-    """Writes the metrics of the steps up to `step` when called, one step later, when they are there."""
-
-    def write() -> None:
-        values = metrics.summary(sums)
-        if not math.isfinite(values["loss"]):
-            raise UserError(DIVERGED.format(step=step))
-        rates, seconds_left = clock.read(step)
-        bad = {"bad_records": len(clock.batches.bad)} if clock.batches.bad else {}
-        writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
-        writer.progress(step, epoch, values | rates, seconds_left)
-        told = plateau.look(step, values["loss"])
-        if told:
-            writer.message(f"step {step}: {told}")
-
-    return write
 
 
 def reading(config: Config) -> Reading:

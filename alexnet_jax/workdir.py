@@ -21,7 +21,7 @@ import numpy as np
 
 from alexnet_jax import config_files
 from alexnet_jax.config import Config
-from alexnet_jax.data.datasets import Dataset
+from alexnet_jax.data.datasets import Dataset, open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
@@ -94,6 +94,21 @@ def open_finished(directory: Path) -> Workdir:
     with np.load(directory / STATISTICS) as saved:
         statistics = Statistics(**{name: saved[name] for name in Statistics._fields})
     return Workdir(_config(directory), json.loads((directory / RUN).read_text())["classes"], statistics)
+
+
+def open_data(finished: Workdir, moved_to: str | None) -> Dataset:
+    """The data that a run was trained on, or the same classes in the folder `moved_to`.
+
+    Raises UserError if it is not there or has other classes.
+    """
+    config = finished.config
+    directory = moved_to or config.data.directory
+    if config.data.source == "prepared" and not Path(directory).is_dir():
+        raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
+    dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
+    if dataset.classes != finished.classes:
+        raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")
+    return dataset
 
 
 def differences(old: Config, new: Config) -> list[str]:

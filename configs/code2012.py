@@ -14,6 +14,11 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     model, optim, augment = config.model, config.optim, config.augment
     # The network.
     for layer in (model.conv3, model.conv4, model.conv5):
@@ -34,4 +39,3 @@ def get_config() -> ConfigDict:
     augment.colour_noise_shrinks = True  # divides by 1.1
     augment.colour_noise_epochs = 68  # none after that
     config.data.reshuffle = False
-    return config

@@ -110,6 +110,7 @@ def data() -> dict:
         size=256,  # 2: short side 256, then the central 256x256
         train_split="train",
         eval_split="val",
+        train_examples=0,  # all
         reshuffle=True,  # not in the paper
         threads=2,
         prefetch_batches=4,
@@ -132,6 +133,7 @@ def train() -> dict:
         eval_batch_size=128,
         save_every_steps=2000,
         keep_checkpoints=2,
+        stop_error=0.0,
         plateau_steps=2000,
     )
 

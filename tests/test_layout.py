@@ -10,7 +10,17 @@ from tests.conftest import ROOT
 
 PACKAGE = ROOT / "alexnet_jax"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"main", "evaluate", "predict", "prepare", "report", "verify_data", "bench.__main__"}
+COMMANDS = {
+    "main",
+    "paper.experiments",
+    "reproduce",
+    "evaluate",
+    "predict",
+    "prepare",
+    "report",
+    "verify_data",
+    "bench.__main__",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -7,7 +7,11 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     config.optim.update(name="adamw", learning_rate=3e-4)
     config.optim.weights.weight_decay = 0.05
     config.optim.biases.weight_decay = 0.0
-    return config

@@ -10,6 +10,10 @@ from configs import paper
 
 def get_config(bias: str = "0") -> ConfigDict:
     config = paper.get_config()
+    change(config, bias)
+    return config
+
+
+def change(config: ConfigDict, bias: str) -> None:
     for name in ("conv2", "conv4", "conv5", "fc6", "fc7"):
         config.model[name].init_bias = float(bias)
-    return config

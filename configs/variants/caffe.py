@@ -11,6 +11,11 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     model, optim = config.model, config.optim
     model.image_size = 227
     model.conv1.padding = (0, 0)
@@ -24,4 +29,3 @@ def get_config() -> ConfigDict:
     optim.weights.max_drops = optim.biases.max_drops = 4
     config.augment.colour_noise_std = 0.0
     config.train.batch_size = 256
-    return config

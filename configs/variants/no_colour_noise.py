@@ -7,5 +7,9 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
-    config.augment.colour_noise_std = 0.0
+    change(config)
     return config
+
+
+def change(config: ConfigDict) -> None:
+    config.augment.colour_noise_std = 0.0

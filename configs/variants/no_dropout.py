@@ -7,5 +7,9 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
-    config.model.dropout_rate = 0.0
+    change(config)
     return config
+
+
+def change(config: ConfigDict) -> None:
+    config.model.dropout_rate = 0.0

@@ -10,8 +10,12 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     model = config.model
     for layer in (model.conv3, model.fc6, model.fc7):
         layer.exchange = False
     model.fc6.features = model.fc7.features = 6600
-    return config

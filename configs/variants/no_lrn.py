@@ -7,6 +7,10 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     for layer in (config.model.conv1, config.model.conv2):
         layer.then = paper.POOL
-    return config

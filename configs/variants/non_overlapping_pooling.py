@@ -7,5 +7,9 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
-    config.model.pool.window = 2
+    change(config)
     return config
+
+
+def change(config: ConfigDict) -> None:
+    config.model.pool.window = 2

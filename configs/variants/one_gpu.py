@@ -11,8 +11,12 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     model = config.model
     model.towers = 1
     for layer in (model.conv1, model.conv2, model.conv3, model.conv4):
         layer.features //= 2
-    return config

@@ -7,6 +7,11 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     model = config.model
     model.towers = 1
     for number, features in enumerate((64, 192, 384, 256, 256), start=1):
@@ -16,4 +21,3 @@ def get_config() -> ConfigDict:
     model.conv1.padding = (2, 2)
     for layer in (model.conv1, model.conv2):
         layer.then = paper.POOL
-    return config

@@ -7,7 +7,11 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     config.model.pool.update(window=2, ceil=True)
     config.model.conv2.padding = (1, 1)
     config.model.conv5.padding = (0, 0)
-    return config

@@ -11,8 +11,12 @@ from configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
+    change(config)
+    return config
+
+
+def change(config: ConfigDict) -> None:
     config.model.conv5.then = paper.POOL
     config.model.conv6 = paper.conv(
         256, 3, (1, 1), stride=1, exchange=True, then=paper.PLAIN, init_bias=1.0, init_std=0.03
     )
-    return config

@@ -12,10 +12,14 @@ from configs import paper
 
 def get_config(layer: str = "conv4") -> ConfigDict:
     config = paper.get_config()
+    change(config, layer)
+    return config
+
+
+def change(config: ConfigDict, layer: str) -> None:
     model = config.model
     order = ["conv1", "conv2", "conv3", "conv4", "conv5"]
     if layer in order:
         before = model[order[order.index(layer) - 1]]
         before.then = model[layer].then if "pool" in model[layer].then else before.then
     model[layer] = None
-    return config

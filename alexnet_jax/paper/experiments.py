@@ -1,0 +1,111 @@
+"""The training runs behind the claims: what each is, where it lies, and what came out."""
+
+import contextlib
+import importlib
+import json
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_jax import config_files, evaluate, train
+from alexnet_jax.data.manifest import write_text
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper.claims import ARMS
+from alexnet_jax.workdir import METRICS
+
+RESULT, LOG = "result.json", "log.txt"
+RATES = (3e-4, 1e-3, 3e-3)  # the grid of learning rates for arms that are judged by their speed
+
+SCALES = {  # base -> the config that an arm begins with
+    "small": {"network": "scales.small", "figure1": "scales.small_four_layer", "four_layer": "scales.small_cifar"},
+    "full": {"network": "paper", "figure1": "scales.full_four_layer", "four_layer": "variants.cifar_four_layer"},
+}
+SCALES["smoke"] = SCALES["small"]
+
+
+class Run(NamedTuple):
+    """One training run."""
+
+    arm: str
+    seed: int
+    rate: float | None  # learning rate; None: the config's
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}{'' if self.rate is None else f'-rate{self.rate:g}'}/seed{self.seed}"
+
+
+def config_json(run: Run, scale: str, data: str) -> str:
+    """The config of a run, as JSON. `data` is a folder of prepared images; "": the embedded digits."""
+    arm = ARMS[run.arm]
+    values = _module(SCALES[scale][arm.base]).get_config()
+    for variant in arm.variants:
+        name, _, argument = variant.partition(":")
+        _module(name if name == "code2012" else f"variants.{name}").change(values, *([argument] if argument else []))
+    values.seed = run.seed
+    if run.rate is not None:
+        values.optim.learning_rate = run.rate
+    values.data.directory = data
+    if not data:
+        values.data.update(source="digits", eval_split="test", train_examples=0)
+    if scale == "smoke":
+        values.data.train_examples = 64
+        values.train.update(epochs=1, max_steps=2, log_every_steps=1)
+    return config_files.to_json(config_files.parse(values))
+
+
+def _module(name: str):
+    try:
+        return importlib.import_module(f"configs.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(f"there is no configs.{name} ({error}); start this in the folder that holds configs/") from None
+
+
+def carry_out(wanted: list[Run], scale: str, data: str, directory: Path, jobs: int) -> None:
+    """Trains what of `wanted` is not there yet, `jobs` runs at a time, each in a process of its own."""
+    todo = [run for run in dict.fromkeys(wanted) if not (directory / run.name / RESULT).exists()]
+    if not todo:
+        return
+    done = len(set(wanted)) - len(todo)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+        try:
+            running: dict[Future, Run] = {}
+            for run in todo:
+                running[pool.submit(_one, config_json(run, scale, data), directory / run.name)] = run
+            for future in as_completed(running):
+                future.result()
+                done += 1
+                print(f"{done} of {len(set(wanted))}: {running[future].name}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _one(text: str, directory: Path) -> None:
+    """Trains one run and evaluates it; what it says goes to LOG."""
+    config = config_files.from_json(text)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        result: dict = {"diverged": False}
+        try:
+            train.train_and_evaluate(config, directory)
+        except UserError as error:
+            if "diverged" not in str(error):
+                raise
+            result["diverged"] = True
+        lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
+        training = [line for line in lines if line["split"] == "train"]
+        reached = [line["step"] for line in training if line["top1_error"] <= config.train.stop_error]
+        result["steps"] = reached[0] if reached else None
+        result["train_error"] = training[-1]["top1_error"] if training else None
+        if not result["diverged"] and not config.train.stop_error:
+            for views in (1, 10):
+                result[f"views{views}"] = evaluate.evaluate(directory, views)
+        write_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def result(directory: Path, run: Run) -> dict | None:
+    """What came of a run: steps to the error it was to stop at, errors at its end. None if it was not run."""
+    path = directory / run.name / RESULT
+    return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,153 @@
+"""The paper's claims, tested: python -m alexnet_jax.reproduce --data DIR [--claims relu,lrn] [--scale small]
+
+Trains what the claims need (claims share runs), goes on where it was stopped, and writes the table of paper, the
+authors' log of 2012, and ours to OUTPUT/claims.md and claims.json. DIR is what `prepare` wrote: CIFAR-10 for the scale
+`small`, ImageNet or CIFAR-10 for `full`. `smoke` takes two steps of everything and judges nothing.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import errors
+from alexnet_jax.data import manifest
+from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.paper import claims, experiments, facts
+from alexnet_jax.paper.claims import CLAIMS, Claim, Outcome
+from alexnet_jax.paper.experiments import Run
+
+ROUNDING = 0.02  # how far a number may be from the round one in the paper
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m alexnet_jax.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--claims", default="all", help=f"some of {', '.join(claim.id for claim in CLAIMS)}; default: all")
+    add("--data", default="", help="folder of prepared images (default, for --scale smoke: embedded digits)")
+    add("--seeds", type=int, default=3, help="runs of each network (default 3)")
+    add(
+        "--scale", choices=sorted(experiments.SCALES), default="small", help="size of networks and runs (default small)"
+    )
+    add(
+        "--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and table (default runs/reproduce)"
+    )
+    add("--jobs", type=int, default=1, help="runs at a time; they share the cores (default 1)")
+    arguments = parser.parse_args()
+    sys.exit(errors.exit_code(lambda: run(arguments)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    known = {claim.id: claim for claim in CLAIMS}
+    asked = list(known) if arguments.claims == "all" else arguments.claims.split(",")
+    for name in asked:
+        if name not in known:
+            raise UserError(f"there is no claim {name!r}; give some of {', '.join(known)}")
+    if arguments.seeds < 2:
+        raise UserError("--seeds must be 2 or more: an interval over seeds is what judges a claim")
+    if not arguments.data and arguments.scale != "smoke":
+        raise UserError("give --data DIR, what `python -m alexnet_jax.prepare` wrote (CIFAR-10 for --scale small)")
+    tested = [known[name] for name in asked if _can_run(known[name], arguments)]
+    directory = arguments.output / arguments.scale
+    data = str(Path(arguments.data).absolute()) if arguments.data else ""
+
+    def carry_out(wanted: list[Run]) -> None:
+        experiments.carry_out(wanted, arguments.scale, data, directory, arguments.jobs)
+
+    try:
+        timed = [arm for claim in tested if claim.measure == "steps" for arm in claim.arms]
+        seeds = range(arguments.seeds)
+        others = [arm for claim in tested if claim.measure != "steps" for arm in claim.arms]
+        carry_out([Run(arm, 0, rate) for arm in timed for rate in experiments.RATES])
+        chosen = {arm: _best_rate(arm, directory) for arm in timed}
+        wanted = {arm: [Run(arm, seed, rate) for seed in seeds] for arm, rate in chosen.items()}
+        wanted |= {arm: [Run(arm, seed, None) for seed in seeds] for arm in others}
+        carry_out([each for of in wanted.values() for each in of])
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(f"what was trained stays in {directory}; give the same command again to go on") from None
+    judge = arguments.scale != "smoke"
+    rows = [(claim, _outcome(claim, claim in tested and judge, wanted, directory)) for claim in CLAIMS]
+    _write(rows, arguments, directory)
+
+
+def _can_run(claim: Claim, arguments: argparse.Namespace) -> bool:
+    if claim.measure == "absolute":
+        return arguments.scale == "full" and len(manifest.read(Path(arguments.data)).classes) == 1000
+    return bool(claim.arms)
+
+
+def _best_rate(arm: str, directory: Path) -> float:
+    """Of the grid, the one whose run with seed 0 needed the fewest steps."""
+    found = {rate: experiments.result(directory, Run(arm, 0, rate)) for rate in experiments.RATES}
+    return min(experiments.RATES, key=lambda rate: (found[rate] or {}).get("steps") or float("inf"))
+
+
+def _outcome(claim: Claim, tested: bool, wanted: dict[str, list[Run]], directory: Path) -> Outcome:
+    if claim.measure == "fact":
+        return _fact(claim)
+    if not tested:
+        return Outcome(claim.why, "not run")
+    found = [[experiments.result(directory, each) or {} for each in wanted[arm]] for arm in claim.arms]
+    if any(result.get("diverged") for of in found for result in of):
+        return Outcome("a run diverged", "inconclusive")
+    if claim.measure == "steps":
+        steps = [[result["steps"] for result in of] for of in found]
+        if not all(all(of) for of in steps):
+            return Outcome("25 % was not reached", "inconclusive")
+        rates = " and ".join(f"{wanted[arm][0].rate:g}" for arm in claim.arms)
+        outcome = claims.of_ratio(*steps)
+        return outcome._replace(ours=f"{outcome.ours[:-1]}, learning rates {rates})")
+    errors_: list[list[float]] = [[100 * result["views10"]["top1_error"] for result in of] for of in found]
+    if claim.measure == "views":
+        return claims.of_pairs([100 * r["views1"]["top1_error"] - e for r, e in zip(found[0], errors_[0], strict=True)])
+    if claim.measure == "absolute":
+        return claims.of_absolute(errors_[0], float(claim.paper.rstrip(" %")))
+    if claim.measure == "overfitting":
+        trained = [[100 * result["train_error"] for result in of] for of in found]
+        errors_ = [(np.array(test) - train).tolist() for test, train in zip(errors_, trained, strict=True)]
+    return claims.of_difference(errors_[0], errors_[1])
+
+
+def _fact(claim: Claim) -> Outcome:
+    """Computed from the paper's own config, whatever the scale."""
+    config = facts.load("configs/paper.py")
+    layers = facts.layers(config)
+    parameters = sum(layer.parameters for layer in layers)
+    if claim.id == "conv_share":
+        name, share = max((layer.parameters / parameters, layer.name) for layer in layers if "conv" in layer.name)[::-1]
+        return Outcome(f"{name} {share:.2%}", "borne out" if share <= 0.01 else "contradicted")
+    ours, paper = {
+        "parameters": (parameters, 60e6),
+        "neurons": (sum(layer.neurons for layer in layers), 650e3),
+        "crops": (facts.crops(config), 2048),
+    }[claim.id]
+    return Outcome(f"{ours:,}", "borne out" if abs(ours / paper - 1) < ROUNDING else "contradicted")
+
+
+def _write(rows: list[tuple[Claim, Outcome]], arguments: argparse.Namespace, directory: Path) -> None:
+    data = Path(arguments.data).name if arguments.data else "digits"
+    lines = [
+        f"Scale {arguments.scale}, data {data}, {arguments.seeds} seeds. Intervals are 95 % over seeds.",
+        "",
+        "| claim | section | the paper says | paper | 2012 log | ours | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim, outcome in rows:
+        cells = (claim.id, claim.section, claim.words, claim.paper, claim.log, outcome.ours, outcome.verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    table = "\n".join(lines) + "\n"
+    directory.mkdir(parents=True, exist_ok=True)
+    described = [{**claim._asdict(), **outcome._asdict()} for claim, outcome in rows]
+    manifest.write_text(directory / "claims.md", table)
+    manifest.write_text(directory / "claims.json", json.dumps(described, indent=2) + "\n")
+    print(f"\n{table}\nwrote {directory / 'claims.md'} and claims.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The claims: how they are judged, and the command that tests them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alexnet_jax import config_files, reproduce
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper import claims, experiments
+from alexnet_jax.paper.experiments import Run
+from tests.test_commands import run
+
+
+def test_verdicts_are_those_of_intervals():
+    rng = np.random.default_rng(0)
+    low, high, same = (rng.normal(mean, 0.3, 5).tolist() for mean in (30, 33, 30))
+    assert claims.of_difference(low, high).verdict == "borne out"
+    assert claims.of_difference(high, low).verdict == "contradicted"
+    assert claims.of_difference(low, same).verdict == "inconclusive"
+    assert claims.of_difference([30, 40], [31, 42]).verdict == "inconclusive"
+    assert claims.of_ratio([100, 110, 90], [600, 640, 580]).verdict == "borne out"
+    assert claims.of_ratio([100, 110, 90], [600, 640, 580]).ours.startswith("6.1x [")
+    assert claims.of_ratio([600, 640, 580], [100, 110, 90]).verdict == "contradicted"
+    assert claims.of_pairs([1.4, 1.5, 1.6]).verdict == "borne out"
+    assert claims.of_pairs([1.4, -1.5, 0.1]).verdict == "inconclusive"
+    assert claims.of_absolute([40.6, 40.8, 40.7], 40.7).verdict == "borne out"
+    assert claims.of_absolute([44.6, 44.8, 44.7], 40.7).verdict == "contradicted"
+
+
+def test_intervals_hold_what_they_should():
+    """Of 400 made-up experiments without an effect, about one in twenty is judged to have one."""
+    rng = np.random.default_rng(0)
+    verdicts = [claims.of_difference(*rng.normal(30, 1, (2, 4)).tolist()).verdict for _ in range(400)]
+    assert 370 <= verdicts.count("inconclusive") <= 394
+
+
+@pytest.mark.parametrize("scale", sorted(experiments.SCALES))
+def test_every_arm_is_a_valid_config_and_differs_from_the_others(scale):
+    texts = {arm: experiments.config_json(Run(arm, 1, None), scale, "/data") for arm in claims.ARMS}
+    assert len(set(texts.values())) == len(texts)
+    for text in texts.values():
+        assert config_files.from_json(text).seed == 1
+    wanted = {arm for claim in claims.CLAIMS for arm in claim.arms}
+    assert wanted == set(claims.ARMS)
+
+
+def test_the_arms_of_a_claim_differ_in_what_it_is_about():
+    for arm, allowed in {
+        "no_lrn": {"model"},
+        "one_gpu": {"model"},
+        "non_overlapping_pooling": {"model"},
+        "no_colour_noise": {"augment"},
+        "tanh": {"model"},
+    }.items():
+        other = "relu" if arm == "tanh" else "paper"
+        ours, theirs = (json.loads(experiments.config_json(Run(name, 0, None), "small", "")) for name in (arm, other))
+        assert {key for key in ours if ours[key] != theirs[key]} == allowed
+
+
+def test_what_cannot_be_tested_is_one_paragraph():
+    assert "there is no claim 'x'; give some of parameters" in run(
+        "alexnet_jax.reproduce", "--claims=x", "--scale=smoke", code=2
+    )
+    assert "--seeds must be 2 or more" in run("alexnet_jax.reproduce", "--seeds=1", "--scale=smoke", code=2)
+    assert "give --data DIR" in run("alexnet_jax.reproduce", "--scale=small", code=2)
+
+
+def test_the_command_shares_runs_and_goes_on(tmp_path):
+    command = ["alexnet_jax.reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]
+    output = run(*command, "--claims=lrn,ten_views")
+    assert "4 of 4: " in output and output.count("seed") >= 4
+    table = (tmp_path / "smoke" / "claims.md").read_text()
+    assert all(f"| {claim.id} | " in table for claim in claims.CLAIMS)
+    assert "| lrn | 3.3 |" in table and "borne out" not in table.split("| lrn |")[1].splitlines()[0]
+    rows = {row["id"]: row for row in json.loads((tmp_path / "smoke" / "claims.json").read_text())}
+    assert rows["parameters"]["ours"] == "60,965,224" and rows["parameters"]["verdict"] == "borne out"
+    assert rows["conv_share"]["verdict"] == "contradicted"
+    assert rows["time"]["verdict"] == rows["lrn"]["verdict"] == "not run"
+    again = run(*command, "--claims=lrn")
+    assert "of 4" not in again  # nothing is left to do
+
+
+def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
+    """From results on disk to verdicts; the runs themselves are `carry_out`'s."""
+    rng = np.random.default_rng(0)
+
+    def made_up(wanted, scale, data, directory, jobs):
+        for each in wanted:
+            error = {"paper": 0.30, "no_lrn": 0.34, "one_gpu": 0.301}.get(each.arm, 0.3) + rng.normal(0, 0.002)
+            steps = (100 if each.arm == "relu" else 620) * (1 + abs(np.log((each.rate or 1e-3) / 1e-3)))
+            path = directory / each.name / experiments.RESULT
+            path.parent.mkdir(parents=True, exist_ok=True)
+            views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}
+            path.write_text(json.dumps({"steps": steps, "train_error": 0.2, "diverged": False, **views}))
+
+    monkeypatch.setattr(experiments, "carry_out", made_up)
+    monkeypatch.setattr(
+        "sys.argv", ["reproduce", "--data", "x", "--claims", "lrn,two_gpus,relu,ten_views", "--output", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main()
+    assert ended.value.code == 0
+    rows = {row["id"]: row for row in json.loads((tmp_path / "small" / "claims.json").read_text())}
+    assert rows["lrn"]["verdict"] == rows["relu"]["verdict"] == rows["ten_views"]["verdict"] == "borne out"
+    assert rows["two_gpus"]["verdict"] == "inconclusive"
+    assert rows["relu"]["ours"].startswith("6.2x") and "learning rates 0.001 and 0.001" in rows["relu"]["ours"]
+
+
+def test_the_scales_need_configs(monkeypatch):
+    monkeypatch.setitem(experiments.SCALES, "odd", {"network": "nowhere"})
+    with pytest.raises(UserError, match="start this in the folder that holds configs/"):
+        experiments.config_json(Run("paper", 0, None), "odd", "")
