@@ -47,7 +47,7 @@ class Watch:
             bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
             self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
             self._writer.progress(step, epoch, values | rates, seconds_left)
-            self.reached = values["top1_error"] <= self._config.train.stop_error
+            self.reached = 0 < self._config.train.stop_error >= values["top1_error"]
             told = self._plateau(step, values["loss"])
             if told:
                 self._writer.message(f"step {step}: {told}")

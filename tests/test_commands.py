@@ -97,11 +97,14 @@ def test_a_run_leaves_its_record(trained):
 def test_evaluate(trained, views):
     output = run("alexnet_jax.evaluate", "--workdir", trained / "run", f"--views={views}")
     result = json.loads((trained / "run" / "evaluation.json").read_text())
-    assert result.keys() == {"loss", "top1_error", "top5_error", "count", "views", "split", "step"}
+    assert result.keys() == {
+        *("loss", "top1_error", "top1_interval", "top5_error", "top5_interval"),
+        *("count", "views", "split", "step"),
+    }
     assert (result["count"], result["views"], result["split"], result["step"]) == (21, views, "val", 48)
     assert result["top1_error"] <= 0.1 and result["top5_error"] == 0  # three colours are easy
     wrong = round(result["top1_error"] * 21)
-    assert re.search(rf"top-1 error +[\d.]+%  \({wrong} of 21; ", output)
+    assert re.search(rf"top-1 error +[\d.]+%  \[[\d.]+%, [\d.]+%\]  \({wrong} of 21; ", output)
     last = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()][-1]
     if views == 1:  # the same network, on one device now
         assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)

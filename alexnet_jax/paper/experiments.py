@@ -96,7 +96,7 @@ def _one(text: str, directory: Path) -> None:
             result["diverged"] = True
         lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
         training = [line for line in lines if line["split"] == "train"]
-        reached = [line["step"] for line in training if line["top1_error"] <= config.train.stop_error]
+        reached = [line["step"] for line in training if 0 < config.train.stop_error >= line["top1_error"]]
         result["steps"] = reached[0] if reached else None
         result["train_error"] = training[-1]["top1_error"] if training else None
         if not result["diverged"] and not config.train.stop_error:

@@ -1,0 +1,80 @@
+"""What follows from a run's log lines; and runs that begin with another's parameters."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint, config_files, sharding, start, steps, workdir
+from alexnet_jax.data.records import InMemory, Some
+from alexnet_jax.errors import UserError
+from configs import digits
+from tests.test_commands import run
+
+DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_every_steps=5"]
+
+
+def test_a_loss_that_stays_where_guessing_is_is_told_once_with_its_cures(tmp_path):
+    flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]
+    flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "fc8")]
+    output = run(*DIGITS, *flat, f"--workdir={tmp_path / 'flat'}")
+    assert output.count("that of guessing, for") == 1
+    assert re.search(r"step 10: the loss has been at ln\(10\) = 2.303, that of guessing, for 10 steps", output)
+    assert "--config.model.conv3.init_std=0.03" in output
+    learning = run(
+        *DIGITS, "--config.train.plateau_steps=30", "--config.train.max_steps=90", f"--workdir={tmp_path / 'l'}"
+    )
+    assert "that of guessing" not in learning
+
+
+def test_training_stops_at_the_error_it_was_to_reach(tmp_path):
+    flags = ["--config.train.stop_error=0.85", "--config.train.max_steps=400", f"--workdir={tmp_path / 'run'}"]
+    output = run(*DIGITS, *flags)
+    step = int(re.findall(r"finished step (\d+)", output)[0])
+    assert 5 < step < 400 and re.search(rf"step {step} .*test: loss", output)
+    errors = [float(found) for found in re.findall(r"top-1 error ([\d.]+)%  \d+ images/s", output)]
+    assert errors[-1] <= 85 < min(errors[:-1], default=100)
+
+
+def test_some_of_the_images():
+    pixels = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
+    some = Some(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
+    assert some.labels.tolist() == [0, 2, 5, 7]
+    out = np.empty((2, 1, 1, 3), np.uint8)
+    assert some.read(np.array([3, 1]), out) == {}
+    assert out[:, 0, 0, 0].tolist() == [7, 2]
+    assert some.name(3) == "image 7"
+
+
+def test_more_images_than_there_are(tmp_path):
+    flags = ["--config.data.train_examples=5000", f"--workdir={tmp_path / 'run'}"]
+    assert "the data has 1437 images; give --config.data.train_examples=0" in run(*DIGITS, *flags, code=2)
+
+
+def test_layers_of_another_run(tmp_path):
+    first = tmp_path / "first"
+    run(*DIGITS, "--config.train.max_steps=3", f"--workdir={first}")
+    values = digits.get_config()
+    values.start.update(workdir=str(first), layers=("conv1", "fc6"))
+    config = config_files.parse(values)
+    mesh = sharding.make_mesh(1, 2, 2)
+    _, there = checkpoint.restore_params(first / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params)
+    params = start.params(config, mesh)
+    assert set(params) == {"conv1", "fc6"}
+    jax.tree.map(np.testing.assert_array_equal, params, {name: there[name] for name in params})
+    assert params["conv1"]["kernel"].sharding.spec == sharding.TOWERS
+    flags = [f"--config.start.workdir={first}", "--config.start.layers=('conv1','fc6')", "--config.train.max_steps=1"]
+    assert "finished step 1" in run(*DIGITS, *flags, "--config.optim.learning_rate=1e-9", f"--workdir={tmp_path / 'b'}")
+    _, after = checkpoint.restore_params(
+        tmp_path / "b" / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params
+    )
+    np.testing.assert_allclose(after["conv1"]["kernel"], there["conv1"]["kernel"], atol=1e-6)
+    assert not np.allclose(after["conv2"]["kernel"], there["conv2"]["kernel"], atol=1e-3)
+
+    values.model.conv1.features = 48
+    with pytest.raises(UserError, match=r"conv1 of .*first has the shapes .* leave it out of config.start.layers"):
+        start.params(config_files.parse(values), mesh)
+    values.start.workdir = str(tmp_path)
+    with pytest.raises(UserError, match="is no workdir"):
+        start.params(config_files.parse(values), mesh)
