@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from scipy.special import logsumexp
 
-from alexnet_jax import sharding, steps, train
+from alexnet_jax import sharding, steps
 from alexnet_jax.config import Config
-from alexnet_jax.data.loader import Batches, Order
+from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
 
@@ -40,7 +40,8 @@ def collect(
     predict = steps.make_log_predict_step(config, mesh, views)
     order = Order(len(images.labels), config.train.eval_batch_size, seed=None)
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    batches = Batches(images, order, 0, order.steps_per_epoch, train.reading(config))
+    reading = Reading(config.data.threads, config.data.prefetch_batches, config.data.max_bad)
+    batches = Batches(images, order, 0, order.steps_per_epoch, reading)
     with contextlib.closing(batches):
         for batch in batches:
             for line in batches.news():

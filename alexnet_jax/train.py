@@ -54,7 +54,7 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
         writer.message(f"{sharding.describe(mesh, config.model.towers)}; {order.steps_per_epoch} steps an epoch")
         if restored:
             writer.message(f"going on from step {first} of {directory}")
-        batches = Batches(train_images, order, first, max(first, last_step), reading(config))
+        batches = Batches(train_images, order, first, max(first, last_step), _reading(config))
         stack.callback(batches.close)
         statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
         eval_step = steps.make_eval_step(config, mesh, views=1)
@@ -179,7 +179,7 @@ def _require_finite(step: int, state: steps.TrainState) -> None:
         raise UserError(DIVERGED.format(step=step))
 
 
-def reading(config: Config) -> Reading:
+def _reading(config: Config) -> Reading:
     """How the config reads data, on this process."""
     return Reading(config.data.threads, config.data.prefetch_batches, config.data.max_bad)
 
@@ -199,7 +199,7 @@ def evaluate(
     A bad record is told of and left out: `count` is without it, and `bad_records` counts them if there are any.
     """
     order = Order(len(images.labels), config.train.eval_batch_size, seed=None)
-    batches = Batches(images, order, 0, order.steps_per_epoch, reading(config))
+    batches = Batches(images, order, 0, order.steps_per_epoch, _reading(config))
     total = metrics.nothing()
     with contextlib.closing(batches):
         for batch in batches:

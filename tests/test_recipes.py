@@ -567,7 +567,7 @@ def test_dropout_scaling(scaling, kept, tested):
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (2, (0, 1))])
 def test_a_locally_connected_layer(stride, padding):
-    """Kernels [H', W', C * k * k, F] of their own for every place, a patch's channels slowest."""
+    """Kernels [H', W', k * k * C, F] of their own for every place, a patch's rows slowest."""
     rng = np.random.default_rng(0)
     image = rng.normal(size=(2, 7, 7, 3))
     places = (7 + sum(padding) - 3) // stride + 1
@@ -576,7 +576,7 @@ def test_a_locally_connected_layer(stride, padding):
     there = np.zeros((2, places, places, 4))
     for i, j, c, row, column in np.ndindex(places, places, 3, 3, 3):
         pixel = padded[:, stride * i + row, stride * j + column, c]
-        there[:, i, j] += pixel[:, None] * kernel[i, j, 9 * c + 3 * row + column]
+        there[:, i, j] += pixel[:, None] * kernel[i, j, 9 * row + 3 * column + c]
     ours = ops.local_conv(image.astype(np.float32), kernel.astype(np.float32), 3, stride, padding)
     np.testing.assert_allclose(ours, there, rtol=1e-5, atol=1e-5)
 

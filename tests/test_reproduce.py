@@ -22,6 +22,7 @@ def test_verdicts_are_those_of_intervals():
     assert claims.of_ratio([100, 110, 90], [600, 640, 580]).verdict == "borne out"
     assert claims.of_ratio([100, 110, 90], [600, 640, 580]).ours.startswith("6.1x [")
     assert claims.of_ratio([600, 640, 580], [100, 110, 90]).verdict == "contradicted"
+    assert claims.of_ratio([100, 100, 100], [600, 600, 600]).ours.startswith("6.0x [6.0, 6.0]")
     assert claims.of_pairs([1.4, 1.5, 1.6]).verdict == "borne out"
     assert claims.of_pairs([1.4, -1.5, 0.1]).verdict == "inconclusive"
     assert claims.of_absolute([40.6, 40.8, 40.7], 40.7).verdict == "borne out"
@@ -88,7 +89,9 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
     def made_up(wanted, scale, data, directory, jobs):
         for each in wanted:
             error = {"paper": 0.30, "no_lrn": 0.34, "one_gpu": 0.301}.get(each.arm, 0.3) + rng.normal(0, 0.002)
-            steps = (100 if each.arm == "relu" else 620) * (1 + abs(np.log((each.rate or 1e-3) / 1e-3)))
+            steps = (100 if each.arm == "relu" else 620) * (
+                1 + abs(np.log((each.rate or 1e-3) / 1e-3))
+            ) + each.seed / 10
             path = directory / each.name / experiments.RESULT
             path.parent.mkdir(parents=True, exist_ok=True)
             views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}

@@ -108,6 +108,8 @@ class Outcome(NamedTuple):
 
 def interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
     """Mean of `others` less that of `values`, and its 95 % confidence interval (Welch's t)."""
+    if np.ptp(values) == np.ptp(others) == 0:  # Welch's t knows no answer; nothing was seen to vary
+        return (float(others[0] - values[0]),) * 3
     test = stats.ttest_ind(others, values, equal_var=False)
     low, high = test.confidence_interval(0.95)
     return float(np.mean(others) - np.mean(values)), float(low), float(high)

@@ -24,10 +24,7 @@ def of_one_place(kernels: np.ndarray, size: int) -> np.ndarray:
     if kernels.shape[1:4] == (size, size, 3):
         return kernels
     towers, rows, columns, _, features = kernels.shape
-    middle = kernels[:, rows // 2, columns // 2].reshape(
-        towers, 3, size, size, features
-    )  # patches are channel by channel
-    return middle.transpose(0, 2, 3, 1, 4)
+    return kernels[:, rows // 2, columns // 2].reshape(towers, size, size, 3, features)
 
 
 def chroma_share(kernels: np.ndarray) -> np.ndarray:
