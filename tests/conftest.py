@@ -10,6 +10,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most tests compile the same few programs; the commands that tests start inherit this too. Each pytest process has
 # a cache of its own: two that write and read one entry at once would see half of it.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="alexnet_jax_tests_")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from collections.abc import Callable
 from pathlib import Path

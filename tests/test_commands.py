@@ -22,6 +22,7 @@ def get_config():
     config = tiny_config()
     config.model.num_classes = 3
     config.model.dropout_rate = 0.0
+    config.optim.learning_rate = 0.003
     config.data.update(source="prepared", directory="", eval_split="val")
     config.train.update(batch_size=16, epochs=8, log_every_steps=4, eval_every_epochs=4, eval_batch_size=16)
     return config

@@ -88,7 +88,7 @@ def test_the_command_averages_runs(tmp_path):
     for seed in (0, 1):
         directories.append(tmp_path / f"seed{seed}")
         flags = ["--config=configs/digits.py", f"--workdir={directories[-1]}", f"--config.seed={seed}"]
-        run("alexnet_jax.main", *flags, "--config.train.max_steps=90")
+        run("alexnet_jax.main", *flags, "--config.train.max_steps=20")
     for directory in directories:
         run("alexnet_jax.evaluate", "--workdir", directory)
     kept = [predictions.load(directory / "predictions-test-1.npz") for directory in directories]

@@ -164,7 +164,7 @@ def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_
                         raise UserError(_too_many(name, skipped, total, settings))
         finally:
             if shard is not None:
-                shard.discard()
+                shard.abandon()
         return [part.result() if isinstance(part, Future) else part for part in (done[file] for file in shards)]
 
 

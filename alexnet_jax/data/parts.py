@@ -98,11 +98,7 @@ class OpenShard:
 
     def finish(self) -> Part:
         """Gives the shard its name, and notes what is known of it."""
-        try:
-            checksum = self._file.close()
-        except OSError:
-            self._temporary.unlink(missing_ok=True)
-            raise
+        checksum = self._file.close()
         length, count = self._temporary.stat().st_size, len(self._all.labels)
         part = Part(
             manifest.Shard(name=self._path.name, bytes=length, xxh128=checksum, count=count),
@@ -116,10 +112,9 @@ class OpenShard:
         _save(self._path.parent, part, self._all.sums)
         return part
 
-    def discard(self) -> None:
+    def abandon(self) -> None:
         with contextlib.suppress(OSError):  # it is unfinished anyway, and what went wrong has been told
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
 
 
 def check(output: Path, plan: str) -> None:
@@ -138,7 +133,10 @@ def check(output: Path, plan: str) -> None:
 
 @contextlib.contextmanager
 def started(output: Path, plan: str) -> Iterator[None]:
-    """Within, this process alone prepares `output`. Raises UserError if another one does."""
+    """Within, this process alone prepares `output`; shards left unfinished are removed, however it ends.
+
+    Raises UserError if another process does.
+    """
     (output / PARTS).mkdir(parents=True, exist_ok=True)
     with (output / PARTS / "lock").open("w") as lock:
         try:
@@ -146,7 +144,11 @@ def started(output: Path, plan: str) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"another process is preparing {output} just now; wait, or give another --output") from None
         manifest.write_text(output / PARTS / "plan", plan)
-        yield
+        try:
+            yield
+        finally:
+            for unfinished in output.glob("*.tmp"):
+                unfinished.unlink()
 
 
 def remove(output: Path) -> None:
