@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
         timed = [arm for claim in tested if claim.measure == "steps" for arm in claim.arms]
         seeds = range(arguments.seeds)
         others = [arm for claim in tested if claim.measure != "steps" for arm in claim.arms]
-        carry_out([Run(arm, 0, rate) for arm in timed for rate in experiments.RATES])
+        carry_out([Run(arm, 0, rate) for arm in timed for rate in experiments.RATES[arm]])
         chosen = {arm: _best_rate(arm, directory) for arm in timed}
         wanted = {arm: [Run(arm, seed, rate) for seed in seeds] for arm, rate in chosen.items()}
         wanted |= {arm: [Run(arm, seed, None) for seed in seeds] for arm in others}
@@ -83,9 +83,13 @@ def _can_run(claim: Claim, arguments: argparse.Namespace) -> bool:
 
 
 def _best_rate(arm: str, directory: Path) -> float:
-    """Of the grid, the one whose run with seed 0 needed the fewest steps."""
-    found = {rate: experiments.result(directory, Run(arm, 0, rate)) for rate in experiments.RATES}
-    return min(experiments.RATES, key=lambda rate: (found[rate] or {}).get("steps") or float("inf"))
+    """Of the arm's grid, the one whose run with seed 0 needed the fewest steps."""
+    return min(experiments.RATES[arm], key=lambda rate: _steps(arm, rate, directory) or float("inf"))
+
+
+def _steps(arm: str, rate: float | None, directory: Path) -> int | None:
+    """What the run with seed 0 needed; None if it did not get there, or was not run."""
+    return (experiments.result(directory, Run(arm, 0, rate)) or {}).get("steps")
 
 
 def _outcome(claim: Claim, tested: bool, wanted: dict[str, list[Run]], directory: Path) -> Outcome:
@@ -100,9 +104,7 @@ def _outcome(claim: Claim, tested: bool, wanted: dict[str, list[Run]], directory
         steps = [[result["steps"] for result in of] for of in found]
         if not all(all(of) for of in steps):
             return Outcome("25 % was not reached", "inconclusive")
-        rates = " and ".join(f"{wanted[arm][0].rate:g}" for arm in claim.arms)
-        outcome = claims.of_ratio(*steps)
-        return outcome._replace(ours=f"{outcome.ours[:-1]}, learning rates {rates})")
+        return _of_steps(claim, steps, wanted, directory)
     errors_: list[list[float]] = [[100 * result["views10"]["top1_error"] for result in of] for of in found]
     if claim.measure == "views":
         return claims.of_pairs([100 * r["views1"]["top1_error"] - e for r, e in zip(found[0], errors_[0], strict=True)])
@@ -112,6 +114,16 @@ def _outcome(claim: Claim, tested: bool, wanted: dict[str, list[Run]], directory
         trained = [[100 * result["train_error"] for result in of] for of in found]
         errors_ = [(np.array(test) - train).tolist() for test, train in zip(errors_, trained, strict=True)]
     return claims.of_difference(errors_[0], errors_[1])
+
+
+def _of_steps(claim: Claim, steps: list[list[int]], wanted: dict[str, list[Run]], directory: Path) -> Outcome:
+    """Each arm with its own best rate; and, for comparison, both with that of the first."""
+    best, other = (wanted[arm][0].rate for arm in claim.arms)
+    outcome = claims.of_ratio(*steps)
+    ours = f"{outcome.ours[:-1]}, learning rates {best:g} and {other:g}"
+    one = [_steps(arm, best, directory) for arm in claim.arms]
+    both = f"; both at {best:g}: {one[1] / one[0]:.1f}x" if one[0] and one[1] else ""
+    return outcome._replace(ours=f"{ours}{both})")
 
 
 def _fact(claim: Claim) -> Outcome:

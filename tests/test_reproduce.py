@@ -22,6 +22,7 @@ def test_verdicts_are_those_of_intervals():
     assert claims.of_ratio([100, 110, 90], [600, 640, 580]).verdict == "borne out"
     assert claims.of_ratio([100, 110, 90], [600, 640, 580]).ours.startswith("6.1x [")
     assert claims.of_ratio([600, 640, 580], [100, 110, 90]).verdict == "contradicted"
+    assert claims.of_ratio([100, 110, 90], [130, 140, 120]).verdict == "contradicted"  # not several times
     assert claims.of_ratio([100, 100, 100], [600, 600, 600]).ours.startswith("6.0x [6.0, 6.0]")
     assert claims.of_pairs([1.4, 1.5, 1.6]).verdict == "borne out"
     assert claims.of_pairs([1.4, -1.5, 0.1]).verdict == "inconclusive"
@@ -107,7 +108,10 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
     rows = {row["id"]: row for row in json.loads((tmp_path / "small" / "claims.json").read_text())}
     assert rows["lrn"]["verdict"] == rows["relu"]["verdict"] == rows["ten_views"]["verdict"] == "borne out"
     assert rows["two_gpus"]["verdict"] == "inconclusive"
-    assert rows["relu"]["ours"].startswith("6.2x") and "learning rates 0.001 and 0.001" in rows["relu"]["ours"]
+    assert (
+        rows["relu"]["ours"].startswith("6.2x")
+        and "learning rates 0.001 and 0.001; both at 0.001: 6.2x" in rows["relu"]["ours"]
+    )
 
 
 def test_the_scales_need_configs(monkeypatch):

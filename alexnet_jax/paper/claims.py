@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
+SEVERAL = 2.0
+
 
 class Arm(NamedTuple):
     """A network that is trained: a base config, as `reproduce.SCALES` has it, and the variants put on it."""
@@ -59,7 +61,7 @@ CLAIMS = [
     Claim("neurons", "1", "650,000 neurons", "650,000", "659,272", "fact"),
     Claim("conv_share", "1", "each conv layer has no more than 1 % of the parameters", "<= 1 %", "1.45 %", "fact"),
     Claim("crops", "4.1", "crops and flips make the training set 2048 times larger", "2048", "2178", "fact"),
-    Claim("relu", "3.1", "a sixth of tanh's steps to 25 % training error", "6x", "-", "steps", ("relu", "tanh")),
+    Claim("relu", "3.1", "ReLU: several times fewer steps to 25 % training error", "6x", "-", "steps", ("relu", "tanh")),
     Claim("two_gpus", "3.2", "less error than one GPU, half the kernels", "1.7", "1.70", "error", ("paper", "one_gpu")),
     Claim("links", "3.2", "less error than towers that meet in fc8 only", "-", "1.16", "error", ("paper", "no_links")),
     Claim("lrn", "3.3", "local response normalization reduces the error", "1.4", "1.37", "error", ("paper", "no_lrn")),
@@ -130,11 +132,11 @@ def of_difference(better: Sequence[float], worse: Sequence[float], smallest: flo
 
 
 def of_ratio(fast: Sequence[float], slow: Sequence[float]) -> Outcome:
-    """Of steps, a number a seed: does `slow` take more? Compared by their logarithms."""
+    """Of steps, a number a seed: does `slow` take more than SEVERAL times as many? Compared by their logarithms."""
     mean, low, high = (math.exp(x) for x in interval(np.log(fast).tolist(), np.log(slow).tolist()))
     return Outcome(
         f"{mean:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)",
-        judged(low, high, 1.0),
+        judged(low, high, SEVERAL),
     )
 
 

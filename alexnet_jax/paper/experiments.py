@@ -15,7 +15,11 @@ from alexnet_jax.paper.claims import ARMS
 from alexnet_jax.workdir import METRICS
 
 RESULT, LOG = "result.json", "log.txt"
-RATES = (3e-4, 1e-3, 3e-3)  # the grid of learning rates for arms that are judged by their speed
+
+RATES = {  # grids of learning rates for arms that are judged by their speed, with the fastest one inside
+    "relu": (3e-4, 1e-3, 3e-3),
+    "tanh": (1e-3, 3e-3, 1e-2, 3e-2),
+}
 
 SCALES = {  # base -> the config that an arm begins with
     "small": {"network": "scales.small", "figure1": "scales.small_four_layer", "four_layer": "scales.small_cifar"},
