@@ -2,8 +2,7 @@
 
 Results, curves, and the paper's figures and tables, of what was trained here: the architecture, the kernels of
 conv1, predictions, nearest images, what units respond to. One file that needs no other. Curves and results are of
-all the runs; what shows one network shows that of the first. Needs matplotlib and Jinja:
-pip install "alexnet_jax[report]".
+all the runs; what shows one network shows that of the first.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 
 from alexnet_jax import errors
-from alexnet_jax.errors import UserError
+from alexnet_jax.paper import page, runs
 
 
 def main() -> None:
@@ -28,12 +27,6 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    try:
-        from alexnet_jax.paper import page, runs  # here, for the message
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "jinja2"):
-            raise
-        raise UserError(f'the report needs {error.name}: pip install "alexnet_jax[report]"') from None
     opened = runs.open_runs(arguments.workdir)
     output = arguments.output or arguments.workdir[0] / "report.html"
     output.write_text(page.render(opened, arguments.data), encoding="utf-8")

@@ -1,8 +1,9 @@
 """The paper's claims, tested: python -m alexnet_jax.reproduce --data DIR [--claims relu,lrn] [--scale small]
 
-Trains what the claims need (claims share runs), goes on where it was stopped, and writes the table of paper, the
-authors' log of 2012, and ours to OUTPUT/claims.md and claims.json. DIR is what `prepare` wrote: CIFAR-10 for the scale
-`small`, ImageNet or CIFAR-10 for `full`. `smoke` takes two steps of everything and judges nothing.
+Trains what the claims need (claims share runs), goes on where it was stopped, and writes to OUTPUT/SCALE the table of
+paper, the authors' log of 2012, and ours (claims.md, claims.json), what each run gave (runs.json), and Figure 1. DIR is
+what `prepare` wrote: CIFAR-10 for the scale `small`, ImageNet or CIFAR-10 for `full`. `smoke` takes two steps of
+everything and judges nothing.
 """
 
 import argparse
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import errors
+from alexnet_jax import config_files, errors
 from alexnet_jax.data import manifest
 from alexnet_jax.errors import Interrupted, UserError
-from alexnet_jax.paper import claims, experiments, facts
+from alexnet_jax.paper import claims, curves, experiments, facts
 from alexnet_jax.paper.claims import CLAIMS, Claim, Outcome
 from alexnet_jax.paper.experiments import Run
 
@@ -64,16 +65,21 @@ def run(arguments: argparse.Namespace) -> None:
         timed = [arm for claim in tested if claim.measure == "steps" for arm in claim.arms]
         seeds = range(arguments.seeds)
         others = [arm for claim in tested if claim.measure != "steps" for arm in claim.arms]
-        carry_out([Run(arm, 0, rate) for arm in timed for rate in experiments.RATES[arm]])
+        grid = [Run(arm, 0, rate) for arm in timed for rate in experiments.RATES[arm]]
+        carry_out(grid)
         chosen = {arm: _best_rate(arm, directory) for arm in timed}
         wanted = {arm: [Run(arm, seed, rate) for seed in seeds] for arm, rate in chosen.items()}
         wanted |= {arm: [Run(arm, seed, None) for seed in seeds] for arm in others}
-        carry_out([each for of in wanted.values() for each in of])
+        runs = list(dict.fromkeys([*grid, *(each for of in wanted.values() for each in of)]))
+        carry_out(runs)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"what was trained stays in {directory}; give the same command again to go on") from None
     judge = arguments.scale != "smoke"
     rows = [(claim, _outcome(claim, claim in tested and judge, wanted, directory)) for claim in CLAIMS]
-    _write(rows, arguments, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_table(rows, arguments, directory)
+    _write_runs(runs, directory)
+    _draw([each for arm in dict.fromkeys(timed) for each in wanted[arm]], directory)
 
 
 def _can_run(claim: Claim, arguments: argparse.Namespace) -> bool:
@@ -142,23 +148,47 @@ def _fact(claim: Claim) -> Outcome:
     return Outcome(f"{ours:,}", "borne out" if abs(ours / paper - 1) < ROUNDING else "contradicted")
 
 
-def _write(rows: list[tuple[Claim, Outcome]], arguments: argparse.Namespace, directory: Path) -> None:
-    data = Path(arguments.data).name if arguments.data else "digits"
+def _write_table(rows: list[tuple[Claim, Outcome]], arguments: argparse.Namespace, directory: Path) -> None:
     lines = [
-        f"Scale {arguments.scale}, data {data}, {arguments.seeds} seeds. Intervals are 95 % over seeds.",
+        f"Scale {arguments.scale}, {arguments.seeds} seeds. Intervals are 95 % over seeds.",
         "",
-        "| claim | section | the paper says | paper | 2012 log | ours | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "| claim | section | the paper says | paper | 2012 log | ours | verdict | trained on |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    described = []
     for claim, outcome in rows:
-        cells = (claim.id, claim.section, claim.words, claim.paper, claim.log, outcome.ours, outcome.verdict)
+        data = _data(claim, arguments) if claim.arms and outcome.verdict != "not run" else "-"
+        cells = (claim.id, claim.section, claim.words, claim.paper, claim.log, outcome.ours, outcome.verdict, data)
         lines.append(f"| {' | '.join(cells)} |")
+        described.append({**claim._asdict(), **outcome._asdict(), "scale": arguments.scale, "data": data})
     table = "\n".join(lines) + "\n"
-    directory.mkdir(parents=True, exist_ok=True)
-    described = [{**claim._asdict(), **outcome._asdict()} for claim, outcome in rows]
     manifest.write_text(directory / "claims.md", table)
     manifest.write_text(directory / "claims.json", json.dumps(described, indent=2) + "\n")
     print(f"\n{table}\nwrote {directory / 'claims.md'} and claims.json")
+
+
+def _data(claim: Claim, arguments: argparse.Namespace) -> str:
+    """What the networks of a claim were trained on."""
+    text = experiments.config_json(Run(claim.arms[0], 0, None), arguments.scale, arguments.data)
+    data = config_files.from_json(text).data
+    count = f"{data.train_examples:,}" if data.train_examples else "all"
+    return f"{Path(arguments.data).name or data.source}, {count} images"
+
+
+def _write_runs(runs: list[Run], directory: Path) -> None:
+    """A line a run: its errors, and its training error by steps."""
+    lines = []
+    for run in runs:
+        curve = [[line["step"], line["top1_error"]] for line in experiments.training_log(directory, run)]
+        lines.append(json.dumps({"run": run.name, **(experiments.result(directory, run) or {}), "training": curve}))
+    manifest.write_text(directory / "runs.json", "[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def _draw(runs: list[Run], directory: Path) -> None:
+    figure = curves.training_error({run.name: experiments.training_log(directory, run) for run in runs})
+    if figure is not None:
+        figure.savefig(directory / "figure1.svg", metadata={"Date": None})
+        print(f"wrote {directory / 'figure1.svg'}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # Sourced by the scripts that start from nothing: makes .venv with the pinned packages and puts it on PATH.
-#   . launch/environment.sh [EXTRA...]     the extras of pyproject.toml to install, for example: report dev
+#   . launch/environment.sh [EXTRA...]     the extras of pyproject.toml to install, for example: features dev
 # PYTHON names another interpreter than the first of python3, python3.13, python3.12, python3.11 that will do.
 
 find_python() {
@@ -23,7 +23,7 @@ make_environment() {
         [ -x .venv/bin/python ] && [ "$(.venv/bin/python -V)" = "$("$python" -V)" ] || rm -rf .venv
         echo "installing into .venv with $("$python" -V) ..."
         "$python" -m venv .venv || { echo "error: no venv; on Debian: apt install python3-venv" >&2; return 1; }
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".[${extras}]"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}"
         echo "$wanted" > .venv/installed
     fi
     PATH="$PWD/.venv/bin:$PATH"

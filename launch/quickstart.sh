@@ -3,7 +3,7 @@
 #   bash launch/quickstart.sh            everything is written to runs/quickstart and .venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. launch/environment.sh report
+. launch/environment.sh
 workdir=runs/quickstart
 
 echo; echo "== Training on two simulated devices"

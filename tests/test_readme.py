@@ -43,6 +43,29 @@ def test_the_first_screen_has_the_two_commands():
     assert COMMANDS[:2] == ["bash launch/quickstart.sh", "bash tests/run.sh"]
 
 
+def test_measured_numbers_are_those_of_the_results():
+    """What README says of the input's speed is what the benchmarks printed, rounded."""
+    printed = (ROOT / "alexnet_jax/bench/results/input-2-cores.txt").read_text()
+    short = {}
+    for store in ("raw", "jpeg"):
+        row = re.search(rf"alexnet_jax {store} +2 +([\d,]+) .* ([\d.]+)x +([\d.]+)x\n", printed)
+        assert row
+        speed = round(int(row[1].replace(",", "")), -1)
+        to_torch, to_tf = f"{float(row[2]):.2g}x", f"{float(row[3]):.1f}x"
+        assert f"| `--store {store}` | {speed:,} | {to_torch} | {to_tf} |" in README
+        short[store] = f"{to_torch} and {to_tf}"
+    assert f"JPEG {short['jpeg']}, raw {short['raw']} their images/s" in README
+    raw, jpeg = re.findall(r"prepare --store \w+ .* ([\d.]+)% of", printed)
+    assert f"encoding: {raw} % (raw) and {jpeg} % (JPEG)" in README
+
+
+def test_the_claims_that_were_run_are_in_the_published_table():
+    published = (ROOT / "alexnet_jax/paper/results/small-cifar10/claims.md").read_text()
+    rows = re.findall(r"^\| (?:relu|two_gpus|lrn|lrn_cifar|pooling|ten_views) \|.*$", README, re.M)
+    assert len(rows) == 6
+    assert all(row in published and "not run" not in row for row in rows)
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if "alexnet_jax." in c and "main" not in c])
 def test_commands_take_the_flags_that_readme_gives_them(command):
     """The parser of each command accepts the line; `--help` at its end keeps it from running."""

@@ -241,8 +241,8 @@ def test_figure_1_tells_the_first_line_at_the_target(trained):
         {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
         for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
     ]
-    assert curves.crossing(one._replace(lines=lines)) == 20
-    assert curves.crossing(one._replace(lines=lines[:2])) is None
+    assert curves.crossing(lines) == 20
+    assert curves.crossing(lines[:2]) is None
     for some in (lines, lines[:1], lines[1:2], []):
         assert curves.figure1([one._replace(lines=some)]).blocks and curves.learning([one._replace(lines=some)]).blocks
 

@@ -96,6 +96,8 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
             path = directory / each.name / experiments.RESULT
             path.parent.mkdir(parents=True, exist_ok=True)
             views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}
+            curve = [{"split": "train", "step": s, "epoch": s / 10, "top1_error": 50 / (1 + s)} for s in (1, 400)]
+            (path.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
             path.write_text(json.dumps({"steps": steps, "train_error": 0.2, "diverged": False, **views}))
 
     monkeypatch.setattr(experiments, "carry_out", made_up)
@@ -112,6 +114,11 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
         rows["relu"]["ours"].startswith("6.2x")
         and "learning rates 0.001 and 0.001; both at 0.001: 6.2x" in rows["relu"]["ours"]
     )
+    assert rows["relu"]["data"] == "x, 4,000 images" and rows["links"]["data"] == "-"
+    runs = json.loads((tmp_path / "small" / "runs.json").read_text())
+    assert len(runs) == 3 * 3 + (3 + 4 - 1 - 1) + 2 * 3
+    assert runs[0]["run"] == "relu-rate0.0003/seed0" and runs[0]["training"] == [[1, 25.0], [400, 50 / 401]]
+    assert "</svg>" in (tmp_path / "small" / "figure1.svg").read_text()
 
 
 def test_the_scales_need_configs(monkeypatch):

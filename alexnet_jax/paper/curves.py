@@ -60,37 +60,40 @@ def learning(runs: list[Run]) -> Section:
     )
 
 
-def crossing(run: Run, target: float = TARGET) -> int | None:
+def crossing(lines: list[dict], target: float = TARGET) -> int | None:
     """Steps to the first log line with a training top-1 error of at most `target`; None if there is none."""
-    steps = [line["step"] for line in run.lines if line["split"] == "train" and line["top1_error"] <= target]
+    steps = [line["step"] for line in lines if line["split"] == "train" and line["top1_error"] <= target]
     return min(steps, default=None)
+
+
+def training_error(logs: dict[str, list[dict]]) -> Figure | None:
+    """Training error rate against epochs, as the paper's Figure 1, of log lines by name. None if there are none."""
+    figure = Figure(figsize=(figures.WIDTH, 4), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, log) in enumerate(logs.items()):
+        points = {line["step"]: (line["epoch"], line["top1_error"]) for line in log if line["split"] == "train"}
+        if not points:
+            continue
+        at = crossing(log)
+        told = f"{TARGET:.0%} after {at:,} iterations" if at else f"{TARGET:.0%} not reached"
+        axes.plot(*zip(*points.values(), strict=True), color=f"C{number}", label=f"{name}: {told}")
+        if at:
+            axes.plot(*points[at], "o", color=f"C{number}")
+    if not axes.lines:
+        return None
+    axes.axhline(TARGET, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="epochs", ylabel="training error rate (top-1)", ylim=(0, None))
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def figure1(runs: list[Run]) -> Section:
     """The paper's Figure 1: training error rate against epochs, and who reaches 25 % when."""
     title = "Figure 1: training error rate"
-    figure = Figure(figsize=(figures.WIDTH, 4), layout="constrained")
-    axes = figure.subplots()
-    for number, run in enumerate(runs):
-        lines = [line for line in run.lines if line["split"] == "train"]
-        if not lines:
-            continue
-        at = crossing(run)
-        told = f"{TARGET:.0%} after {at:,} iterations" if at else f"{TARGET:.0%} not reached"
-        epochs = [line["epoch"] for line in lines]
-        axes.plot(epochs, [line["top1_error"] for line in lines], color=f"C{number}", label=f"Run {run.name}: {told}")
-        axes.plot(
-            [line["epoch"] for line in lines if line["step"] == at],
-            [line["top1_error"] for line in lines if line["step"] == at],
-            "o",
-            color=f"C{number}",
-        )
-    if not axes.lines:
+    figure = training_error({f"Run {run.name}": run.lines for run in runs})
+    if figure is None:
         return Section("figure1", title, [Text("Left out: no training step is logged yet.")])
-    axes.axhline(TARGET, color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="epochs", ylabel="training error rate (top-1)", ylim=(0, None))
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
     caption = (
         "The paper compares by it how soon a network of ReLUs and one of tanh units reach 25 % on CIFAR-10. A dot is "
         "the first log line at or below; each line is the mean since the one before."
