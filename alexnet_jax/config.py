@@ -208,6 +208,7 @@ class Train(Section):
 class Mesh(Section):
     data: PositiveInt  # devices the batch is split over
     tower: NonNegativeInt  # devices the towers are split over; 0: one each if there are enough, else 1
+    fc_sharding: Literal["tower", "data_tower"]  # what fc6, fc7, fc8 are split over: the towers, or all devices
 
 
 class Config(Section):
@@ -226,6 +227,10 @@ class Config(Section):
             raise ValueError(
                 f"mesh.tower={self.mesh.tower} is no layout of model.towers={self.model.towers}: give "
                 f"{self.model.towers} (a device a tower), 1 (all towers on one device) or 0 (as the devices allow)"
+            )
+        if self.mesh.fc_sharding == "data_tower" and self.mesh.tower != self.model.towers:
+            raise ValueError(
+                f"mesh.fc_sharding=data_tower needs a device for each tower: give mesh.tower={self.model.towers}"
             )
         for key in ("batch_size", "eval_batch_size"):
             size = getattr(self.train, key)

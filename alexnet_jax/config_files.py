@@ -1,12 +1,23 @@
 """Configs in and out: from the ConfigDict of a file, from and to JSON, with each wrong key named."""
 
 import difflib
+import runpy
+from pathlib import Path
 
 import pydantic
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import Config, Section
 from alexnet_jax.errors import UserError
+
+
+def load(name: str) -> ConfigDict:
+    """What the config file FILE, or FILE:ARGUMENT, returns."""
+    path, _, argument = name.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"there is no config file {path}; configs/ has some, and paths start from this folder")
+    make = runpy.run_path(path)["get_config"]
+    return make(argument) if argument else make()
 
 
 def parse(values: ConfigDict) -> Config:

@@ -54,10 +54,36 @@ class Conv(nn.Module):
         return x + bias.astype(x.dtype)[None]
 
 
+class Dense(nn.Module):
+    """A tower's share of a fully connected layer: [B, inputs] -> [B, features].
+
+    With `splits_inputs` each device of the data axis holds the weights of its share of the inputs. It computes them
+    for the whole batch, and sends activations instead of the gradients of weights: of images there are fewer.
+    """
+
+    features: int
+    layer: config.Dense | config.Head
+    splits_inputs: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = sharding.split_inputs(x) if self.splits_inputs else x
+        init_std, init_bias = (
+            nn.initializers.constant(self.layer.init_std),
+            nn.initializers.constant(self.layer.init_bias),
+        )
+        kernel = self.param("kernel", init_std, (x.shape[1], self.features))  # `init` draws it
+        bias = self.param("bias", init_bias, (self.features,))
+        x = x @ kernel.astype(x.dtype)
+        x = sharding.sum_outputs(x) if self.splits_inputs else x
+        return x + bias.astype(x.dtype)[None]
+
+
 class Tower(nn.Module):
     """One tower. Runs only where the axis `tower` exists: under `sharding.over_towers` or `init`."""
 
     spec: config.Model
+    splits_inputs: bool = False  # of fully connected layers, over the axis `data`
 
     @nn.compact
     def __call__(self, image: Array, keys: Array | None) -> Array:
@@ -81,30 +107,23 @@ class Tower(nn.Module):
             x = Conv(conv.features // spec.towers, conv, name=name)(x)
             self.sow(SEEN, f"{name}_response", x)  # nothing happens here unless `activations` asks
             for operation in conv.then:
-                x = operations[operation](x)
+                with jax.named_scope(operation):  # bench.step tells the time of each
+                    x = operations[operation](x)
             self.sow(SEEN, f"{name}_output", x)
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
             x = x.reshape(x.shape[0], -1)  # the first time: 6x6x256 -> 9216
-            x = activation(self._dense(dense.features // spec.towers, dense, name, x))
+            x = activation(Dense(dense.features // spec.towers, dense, self.splits_inputs, name=name)(x))
             self.sow(SEEN, f"{name}_output", x)
             if dense.dropout:
-                x = self._dropout(x, keys, number)
+                with jax.named_scope("dropout"):
+                    x = self._dropout(x, keys, number)
         x = sharding.exchange(x) if spec.fc8.exchange else x
         x = x.reshape(x.shape[0], -1)
         classes = -(-spec.num_classes // spec.towers)
-        logits = self._dense(classes, spec.fc8, "fc8", x).astype(jnp.float32)
+        logits = Dense(classes, spec.fc8, self.splits_inputs, name="fc8")(x).astype(jnp.float32)
         real = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
         return jnp.where(real[None, :], logits, jnp.finfo(jnp.float32).min)
-
-    def _dense(self, features: int, layer: config.Dense | config.Head, name: str, x: Array) -> Array:
-        return nn.Dense(
-            features,
-            dtype=x.dtype,
-            kernel_init=nn.initializers.constant(layer.init_std),  # `init` draws it
-            bias_init=nn.initializers.constant(layer.init_bias),
-            name=name,
-        )(x)
 
     def _dropout(self, x: Array, keys: Array | None, number: int) -> Array:
         """Paper 4.2: units set to zero in training; at test time all of them, scaled by what was kept.
@@ -145,9 +164,9 @@ def init(spec: config.Model, key: Array) -> dict:
     }
 
 
-def logits(spec: config.Model, params: dict, image: Array, keys: Array | None) -> Array:
+def logits(spec: config.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False) -> Array:
     """What `Tower` computes with the parameters of one tower."""
-    output = Tower(spec).apply({"params": params}, image, keys)
+    output = Tower(spec, splits_inputs).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
     return output
 

@@ -134,7 +134,7 @@ def _of_steps(claim: Claim, steps: list[list[int]], wanted: dict[str, list[Run]]
 
 def _fact(claim: Claim) -> Outcome:
     """Computed from the paper's own config, whatever the scale."""
-    config = facts.load("configs/paper.py")
+    config = config_files.parse(config_files.load("configs/paper.py"))
     layers = facts.layers(config)
     parameters = sum(layer.parameters for layer in layers)
     if claim.id == "conv_share":

@@ -27,8 +27,10 @@ REPLICATED = PartitionSpec()
 TOWERS = PartitionSpec(TOWER)  # [tower, ...]
 EXAMPLES = PartitionSpec(DATA)  # [B, ...]
 CLASSES = PartitionSpec(DATA, TOWER)  # [B, classes]
+TOWERS_INPUTS = PartitionSpec(TOWER, DATA)  # [tower, inputs, units]: kernels that are split over all devices
 
 
+@jax.named_scope("exchange")
 def exchange(x: Array) -> Array:
     """The paper's connection between its GPUs (Figure 2): the last axis of every tower, side by side.
 
@@ -36,6 +38,16 @@ def exchange(x: Array) -> Array:
     tower the others' gradient of its own share: a reduce-scatter.
     """
     return jax.lax.all_gather(x, TOWER, axis=-1 % x.ndim, tiled=True)
+
+
+def split_inputs(x: Array) -> Array:
+    """Examples over the data axis become inputs over the data axis: [b, F] -> [B, F / data], b of B on each device."""
+    return jax.lax.all_to_all(x, DATA, split_axis=1, concat_axis=0, tiled=True)
+
+
+def sum_outputs(y: Array) -> Array:
+    """Partial sums of all examples become whole sums of this device's own: [B, units] -> [b, units]."""
+    return jax.lax.psum_scatter(y, DATA, scatter_dimension=0, tiled=True)
 
 
 def make_mesh(data: int, tower: int, towers: int) -> Mesh:
@@ -72,26 +84,57 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
-def of_state(state: Any, mesh: Mesh) -> Any:
-    """The sharding of each leaf of a training state: arrays are [tower, ...], scalars the same everywhere."""
-    return jax.tree.map(lambda x: NamedSharding(mesh, TOWERS if x.ndim else REPLICATED), state)
+def splits_inputs(mesh: Mesh, fc_sharding: str) -> bool:
+    """Whether fully connected kernels are split by their inputs over the data axis of this mesh."""
+    return fc_sharding == "data_tower" and mesh.shape[DATA] > 1
 
 
-def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec) -> Callable:
+def specs(state: Any, mesh: Mesh, fc_sharding: str) -> Any:
+    """Where each leaf of a training state lives: arrays are [tower, ...], scalars the same everywhere.
+
+    With `fc_sharding` "data_tower" the kernels of fully connected layers are split over the data axis too.
+    """
+
+    def spec(path: Any, x: Any) -> PartitionSpec:
+        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+        if names[-1] == "kernel" and names[-2].startswith("fc") and splits_inputs(mesh, fc_sharding):
+            if x.shape[1] % mesh.shape[DATA]:
+                raise UserError(
+                    f"the {x.shape[1]} inputs of {names[-2]} do not divide by mesh.data={mesh.shape[DATA]}; give "
+                    "another mesh.data, or mesh.fc_sharding=tower"
+                )
+            return TOWERS_INPUTS
+        return TOWERS if x.ndim else REPLICATED
+
+    return jax.tree.map_with_path(spec, state)
+
+
+def of_state(state: Any, mesh: Mesh, fc_sharding: str) -> Any:
+    """The sharding of each leaf of a training state; see `specs`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(state, mesh, fc_sharding))
+
+
+def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_sharding: str = "tower") -> Callable:
     """`tower_program(params, batch, constants)` of one tower, as a program of the whole mesh.
 
     The result takes params with leading axis [tower, ...], a batch [B, ...] and replicated constants. With
     `out` EXAMPLES the program returns leaves [B, ...] that all towers agree on; with `out` CLASSES each tower
-    returns leaves [B, C / towers] and the result holds them side by side, [B, C].
+    returns leaves [B, C / towers] and the result holds them side by side, [B, C]. With `fc_sharding` "data_tower" the
+    program is given its share of the inputs of fully connected kernels, and sums over the data axis itself.
     """
-    if mesh.shape[TOWER] > 1:
+    if mesh.shape[TOWER] > 1 or splits_inputs(mesh, fc_sharding):
 
         def on_one_device(params, batch, constants):
             return tower_program(jax.tree.map(lambda p: p[0], params), batch, constants)
 
         # On a data axis of one device the batch is called replicated: else the gradients would be "summed" over it.
         examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
-        return jax.shard_map(on_one_device, mesh=mesh, in_specs=(TOWERS, examples, REPLICATED), out_specs=out)
+
+        def run(params, batch, constants):
+            in_specs = (specs(params, mesh, fc_sharding), examples, REPLICATED)
+            return jax.shard_map(on_one_device, mesh=mesh, in_specs=in_specs, out_specs=out)(params, batch, constants)
+
+        return run
 
     axis = out.index(TOWER) if TOWER in out else None
     run = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=axis, axis_name=TOWER)

@@ -1,5 +1,6 @@
 """What runs on the devices: one training step, one evaluation step, class probabilities. Each is one jitted call."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -12,6 +13,10 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, metrics, model, optim, sharding
 from alexnet_jax.config import Config
 
+# On CPU XLA gives convolutions to YNNPACK since jaxlib 0.10, which takes 1.4 times as long for a whole training step,
+# and 3 to 10 times for the gradients of the first kernels, as the Eigen that is used without it.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
 
 class TrainState(flax.struct.PyTreeNode):
     """All that training carries from step to step; arrays [tower, ...] lie on P("tower"), scalars on P()."""
@@ -20,6 +25,12 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any  # the momentum
     metrics: metrics.Metrics  # of the steps since the last log line
+
+
+def _compiled(function: Callable, mesh: Mesh, **options: Any) -> jax.stages.Wrapped:
+    """`jax.jit` with what is known of the compiler for the devices of `mesh`."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(function, compiler_options=CPU_OPTIONS if on_cpu else None, **options)
 
 
 def _optimizer(config: Config):
@@ -39,13 +50,13 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
-        sharding.of_state(state, mesh),
+        sharding.of_state(state, mesh, config.mesh.fc_sharding),
     )
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
     """The state at the start of training, made where it will live: no device ever holds the other's tower."""
-    shardings = sharding.of_state(abstract_state(config, mesh), mesh)
+    shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     # The seed is an argument, not a constant: else XLA computes all the random numbers while it compiles, slowly.
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
@@ -71,18 +82,20 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.sta
 
     `rates` are those of `optim.rates`. The loss, a scalar, is the mean cross-entropy over the examples, nats.
     """
-    optimizer = _optimizer(config)
+    optimizer, fc_sharding = _optimizer(config), config.mesh.fc_sharding
+    splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
 
     def tower_program(params, batch, constants):
         statistics, epoch = constants
         view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
         size = config.model.image_size
-        image = augment.training_view(batch.image, view_keys, statistics, size, config.augment, epoch)
+        with jax.named_scope("images"):
+            image = augment.training_view(batch.image, view_keys, statistics, size, config.augment, epoch)
         image = image.astype(config.train.compute_dtype)
-        logits = model.logits(config.model, params, image, dropout_keys)
+        logits = model.logits(config.model, params, image, dropout_keys, splits_inputs)
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
-    forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
+    forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding)
 
     def train_step(state, batch, rates, statistics):
         def loss_of(params):
@@ -92,13 +105,14 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.sta
 
         # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
         (loss, of_batch), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
-        params = jax.tree.map(jnp.add, state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
+            params = jax.tree.map(jnp.add, state.params, updates)
         seen = metrics.merge(state.metrics, of_batch)
         return TrainState(state.step + 1, params, opt_state, seen), loss
 
-    shardings = sharding.of_state(abstract_state(config, mesh), mesh)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
+    return _compiled(train_step, mesh, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -108,13 +122,15 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
         return metrics.outcomes(_log_probabilities(config, params, batch.image, statistics, views), batch.label)
 
     outcomes = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
-    return jax.jit(lambda params, batch, statistics: metrics.of_batch(outcomes(params, batch, statistics), batch.mask))
+    return _compiled(
+        lambda params, batch, statistics: metrics.of_batch(outcomes(params, batch, statistics), batch.mask), mesh
+    )
 
 
 def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
     log_probabilities = make_log_predict_step(config, mesh, views)
-    return jax.jit(lambda *inputs: jnp.exp(log_probabilities(*inputs)))
+    return _compiled(lambda *inputs: jnp.exp(log_probabilities(*inputs)), mesh)
 
 
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -124,7 +140,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
         return _log_probabilities(config, params, image, statistics, views)
 
     log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
-    return jax.jit(lambda *inputs: log_probabilities(*inputs)[:, : config.model.num_classes])
+    return _compiled(lambda *inputs: log_probabilities(*inputs)[:, : config.model.num_classes], mesh)
 
 
 def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:

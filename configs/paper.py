@@ -142,4 +142,5 @@ def mesh() -> dict:
     return dict(
         data=1,  # the paper's parallelism is over the towers only
         tower=0,  # 3.2: two GPUs where there are two devices, else both towers on one
+        fc_sharding="tower",  # 3.2; "data_tower" is the scheme of arXiv:1404.5997 for many devices
     )

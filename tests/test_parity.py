@@ -10,11 +10,12 @@ from configs import paper
 from tests.conftest import made_up_statistics, random_batch, tiny_config
 
 RATES = np.full((8, 2), 0.01, np.float32)  # of each layer's weights and biases
-MESHES = {"1x2": (1, 2), "1x1": (1, 1), "2x1": (2, 1), "2x2": (2, 2)}
+MESHES = {"1x2": (1, 2, "tower"), "1x1": (1, 1, "tower"), "2x1": (2, 1, "tower"), "2x2": (2, 2, "tower")}
+MESHES["2x2 split"] = (2, 2, "data_tower")  # of 2x2 and with fully connected layers over all four devices
 
 
 def parsed(values, mesh: str) -> config.Config:
-    values.mesh.data, values.mesh.tower = MESHES[mesh]
+    values.mesh.data, values.mesh.tower, values.mesh.fc_sharding = MESHES[mesh]
     return config_files.parse(values)
 
 
@@ -62,7 +63,7 @@ def serial():
     return train(tiny_config(), "1x1", made_up_statistics(), BATCHES)
 
 
-@pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2"])
+@pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2", "2x2 split"])
 def test_meshes_agree(mesh, statistics, serial):
     """Loss, every gradient leaf and five steps, with dropout, crops, flips and noise, from the same batches."""
     losses, first, state = train(tiny_config(), mesh, statistics, BATCHES)

@@ -504,7 +504,7 @@ def test_shared_crops_do_not_depend_on_the_mesh():
         return augment.training_view(batch.image, keys, statistics, 28, settings, jnp.int32(0))
 
     found = {}
-    for name, (data, tower) in MESHES.items():
+    for name, (data, tower, _) in MESHES.items():
         mesh = sharding.make_mesh(data, tower, 2)
         placed = sharding.put(batch, mesh, sharding.EXAMPLES)
         constants = sharding.put(statistics, mesh, sharding.REPLICATED)

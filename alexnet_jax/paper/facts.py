@@ -6,7 +6,6 @@ the parsed config and the shapes of the network: no parameter is made, but for t
 
 import argparse
 import math
-import runpy
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -82,7 +81,7 @@ def _shapes(config: Config) -> tuple[dict, dict[str, tuple]]:
 
     def note(call, arguments, keywords, context):
         output = call(*arguments, **keywords)
-        if isinstance(context.module, model.Conv | nn.Dense) and context.method_name == "__call__":
+        if isinstance(context.module, model.Conv | model.Dense) and context.method_name == "__call__":
             sizes[str(context.module.name)] = arguments[0].shape[1:], output.shape[1:]
         return output
 
@@ -180,15 +179,6 @@ def statements(config: Config) -> list[tuple[str, str, str]]:
     ]
 
 
-def load(name: str) -> Config:
-    """The config of a file FILE or FILE:ARGUMENT."""
-    path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"there is no config file {path}; configs/ has some, and paths start from this folder")
-    make = runpy.run_path(path)["get_config"]
-    return config_files.parse(make(argument) if argument else make())
-
-
 def read(directory: Path, size: int) -> np.ndarray:
     """Up to MAX_IMAGES images below `directory`, evenly over the sorted names: [N, size, size, 3] uint8."""
     files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
@@ -216,7 +206,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    config = load(arguments.config)
+    config = config_files.parse(config_files.load(arguments.config))
     print(f"{arguments.config}, for one image; link bytes are those forward, and there are as many backward\n")
     _print(table(config), "<" + ">" * 7)
     print()
