@@ -48,8 +48,7 @@ class Conv(nn.Module):
         bias_shape = (self.features,) if layer.shared else (*shape[:2], self.features)
         bias = self.param("bias", nn.initializers.constant(layer.init_bias), bias_shape)
         if layer.shared:
-            x = ops.conv(x, kernel.astype(x.dtype), layer.stride, layer.padding)
-            return x + bias.astype(x.dtype)[None, None, None]
+            return ops.conv(x, kernel.astype(x.dtype), bias.astype(x.dtype), layer.stride, layer.padding)
         x = ops.local_conv(x, kernel.astype(x.dtype), layer.kernel, layer.stride, layer.padding)
         return x + bias.astype(x.dtype)[None]
 
@@ -74,7 +73,7 @@ class Dense(nn.Module):
         )
         kernel = self.param("kernel", init_std, (x.shape[1], self.features))  # `init` draws it
         bias = self.param("bias", init_bias, (self.features,))
-        x = x @ kernel.astype(x.dtype)
+        x = ops.dense(x, kernel.astype(x.dtype))
         x = sharding.sum_outputs(x) if self.splits_inputs else x
         return x + bias.astype(x.dtype)[None]
 

@@ -17,7 +17,8 @@ def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
     """`op`, which under `jax.vmap` runs once an element instead of as one batched operation.
 
     XLA batches convolutions with different kernels into one grouped convolution, and on CPU that is many
-    times slower than the separate ones. Two towers that share a device meet exactly that case.
+    times slower than the separate ones; in products of batches of matrices it transposes all weights. Two towers
+    that share a device meet exactly these cases.
     """
     mapped = jax.custom_batching.custom_vmap(op)
 
@@ -32,13 +33,13 @@ def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
     return mapped
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def conv(image: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    """Convolution: image [B, H, W, C], kernel [k, k, C, F] -> [B, H', W', F].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def conv(image: Array, kernel: Array, bias: Array, stride: int, padding: tuple[int, int]) -> Array:
+    """Convolution: image [B, H, W, C], kernel [k, k, C, F], bias [F] -> [B, H', W', F].
 
     `padding` is the number of zeros before and after, along both height and width.
     """
-    return _one_by_one(functools.partial(_plain_conv, stride=stride, padding=padding))(image, kernel)
+    return _conv_fwd(image, kernel, bias, stride, padding)[0]
 
 
 def _plain_conv(image: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
@@ -47,12 +48,13 @@ def _plain_conv(image: Array, kernel: Array, stride: int, padding: tuple[int, in
     )
 
 
-def _conv_fwd(image, kernel, stride, padding):
-    return conv(image, kernel, stride, padding), (image, kernel)
+def _conv_fwd(image, kernel, bias, stride, padding):
+    y = _one_by_one(functools.partial(_plain_conv, stride=stride, padding=padding))(image, kernel)
+    return y + bias[None, None, None], (image, kernel, bias)
 
 
 def _conv_bwd(stride, padding, residuals, grad):
-    image, kernel = residuals
+    image, kernel, bias = residuals
     plain = functools.partial(_plain_conv, stride=stride, padding=padding)
 
     def to_image(grad, image, kernel):  # needs no more of `image` than its type
@@ -61,10 +63,41 @@ def _conv_bwd(stride, padding, residuals, grad):
     def to_kernel(grad, image, kernel):
         return jax.vjp(lambda w: plain(image, w), kernel)[1](grad)[0]
 
-    return _one_by_one(to_image)(grad, image, kernel), _one_by_one(to_kernel)(grad, image, kernel)
+    def to_bias(
+        grad, bias
+    ):  # a product, not a sum: that XLA for CPU would do in one thread, computing `grad` once more
+        grad = grad.reshape(-1, bias.size)
+        ones = jnp.ones((len(grad), 1), grad.dtype)
+        return jax.vjp(lambda b: grad + ones @ b[None], bias)[1](grad)[0]
+
+    to_inputs = [_one_by_one(to)(grad, image, kernel) for to in (to_image, to_kernel)]
+    return *to_inputs, _one_by_one(to_bias)(grad, bias)
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
+
+
+@jax.custom_vjp
+def dense(x: Array, kernel: Array) -> Array:
+    """Matrix product: x [B, inputs], kernel [inputs, units] -> [B, units]."""
+    return _dense_fwd(x, kernel)[0]
+
+
+def _dense_fwd(x, kernel):
+    return _one_by_one(jnp.matmul)(x, kernel), (x, kernel)
+
+
+def _dense_bwd(residuals, grad):
+    def to_x(grad, x, kernel):
+        return jax.vjp(lambda x: x @ kernel, x)[1](grad)[0]
+
+    def to_kernel(grad, x, kernel):
+        return jax.vjp(lambda w: x @ w, kernel)[1](grad)[0]
+
+    return tuple(_one_by_one(to)(grad, *residuals) for to in (to_x, to_kernel))
+
+
+dense.defvjp(_dense_fwd, _dense_bwd)
 
 
 def local_conv(image: Array, kernel: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:

@@ -129,18 +129,21 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
 
 def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
-    log_probabilities = make_log_predict_step(config, mesh, views)
-    return _compiled(lambda *inputs: jnp.exp(log_probabilities(*inputs)), mesh)
+    predict = _predict(config, mesh, views)
+    return _compiled(lambda *inputs: jnp.exp(predict(*inputs)), mesh)
 
 
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """As `make_predict_step`, but their logarithms, nats."""
+    return _compiled(_predict(config, mesh, views), mesh)
 
+
+def _predict(config: Config, mesh: Mesh, views: int) -> Callable[..., Array]:
     def tower_program(params, image, statistics):
         return _log_probabilities(config, params, image, statistics, views)
 
     log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
-    return _compiled(lambda *inputs: log_probabilities(*inputs)[:, : config.model.num_classes], mesh)
+    return lambda *inputs: log_probabilities(*inputs)[:, : config.model.num_classes]
 
 
 def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:

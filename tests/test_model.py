@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from alexnet_jax import config, config_files, model, sharding
 from configs import paper
@@ -51,7 +50,7 @@ def test_the_paper_table():
 
     def run(params):
         image = jnp.zeros((1, 224, 224, 3))
-        capture = lambda module, _: isinstance(module, (model.Conv, nn.Dense))  # noqa: E731
+        capture = lambda module, _: isinstance(module, (model.Conv, model.Dense))  # noqa: E731
         return model.Tower(spec).apply({"params": params}, image, None, capture_intermediates=capture)[1]
 
     seen = jax.eval_shape(jax.vmap(run, axis_name=sharding.TOWER), params)["intermediates"]

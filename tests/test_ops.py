@@ -87,31 +87,38 @@ def test_max_pool(window, stride, size, ties):
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (4, (0, 3)), (2, (2, 2))])
 def test_conv_and_its_gradients(stride, padding):
-    image, kernel = normal(2, 12, 12, 3), normal(5, 5, 3, 4, seed=1)
+    inputs = normal(2, 12, 12, 3), normal(5, 5, 3, 4, seed=1), normal(4, seed=2)
 
-    def automatic(image, kernel):
+    def automatic(image, kernel, bias):
         dimensions = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(image, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=dimensions)
+        y = lax.conv_general_dilated(image, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=dimensions)
+        return y + bias[None, None, None]
 
-    y, ours = jax.vjp(lambda *x: ops.conv(*x, stride, padding), image, kernel)
-    expected, theirs = jax.vjp(automatic, image, kernel)
+    y, ours = jax.vjp(lambda *x: ops.conv(*x, stride, padding), *inputs)
+    expected, theirs = jax.vjp(automatic, *inputs)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(ours(y), theirs(y), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_towers_on_one_device_convolve_apart():
+def test_towers_on_one_device_compute_apart():
     """Two towers under vmap: equal to each alone, and never one grouped convolution, which is slow on CPU."""
-    image, kernels = normal(2, 8, 8, 4), normal(2, 3, 3, 4, 4, seed=1)
+    image, kernels, biases = normal(2, 8, 8, 4), normal(2, 3, 3, 4, 4, seed=1), normal(2, 4, seed=2)
+    weights = normal(2, 256, 5, seed=3)
 
-    def loss(image, kernels):
-        return (jax.vmap(lambda kernel: ops.conv(image, kernel, 1, (1, 1)))(kernels) ** 2).sum()
+    def loss(image, kernel, bias, weights):
+        maps = ops.conv(image, kernel, bias, 1, (1, 1))
+        return (ops.dense(maps.reshape(2, -1), weights) ** 2).sum()
 
-    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    to_image, to_kernels = step(image, kernels)
-    each = [jax.grad(lambda *x: (ops.conv(*x, 1, (1, 1)) ** 2).sum(), (0, 1))(image, kernel) for kernel in kernels]
-    np.testing.assert_allclose(to_image, each[0][0] + each[1][0], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(to_kernels, np.stack([each[0][1], each[1][1]]), rtol=1e-4, atol=1e-4)
-    text = step.lower(image, kernels).compile().as_text()
+    def both(*inputs):
+        return jax.vmap(loss, in_axes=(None, 0, 0, 0))(*inputs).sum()
+
+    step = jax.jit(jax.grad(both, argnums=(0, 1, 2, 3)))
+    to_image, *to_parameters = step(image, kernels, biases, weights)
+    each = [jax.grad(loss, (0, 1, 2, 3))(image, *own) for own in zip(kernels, biases, weights, strict=True)]
+    np.testing.assert_allclose(to_image, each[0][0] + each[1][0], rtol=1e-4, atol=1e-3)
+    for ours, *theirs in zip(to_parameters, each[0][1:], each[1][1:], strict=True):
+        np.testing.assert_allclose(ours, np.stack(theirs), rtol=1e-4, atol=1e-3)
+    text = step.lower(image, kernels, biases, weights).compile().as_text()
     assert text is not None and text.count(" convolution(") == 6
     assert "group_count" not in text  # XLA prints it only where there is more than one group

@@ -146,7 +146,7 @@ def parts(compiled: Any, step: Callable[[], Any], devices: int) -> dict[str, flo
     """Shares of a step's time on its devices, from a profile of PROFILED steps; they add up to 1.
 
     XLA's profile on CPU has no time of what threads share, which are convolutions and the products in the gradients
-    of fully connected kernels: REST is theirs. On other devices each kernel has its time, and REST is what lies between.
+    of fully connected kernels: REST is theirs. Elsewhere each kernel has its time, and REST is what lies between.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
