@@ -195,21 +195,28 @@ def _max_pool_fwd(x, window, stride):
 def _max_pool_bwd(window, stride, residuals, grad):
     x, y = residuals
     (height, width), (rows, columns) = x.shape[-3:-1], y.shape[-3:-1]
-    dx = jnp.zeros_like(x)
-    open_ = jnp.ones(y.shape, bool)  # windows whose maximum has not been met yet
+    lead = [(0, 0, 0)] * (x.ndim - 3)
+    winner = jnp.full(y.shape, window * window, jnp.int32)  # which pixel of its window is the first maximum
+    for place in reversed(range(window * window)):
+        i, j = divmod(place, window)
+        rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
+        winner = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, place, winner)
+    more = -(-window // stride) - 1
     zero = jnp.zeros((), grad.dtype)
-    for i in range(window):
-        for j in range(window):
-            rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-            hit = open_ & (x[..., i:rows_end:stride, j:columns_end:stride, :] == y)
-            open_ = open_ & ~hit
-            edges = [(0, 0, 0)] * (x.ndim - 3) + [
-                (i, height - rows_end, stride - 1),
-                (j, width - columns_end, stride - 1),
-                (0, 0, 0),
-            ]
-            dx = dx + lax.pad(jnp.where(hit, grad, zero), zero, edges)
-    return (dx,)
+
+    def plane(a, b):  # the gradient of pixels [a::stride, b::stride]
+        total = jnp.zeros((*x.shape[:-3], rows + more, columns + more, x.shape[-1]), grad.dtype)
+        for i in range(a, window, stride):
+            for j in range(b, window, stride):
+                q, r = i // stride, j // stride
+                share = jnp.where(winner == i * window + j, grad, zero)
+                total = total + lax.pad(share, zero, [*lead, (q, more - q, 0), (r, more - r, 0), (0, 0, 0)])
+        return total
+
+    planes = jnp.stack([jnp.stack([plane(a, b) for b in range(stride)], -2) for a in range(stride)], -4)
+    whole = planes.reshape(*x.shape[:-3], (rows + more) * stride, (columns + more) * stride, x.shape[-1])
+    down, right = height - whole.shape[-3], width - whole.shape[-2]
+    return (lax.pad(whole, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)]),)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
