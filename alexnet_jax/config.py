@@ -229,18 +229,14 @@ class Config(Section):
                 f"{self.model.towers} (a device a tower), 1 (all towers on one device) or 0 (as the devices allow)"
             )
         if self.mesh.fc_sharding == "data_tower" and self.mesh.tower != self.model.towers:
-            raise ValueError(
-                f"mesh.fc_sharding=data_tower needs a device for each tower: give mesh.tower={self.model.towers}"
-            )
+            raise ValueError(f"mesh.fc_sharding=data_tower needs mesh.tower={self.model.towers}, a device a tower")
         for key in ("batch_size", "eval_batch_size"):
             size = getattr(self.train, key)
             if size % self.mesh.data:
-                raise ValueError(
-                    f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple of it"
-                )
-        if self.train.batch_size // self.mesh.data % self.augment.shared_by:
-            device = f"{self.train.batch_size} / {self.mesh.data} images a device"
-            raise ValueError(f"augment.shared_by={self.augment.shared_by} does not divide the {device}; give 1")
+                raise ValueError(f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple")
+        images, shared_by = self.train.batch_size // self.mesh.data, self.augment.shared_by
+        if images % shared_by:
+            raise ValueError(f"augment.shared_by={shared_by} does not divide {images} images a device; give 1")
         known = [name for name, _ in (*self.model.convs(), *self.model.hidden())] + ["fc8"]
         for name in (*self.optim.layers, *self.start.layers):
             if name not in known:

@@ -68,7 +68,8 @@ def _conv_bwd(stride, padding, residuals, grad):
     ):  # a product, not a sum: that XLA for CPU would do in one thread, computing `grad` once more
         grad = grad.reshape(-1, bias.size)
         ones = jnp.ones((len(grad), 1), grad.dtype)
-        return jax.vjp(lambda b: grad + ones @ b[None], bias)[1](grad)[0]
+        # The sum with `grad` tells JAX which devices' shares to add up: those of the bias, not of every pixel.
+        return jax.vjp(lambda b: ones @ (b + grad[0])[None], bias)[1](grad)[0]
 
     to_inputs = [_one_by_one(to)(grad, image, kernel) for to in (to_image, to_kernel)]
     return *to_inputs, _one_by_one(to_bias)(grad, bias)

@@ -11,7 +11,10 @@ Parameters and momentum carry a leading axis [tower, ...] and lie on P("tower");
 
 import functools
 import math
+import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +30,7 @@ REPLICATED = PartitionSpec()
 TOWERS = PartitionSpec(TOWER)  # [tower, ...]
 EXAMPLES = PartitionSpec(DATA)  # [B, ...]
 CLASSES = PartitionSpec(DATA, TOWER)  # [B, classes]
+DEVICES = PartitionSpec((DATA, TOWER))  # [devices, ...]
 TOWERS_INPUTS = PartitionSpec(TOWER, DATA)  # [tower, inputs, units]: kernels that are split over all devices
 
 
@@ -51,7 +55,14 @@ def sum_outputs(y: Array) -> Array:
 
 
 def make_mesh(data: int, tower: int, towers: int) -> Mesh:
-    """The mesh data x tower; `tower` 0 stands for a device each tower if there are enough, else 1."""
+    """The mesh data x tower; `tower` 0 stands for a device each tower if there are enough, else 1.
+
+    Every program that computes begins here, so here JAX is told to keep what it compiles for the next start, in the
+    user's cache folder unless JAX_COMPILATION_CACHE_DIR names another; one for each machine, as processors differ.
+    """
+    if not jax.config.values["jax_compilation_cache_dir"]:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "alexnet_jax" / platform.node()))
     devices = jax.devices()
     if tower == 0:
         tower = towers if len(devices) >= data * towers else 1
@@ -96,12 +107,12 @@ def specs(state: Any, mesh: Mesh, fc_sharding: str) -> Any:
     """
 
     def spec(path: Any, x: Any) -> PartitionSpec:
-        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-        if names[-1] == "kernel" and names[-2].startswith("fc") and splits_inputs(mesh, fc_sharding):
+        layer, kind = ([""] * 2 + [str(getattr(key, "key", "")) for key in path])[-2:]
+        if kind == "kernel" and layer.startswith("fc") and splits_inputs(mesh, fc_sharding):
             if x.shape[1] % mesh.shape[DATA]:
                 raise UserError(
-                    f"the {x.shape[1]} inputs of {names[-2]} do not divide by mesh.data={mesh.shape[DATA]}; give "
-                    "another mesh.data, or mesh.fc_sharding=tower"
+                    f"the {x.shape[1]} inputs of {layer} do not divide by mesh.data={mesh.shape[DATA]}; give another "
+                    "mesh.data, or mesh.fc_sharding=tower"
                 )
             return TOWERS_INPUTS
         return TOWERS if x.ndim else REPLICATED

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, metrics, optim, sharding, start, steps, workdir
+from alexnet_jax import STARTED, checkpoint, metrics, optim, sharding, start, steps, workdir
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
@@ -151,6 +152,8 @@ def _loop(run: _Run, state: steps.TrainState, position: Position) -> int:
                 in_flight.popleft().block_until_ready()
             if not watch.clock.running:  # the first step compiles; it is not counted in images/s
                 loss.block_until_ready()
+                if step == position.next_batch + 1:
+                    writer.message(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
                 watch.clock.restart(step)
             pending = pending and pending()
             writer.advance()

@@ -18,4 +18,5 @@ if [[ "${1:-}" =~ ^[0-9]+$ ]]; then
     shift
 fi
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # as in launch/environment.sh
 exec python3 -m alexnet_jax.main --config "$config" --workdir "$workdir" ${devices[@]+"${devices[@]}"} "$@"

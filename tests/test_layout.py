@@ -20,6 +20,7 @@ COMMANDS = {
     "report",
     "verify_data",
     "bench.__main__",
+    "bench.train",
 }
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, config, config_files, metrics, model, sharding, steps
+from alexnet_jax import augment, config, config_files, metrics, model, ops, sharding, steps
+from alexnet_jax.errors import UserError
 from configs import paper
 from tests.conftest import made_up_statistics, random_batch, tiny_config
 
@@ -83,6 +84,64 @@ def test_a_bfloat16_step_is_near_the_float32_step(statistics, serial):
     assert losses != serial[0]
     assert worst_difference(first, serial[1]) < 0.3
     assert {leaf.dtype.name for leaf in jax.tree.leaves((state.params, state.opt_state))} == {"float32"}
+
+
+def plain_conv(image, kernel, bias, stride, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    maps = jax.lax.conv_general_dilated(image, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=dimensions)
+    return maps + bias[None, None, None]
+
+
+def plain_norm(x, k, n, alpha, beta):
+    window = (1,) * (x.ndim - 1) + (n,)
+    total = jax.lax.reduce_window(x * x, 0.0, jax.lax.add, window, (1,) * x.ndim, "SAME")
+    return x / (k + alpha * total) ** beta
+
+
+def plain_pool(x, window, stride):
+    ones = (1,) * (x.ndim - 3)
+    sizes, strides = (*ones, window, window, 1), (*ones, stride, stride, 1)
+    return jax.lax.reduce_window(x, -np.inf, jax.lax.max, sizes, strides, "VALID")
+
+
+@pytest.mark.slow
+def test_200_steps_agree_with_the_plain_operations(statistics, monkeypatch):
+    """Operations with JAX's own gradients and nothing done for speed: the same losses, within a thousandth."""
+    batches = [random_batch(seed=i % 10) for i in range(200)]
+    fast, _, _ = train(tiny_config(), "1x2", statistics, batches)
+    monkeypatch.setattr(ops, "conv", plain_conv)
+    monkeypatch.setattr(ops, "dense", lambda x, kernel: x @ kernel)
+    monkeypatch.setattr(ops, "local_response_norm", plain_norm)
+    monkeypatch.setattr(ops, "max_pool", plain_pool)
+    monkeypatch.setattr(steps, "CPU_OPTIONS", {})
+    plain, _, _ = train(tiny_config(), "1x2", statistics, batches)
+    assert fast != plain and min(fast[100:]) < 0.9 * fast[0]
+    np.testing.assert_allclose(fast, plain, rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"tower": 1}, {"data": 3}])
+def test_layouts_that_cannot_split_fully_connected_layers(wrong):
+    values = tiny_config()
+    values.train.batch_size = values.train.eval_batch_size = 6
+    values.mesh.update(data=2, tower=2, fc_sharding="data_tower")
+    values.mesh.update(wrong)
+    with pytest.raises(UserError, match=r"mesh.fc_sharding=data_tower needs mesh.tower=2|give another mesh.data"):
+        cfg = config_files.parse(values)
+        mesh = jax.make_mesh((3, 1), ("data", "tower"))  # of four devices
+        sharding.of_state(steps.abstract_state(cfg, mesh), mesh, cfg.mesh.fc_sharding)
+
+
+def test_one_tower_with_split_layers(statistics):
+    """The scheme of arXiv:1404.5997: convolutions split by images, fully connected layers by weights."""
+    values = tiny_config()
+    values.model.towers, values.train.batch_size = 1, 8
+    losses, first, state = train(values, "2x1", statistics, BATCHES)
+    MESHES["2x1 split"] = (2, 1, "data_tower")
+    losses_there, first_there, state_there = train(values, "2x1 split", statistics, BATCHES)
+    del MESHES["2x1 split"]
+    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
+    assert worst_difference(first, first_there) < 1e-5
+    assert worst_difference(state.params, state_there.params) < 1e-5
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from tests.conftest import random_batch, tiny_config
 from tests.test_parity import on_mesh, train
 
 torch = pytest.importorskip("torch", reason="PyTorch is not here; `bash tests/run.sh --peers` installs it")
+from alexnet_jax.bench import torch_net  # noqa: E402
 
 
 def side_by_side(leaf, layer: str):
@@ -28,26 +29,6 @@ def side_by_side(leaf, layer: str):
     return torch.tensor(np.ascontiguousarray(whole))
 
 
-def torch_logits(spec, params, image):
-    """`image` [B, 3, S, S]; params as `side_by_side` gives them, {layer: {kernel, bias}}; no dropout in training."""
-    functional = torch.nn.functional
-    x = image
-    for name, conv in spec.convs():
-        groups = 1 if conv.exchange or name == "conv1" else spec.towers
-        x = functional.pad(x, [*conv.padding, *conv.padding])
-        x = functional.conv2d(x, params[name]["kernel"], params[name]["bias"], stride=conv.stride, groups=groups).relu()
-        if "lrn" in conv.then:  # PyTorch divides alpha by the size of the window
-            halves = x.chunk(spec.towers, dim=1)
-            settings = spec.lrn.n, spec.lrn.alpha * spec.lrn.n, spec.lrn.beta, spec.lrn.k
-            x = torch.cat([functional.local_response_norm(half, *settings) for half in halves], dim=1)
-        if "pool" in conv.then:
-            x = functional.max_pool2d(x, spec.pool.window, spec.pool.stride)
-    x = x.flatten(1)
-    for name, _ in spec.hidden():
-        x = functional.linear(x, params[name]["kernel"], params[name]["bias"]).relu()
-    return functional.linear(x, params["fc8"]["kernel"], params["fc8"]["bias"])
-
-
 def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     values = tiny_config()
     values.model.dropout_rate = 0.0
@@ -60,13 +41,15 @@ def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     batch = random_batch(image=28)
     cfg, mesh, state, _, _ = on_mesh(values, "1x2", batch, statistics)
     start = jax.device_get(state.params)
+    net = torch_net.Net(cfg.model)
+    names = {"kernel": "weight", "bias": "bias"}
     params = {
-        layer: {name: side_by_side(leaf, layer).requires_grad_() for name, leaf in leaves.items()}
-        for layer, leaves in start.items()
+        f"{layer}.{names[kind]}": side_by_side(leaf, layer) for layer, of in start.items() for kind, leaf in of.items()
     }
+    net.load_state_dict(params)  # every parameter, and no other
     image = torch.tensor((batch.image - statistics.mean_image).transpose(0, 3, 1, 2))
     kept = torch.tensor(batch.mask)
-    logits = torch_logits(cfg.model, params, image)[kept]
+    logits = net(image)[kept]
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor(batch.label).long()[kept])
     loss.backward()
 
@@ -75,7 +58,7 @@ def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     for layer, leaves in optax.tree.get(first, "trace").items():  # v = -lr g
         for name, leaf in leaves.items():
             ours = side_by_side(leaf / -0.01, layer).numpy()
-            theirs = params[layer][name].grad.numpy()
+            theirs = net.get_parameter(f"{layer}.{names[name]}").grad.numpy()
             assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs), (layer, name)
 
     probabilities = steps.make_predict_step(cfg, mesh, views=1)(

@@ -1,22 +1,16 @@
 """Where arrays live, and what crosses between devices, read from the compiled program."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
 
 from alexnet_jax import config_files, model, sharding, steps
 from alexnet_jax.augment import Statistics
+from alexnet_jax.bench import scale
 from alexnet_jax.errors import UserError
 from configs import paper
 from tests.conftest import random_batch
 from tests.test_parity import RATES
-
-WIDTH = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
-COLLECTIVE = re.compile(
-    r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\("
-)
 
 
 def collectives(compiled) -> list[tuple[str, int]]:
@@ -24,14 +18,8 @@ def collectives(compiled) -> list[tuple[str, int]]:
 
     A collective over a mesh axis of one device sends nothing, but costs a copy: it would be listed too.
     """
-    found = []
-    for line in compiled.as_text().splitlines():
-        match = COLLECTIVE.search(line)
-        if match:
-            shapes = re.findall(r"(\w+)\[([\d,]*)\]", match[1])
-            sizes = [WIDTH[kind] * int(np.prod([int(n) for n in dims.split(",") if n])) for kind, dims in shapes]
-            found.append((match[2], sum(sizes)))
-    return found
+    found = scale.collectives(compiled.as_text(), {"data": 1, "tower": 1})
+    return [(one.kind, sum(size for _, size in one.results)) for one in found]
 
 
 def lowered_step(values, data: int, tower: int, batch: int):
@@ -122,3 +110,34 @@ def test_automatic_layout():
 def test_too_few_devices():
     with pytest.raises(UserError, match=r"needs 4 x 2 = 8 devices .* --simulated_devices=8"):
         sharding.make_mesh(4, 2, 2)
+
+
+@pytest.mark.parametrize("data", [1, 2])
+@pytest.mark.parametrize("fc_sharding", ["tower", "data_tower"])
+def test_what_devices_send_is_what_the_layers_say(tiny, data, fc_sharding):
+    """All but the scalars for the softmax, to the byte."""
+    tiny.mesh.update(data=data, tower=2, fc_sharding=fc_sharding)
+    tiny.train.batch_size = tiny.train.eval_batch_size = 8 * data
+    cfg = config_files.parse(tiny)
+    seen = scale.measured(cfg, sharding.make_mesh(data, 2, 2))
+    expected = scale.predicted(cfg, data, 2)
+    assert 0 < seen.pop("scalars") < 1000 and expected.pop("scalars") == 0
+    assert seen["between towers"] == expected["between towers"]
+    assert sum(seen.values()) == pytest.approx(sum(expected.values()))  # biases of both kinds of layers are alike here
+    assert (expected["conv gradients"] > 0) == (data > 1)
+
+
+def test_groups_of_devices_in_all_forms():
+    line = "%x = f32[4,6]{1,0} all-gather(%y), channel_id=1, replica_groups=GROUPS, dimensions={1}"
+    forms = {
+        "{{0,2,4,6},{1,3,5,7}}": (4, "data"),
+        "{{0,1},{2,3}}": (2, "tower"),
+        "[4,2]<=[8]": (2, "tower"),
+        "[2,4]<=[4,2]T(1,0)": (4, "data"),
+        "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}": (4, "data"),
+        "mesh['axis_0'=4,'axis_1'=2] {'axis_1'}": (2, "tower"),
+    }
+    for form, (devices, axis) in forms.items():
+        (found,) = scale.collectives(line.replace("GROUPS", form), {"data": 4, "tower": 2})
+        assert (found.kind, found.results, found.devices, found.axis) == ("all-gather", [(24, 96)], devices, axis)
+        assert found.sent(96) == 96 * (devices - 1) / devices

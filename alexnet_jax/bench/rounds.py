@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from alexnet_jax.errors import UserError
+
 WARM_UP = 1 / 3  # of the time that is measured; also lets the pipeline before fill its buffers and fall quiet
 
 LIBRARIES = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
@@ -26,6 +28,14 @@ def machine() -> str:
     found = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
     versions = ", ".join(f"{name} {found[name]}" for name in LIBRARIES + PEERS if name in found)
     return f"{model[1] if model else platform.processor()}; Python {platform.python_version()}, {versions}"
+
+
+def mesh(text: str) -> tuple[int, int]:
+    """Devices along data and tower, from what --mesh says."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise UserError(f"--mesh {text} is no data x tower; give for example 1x2")
+    return int(match[1]), int(match[2])
 
 
 class Pipeline(NamedTuple):

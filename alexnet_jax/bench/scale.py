@@ -93,7 +93,7 @@ def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
     """The training step, compiled for `mesh`; nothing is put on any device."""
     size, batch = config.data.size, config.train.batch_size
 
-    def abstract(shape: tuple[int, ...], type_: type, spec: jax.sharding.PartitionSpec) -> jax.ShapeDtypeStruct:
+    def abstract(shape: tuple[int, ...], type_: type, spec: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, type_, sharding=jax.NamedSharding(mesh, spec))
 
     def examples(shape: tuple[int, ...], type_: type) -> Any:

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    data, tower = _mesh(arguments.mesh)
+    data, tower = rounds.mesh(arguments.mesh)
     if arguments.rounds < 1 or not arguments.seconds > 0 or min(arguments.batch) < 1:
         raise UserError("--rounds, --seconds and --batch must be more than 0")
     jax.config.update("jax_num_cpu_devices", data * tower)  # of no matter to other devices
@@ -76,13 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\n{report(found[-1])}\n", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-
-
-def _mesh(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not match:
-        raise UserError(f"--mesh {text} is no data x tower; give for example 1x2")
-    return int(match[1]), int(match[2])
 
 
 def _one(arguments: argparse.Namespace, config: Config) -> dict:
@@ -135,7 +128,7 @@ def ours(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any, Cal
 
 def peak(mesh: jax.sharding.Mesh, dtype: str, size: int) -> Callable[[], jax.Array]:
     """Multiplies two matrices of size x size on each device at once: what the machine's arithmetic can give."""
-    place = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+    place = jax.NamedSharding(mesh, sharding.DEVICES)
     make = jax.jit(lambda: jnp.ones((mesh.size, size, size), dtype), out_shardings=place)
     product = jax.jit(lambda a, b: jnp.einsum("dij,djk->dik", a, b), out_shardings=place)
     a, b = make(), make()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.io
 
 from alexnet_jax.errors import UserError
 
@@ -24,6 +23,8 @@ def read(path: Path, year: int) -> Devkit:
     truth = f"ILSVRC{year}_validation_ground_truth.txt"
     try:
         content = _files(path, ("meta.mat", truth))
+        import scipy.io  # here: it takes long to import
+
         synsets = np.atleast_1d(scipy.io.loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"])
         leaves = [of for of in synsets if int(of["num_children"]) == 0]  # the others are groups of classes
         classes = {int(of[f"ILSVRC{year}_ID"]): str(of["WNID"]).strip() for of in leaves}
