@@ -15,6 +15,8 @@ from pathlib import Path
 from alexnet_jax import checkpoint, config_files, errors, predictions, sharding, steps, workdir
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.records import Some
+from alexnet_jax.errors import UserError
 from alexnet_jax.predictions import Predictions
 
 RESULT = "evaluation.json"
@@ -41,14 +43,18 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.tune_weights and arguments.ensemble is None:
+        raise UserError("--tune_weights is of --ensemble: one network has nothing to weigh")
     if arguments.ensemble is None:
         evaluate(arguments.workdir, arguments.views, arguments.split, arguments.data, arguments.max_bad)
         return
-    several, split = [], ""
+    several, split = [], arguments.split
     for directory in arguments.ensemble:
-        found, split, _ = predicted(directory, arguments.views, arguments.split, arguments.data, arguments.max_bad)
+        found, split, _ = predicted(directory, arguments.views, split, arguments.data, arguments.max_bad)
         several.append(found)
-        print(f"{directory}  top-1 error {predictions.score(found)['top1_error']:.2%}", flush=True)
+        score = predictions.score(found)
+        low, high = score["top1_interval"]
+        print(f"{directory}  top-1 error {score['top1_error']:.2%}  [{low:.2%}, {high:.2%}]", flush=True)
     print(f"the mean of {len(several)} networks: split {split}, {arguments.views} view(s)")
     _tell(predictions.score(predictions.average(several)))
     if arguments.tune_weights:
@@ -89,6 +95,8 @@ def predicted(
     dataset = workdir.open_data(finished, data)
     split = split or config.data.eval_split
     images = split_of(dataset, split, "--split")
+    if split == config.data.train_split and config.data.train_examples:
+        images = Some(images, config.data.train_examples)  # those it was trained on
     mesh = sharding.make_mesh(1, 0, config.model.towers)
     step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params)
     path = directory / f"predictions-{split}-{views}.npz"

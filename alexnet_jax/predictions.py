@@ -79,7 +79,8 @@ def average(several: Sequence[Predictions], weights: Sequence[float] | None = No
     """The mean of the networks' probabilities, by default the plain one. Raises UserError if their images differ."""
     first = several[0]
     for other in several[1:]:
-        if other.data != first.data or not np.array_equal(other.example, first.example):
+        same = np.array_equal(other.example, first.example) and np.array_equal(other.label, first.label)
+        if other.data != first.data or not same:
             raise UserError(
                 "the networks were not asked about the same images: they have other data, another split or other "
                 "damaged records; evaluate each on the same --data and --split first"

@@ -57,7 +57,7 @@ class Watch:
     def _plateau(self, step: int, loss: float) -> str | None:
         """What to tell, once, of a loss that has long been that of guessing."""
         classes, steps = self._config.model.num_classes, self._config.train.plateau_steps
-        if loss < (1 - NEAR) * math.log(classes):
+        if abs(loss / math.log(classes) - 1) > NEAR:
             self._since = step
         if self._told or step - self._since < steps:
             return None

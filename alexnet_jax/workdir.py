@@ -64,16 +64,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
     starts = []
     if (directory / CONFIG).exists():
-        different = differences(_config(directory), config)
-        run = json.loads((directory / RUN).read_text())
-        if run["data"] != dataset.fingerprint:
-            different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
-        if different:
-            raise UserError(
-                f"{directory} belongs to a run with another config; give another --workdir, or the same config again. "
-                f"Then -> now: {'; '.join(different)}"
-            )
-        starts = run["starts"]
+        starts = require_same(directory, config, dataset, "--workdir")["starts"]
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
@@ -85,6 +76,20 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
     except OSError as error:
         raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
+
+
+def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
+    """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
+    different = differences(_config(directory), config)
+    run = json.loads((directory / RUN).read_text())
+    if run["data"] != dataset.fingerprint:
+        different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+    if different:
+        raise UserError(
+            f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
+            f"Then -> now: {'; '.join(different)}"
+        )
+    return run
 
 
 def open_finished(directory: Path) -> Workdir:

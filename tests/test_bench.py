@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax import config_files
 from alexnet_jax.bench import input as input_
 from alexnet_jax.bench import peers
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
+from tests.conftest import tiny_config
 from tests.test_commands import run
 
 KEYS = {"pipeline", "images_per_s", "ratio_to_torch", "ratio_to_tfdata", "cores", "batch"}
@@ -151,3 +153,42 @@ def test_preparing_is_measured_beside_its_work_alone(image_folder, tmp_path):
     for row in rows:
         assert row["images_per_s"] > 0 and row["ratio_to_alone"] > 0
         assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in output
+
+
+@pytest.mark.slow
+def test_a_step_is_timed_and_taken_apart(tmp_path):
+    """In a process of its own: the number of simulated devices is settled when JAX starts."""
+    tiny = tmp_path / "tiny.py"
+    tiny.write_text("from tests.conftest import tiny_config\n\n\ndef get_config():\n    return tiny_config()\n")
+    alone = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    flags = ["--batch=8", "--rounds=2", "--seconds=0.1", "--peak_size=64", f"--json={tmp_path / 'step.json'}"]
+    output = run("alexnet_jax.bench", "step", f"--config={tiny}", *flags, "--no_torch", env=alone)
+    (found,) = json.loads((tmp_path / "step.json").read_text())
+    assert found["ours_images_per_s"] > 0 and f"{found['ours_images_per_s']:,.1f}" in output
+    assert found["torch_variant"] is None and found["ratio"] is None
+    assert set(found["rounds"]) == {"alexnet_jax"} and len(found["rounds"]["alexnet_jax"]) == 2
+    assert sum(found["shares"].values()) == pytest.approx(1, abs=0.2)
+    assert {"normalization", "pooling", "optimizer", "fully connected", "collectives"} <= set(found["shares"])
+    assert found["peak_gflops"] > 0 and found["memory_bytes_a_device"] > 0
+    flags = ["--batch=8", "--steps=10", f"--json={tmp_path / 'train.json'}"]
+    run("alexnet_jax.prepare", "--source=digits", "--size=32", f"--output={tmp_path / 'data'}")
+    told = run("alexnet_jax.bench", "train", f"--config={tiny}", f"--data={tmp_path / 'data'}", *flags, env=alone)
+    assert re.search(r"the first step ended \d+\.\d s after the start", told)
+    assert list((tmp_path / "cache" / "alexnet_jax").glob("*/jit_train_step-*"))  # kept for the next start
+    trained = json.loads((tmp_path / "train.json").read_text())
+    assert trained["images_per_s"] > 0 and 0 <= trained["data_wait"] <= 1 and len(trained["lines"]) == 9
+    wrong = run("alexnet_jax.bench", "step", f"--config={tiny}", "--mesh=2", "--no_torch", code=2)
+    assert "--mesh 2 is no data x tower" in wrong
+
+
+def test_a_step_beside_pytorch():
+    torch_net = pytest.importorskip("alexnet_jax.bench.torch_net", reason="torch is not here, and only compared with")
+    cfg = config_files.parse(tiny_config())
+    for settings in torch_net.variants("cpu").values():
+        if settings["compile_mode"] is None:  # compiling takes a minute
+            for training in (True, False):
+                step = torch_net.stepper(cfg, "cpu", training, **settings)
+                assert all(step() is None for _ in range(2))
+    local = cfg.model.model_copy(update={"conv1": cfg.model.conv1.model_copy(update={"shared": False})})
+    with pytest.raises(UserError, match="no locally connected layers"):
+        torch_net.Net(local)

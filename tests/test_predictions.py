@@ -83,6 +83,7 @@ def test_what_is_kept_comes_back_and_damage_is_nothing(tmp_path):
     assert predictions.load(path) is None
 
 
+@pytest.mark.slow
 def test_the_command_averages_runs(tmp_path):
     directories = []
     for seed in (0, 1):

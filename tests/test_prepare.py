@@ -198,6 +198,7 @@ def test_damage_to_the_index_of_a_shard_is_found(prepare, tmp_path):
         open_dataset("prepared", str(shard.parent), 32, CLASSES)
 
 
+@pytest.mark.slow
 def test_bad_records_in_the_validation_images(prepare, tmp_path):
     """Past the share, the run saves what it has trained; below, the count is told."""
     _, _, data = prepare(2012, "raw")

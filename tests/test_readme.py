@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_jax.bench import results
 from tests.conftest import ROOT
 from tests.test_resume import environment
 
@@ -57,6 +58,10 @@ def test_measured_numbers_are_those_of_the_results():
     assert f"JPEG {short['jpeg']}, raw {short['raw']} their images/s" in README
     raw, jpeg = re.findall(r"prepare --store \w+ .* ([\d.]+)% of", printed)
     assert f"encoding: {raw} % (raw) and {jpeg} % (JPEG)" in README
+
+
+def test_the_tables_of_speed_are_those_of_the_results():
+    assert results.steps() in README and results.scale() in README
 
 
 def test_the_claims_that_were_run_are_in_the_published_table():

@@ -255,6 +255,7 @@ GEOMETRY = {
     "non_overlapping_pooling": (non_overlapping_pooling.get_config, USUAL),
     "pooling_147": (pooling_147.get_config, [55, 28, 26, 13, 13, 13, 11, 6]),
     "six_conv": (six_conv.get_config, [*USUAL, 6]),
+    "without conv2": (lambda: without.get_config("conv2"), [55, 27, 13, 13, 13, 13, 6]),
     "without conv3": (lambda: without.get_config("conv3"), [55, 27, 27, 13, 13, 13, 6]),
     "without conv4": (lambda: without.get_config("conv4"), [55, 27, 27, 13, 13, 13, 6]),
     "without conv5": (lambda: without.get_config("conv5"), [55, 27, 27, 13, 13, 13, 6]),

@@ -1,13 +1,15 @@
 """The claims: how they are judged, and the command that tests them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from alexnet_jax import config_files, reproduce
+from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import claims, experiments
+from alexnet_jax.paper import claims, experiments, facts
 from alexnet_jax.paper.experiments import Run
 from tests.test_commands import run
 
@@ -28,6 +30,8 @@ def test_verdicts_are_those_of_intervals():
     assert claims.of_pairs([1.4, -1.5, 0.1]).verdict == "inconclusive"
     assert claims.of_absolute([40.6, 40.8, 40.7], 40.7).verdict == "borne out"
     assert claims.of_absolute([44.6, 44.8, 44.7], 40.7).verdict == "contradicted"
+    assert claims.of_absolute([41.0, 41.3, 41.2], 40.7).verdict == "inconclusive"  # on both sides of what is allowed
+    assert claims.of_difference(low, high, smallest=3.5).verdict != "borne out"
 
 
 def test_intervals_hold_what_they_should():
@@ -39,7 +43,7 @@ def test_intervals_hold_what_they_should():
 
 @pytest.mark.parametrize("scale", sorted(experiments.SCALES))
 def test_every_arm_is_a_valid_config_and_differs_from_the_others(scale):
-    texts = {arm: experiments.config_json(Run(arm, 1, None), scale, "/data") for arm in claims.ARMS}
+    texts = {arm: experiments.config_json(Run(arm, 1, None), scale, "") for arm in claims.ARMS}
     assert len(set(texts.values())) == len(texts)
     for text in texts.values():
         assert config_files.from_json(text).seed == 1
@@ -54,10 +58,24 @@ def test_the_arms_of_a_claim_differ_in_what_it_is_about():
         "non_overlapping_pooling": {"model"},
         "no_colour_noise": {"augment"},
         "tanh": {"model"},
+        "no_links": {"model"},
+        "no_dropout": {"model"},
+        "without_conv3": {"model"},
+        "without_conv4": {"model"},
+        "four_layer_lrn": {"model", "optim"},  # the weight decay of fc8, as in the authors' files
     }.items():
-        other = "relu" if arm == "tanh" else "paper"
+        other = {"tanh": "relu", "four_layer_lrn": "four_layer"}.get(arm, "paper")
         ours, theirs = (json.loads(experiments.config_json(Run(name, 0, None), "small", "")) for name in (arm, other))
         assert {key for key in ours if ours[key] != theirs[key]} == allowed
+
+
+def test_towers_without_links_have_as_many_parameters():
+    for scale, most in {"small": 0.25, "full": 0.02}.items():
+        sizes = []
+        for arm in ("paper", "no_links"):
+            config = config_files.from_json(experiments.config_json(Run(arm, 0, None), scale, ""))
+            sizes.append(sum(layer.parameters for layer in facts.layers(config)))
+        assert abs(sizes[1] / sizes[0] - 1) < most, (scale, sizes)
 
 
 def test_what_cannot_be_tested_is_one_paragraph():
@@ -68,6 +86,7 @@ def test_what_cannot_be_tested_is_one_paragraph():
     assert "give --data DIR" in run("alexnet_jax.reproduce", "--scale=small", code=2)
 
 
+@pytest.mark.slow
 def test_the_command_shares_runs_and_goes_on(tmp_path):
     command = ["alexnet_jax.reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]
     output = run(*command, "--claims=lrn,ten_views")
@@ -81,6 +100,9 @@ def test_the_command_shares_runs_and_goes_on(tmp_path):
     assert rows["time"]["verdict"] == rows["lrn"]["verdict"] == "not run"
     again = run(*command, "--claims=lrn")
     assert "of 4" not in again  # nothing is left to do
+    config = tmp_path / "smoke" / "paper" / "seed0" / "config.json"
+    config.write_text(config.read_text().replace('"flip": true', '"flip": false'))
+    assert "belongs to a run with another config; give another --output" in run(*command, "--claims=lrn", code=2)
 
 
 def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
@@ -104,6 +126,9 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "sys.argv", ["reproduce", "--data", "x", "--claims", "lrn,two_gpus,relu,ten_views", "--output", str(tmp_path)]
     )
+    shard = {"count": 10_000, "skipped": []}
+    prepared = SimpleNamespace(size=32, classes=["a"] * 10, splits={"train": SimpleNamespace(**shard), "test": None})
+    monkeypatch.setattr(manifest, "read", lambda directory: prepared)
     with pytest.raises(SystemExit) as ended:
         reproduce.main()
     assert ended.value.code == 0
@@ -114,7 +139,9 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
         rows["relu"]["ours"].startswith("6.2x")
         and "learning rates 0.001 and 0.001; both at 0.001: 6.2x" in rows["relu"]["ours"]
     )
-    assert rows["relu"]["data"] == "x, 4,000 images" and rows["links"]["data"] == "-"
+    assert (
+        rows["relu"]["data"].startswith("x, 4,000 images; widths 16-16-32, 150 epochs") and rows["links"]["data"] == "-"
+    )
     runs = json.loads((tmp_path / "small" / "runs.json").read_text())
     assert len(runs) == 3 * 3 + (3 + 4 - 1 - 1) + 2 * 3
     assert runs[0]["run"] == "relu-rate0.0003/seed0" and runs[0]["training"] == [[1, 25.0], [400, 50 / 401]]

@@ -124,6 +124,7 @@ def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path)
         assert_same(whole, tmp_path / "stopped")
 
 
+@pytest.mark.slow
 def test_resumed_on_another_mesh(whole, command, tmp_path):
     """The same examples in the same order; numbers equal but for rounding."""
     run(command("moved", "--config.train.max_steps=23"))

@@ -15,6 +15,7 @@ from tests.test_commands import run
 DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_every_steps=5"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_where_guessing_is_is_told_once_with_its_cures(tmp_path):
     flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]
     flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "fc8")]

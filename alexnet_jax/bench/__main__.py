@@ -5,10 +5,10 @@ import sys
 
 from alexnet_jax import errors
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import prepare, scale, step, train
+from alexnet_jax.bench import prepare, results, scale, step, train
 
 # A measurement is one module with add_arguments(parser) and run(arguments), and one line here.
-MEASUREMENTS = {"input": input_, "prepare": prepare, "scale": scale, "step": step, "train": train}
+MEASUREMENTS = {"input": input_, "prepare": prepare, "results": results, "scale": scale, "step": step, "train": train}
 
 
 def main() -> None:

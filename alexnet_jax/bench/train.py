@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     jax.config.update("jax_num_cpu_devices", data * tower)  # of no matter to other devices
     prepared = manifest.read(arguments.data)
     values = config_files.load(arguments.config)
-    values.data.update(directory=str(arguments.data), eval_split=values.data.train_split)
+    values.data.update(source="prepared", directory=str(arguments.data), eval_split=values.data.train_split)
     values.mesh.update(data=data, tower=tower)
     values.train.update(batch_size=arguments.batch, eval_batch_size=arguments.batch, compute_dtype=arguments.dtype)
     values.train.update(epochs=10**6, max_steps=arguments.steps, log_every_steps=arguments.steps // LINES)

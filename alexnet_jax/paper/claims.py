@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 SEVERAL = 2.0
+AS_GOOD = 0.5  # points that an error may be above the paper's
 
 
 class Arm(NamedTuple):
@@ -39,9 +40,9 @@ ARMS = {
 }
 
 # error: top-1, ten views, points: the second arm's less the first's. views: centre view's less ten views'. steps: to
-# 25 % training error, the second arm's by the first's, each arm with its own best learning rate. overfitting: test
-# less training error, points, the second arm's less the first's. absolute: the paper's number, on ImageNet only. fact:
-# computed from the config. none: not to be tested here.
+# 25 % training error, the second arm's by the first's, each arm with its own best learning rate. overfitting: test less
+# training error, both of the centre view without dropout, points, the second arm's less the first's. absolute: the
+# paper's number, on ImageNet only. fact: computed from the config. none: not to be tested here.
 Measure = Literal["error", "views", "steps", "overfitting", "absolute", "fact", "none"]
 
 
@@ -54,18 +55,21 @@ class Claim(NamedTuple):
     measure: Measure
     arms: tuple[str, ...] = ()
     why: str = ""  # of "none"
+    smallest: float = 0.0  # of "error": points that the claim says at the least
 
 
 CLAIMS = [
-    Claim("parameters", "1", "60 million parameters", "60 million", "60,965,224", "fact"),
-    Claim("neurons", "1", "650,000 neurons", "650,000", "659,272", "fact"),
-    Claim("conv_share", "1", "each conv layer has no more than 1 % of the parameters", "<= 1 %", "1.45 %", "fact"),
-    Claim("crops", "4.1", "crops and flips make the training set 2048 times larger", "2048", "2178", "fact"),
+    Claim("parameters", "1", "60 million parameters", "60 million", "-", "fact"),
+    Claim("neurons", "1", "650,000 neurons", "650,000", "-", "fact"),
+    Claim("conv_share", "1", "each conv layer has no more than 1 % of the parameters", "<= 1 %", "-", "fact"),
+    Claim("crops", "4.1", "crops and flips make the training set 2048 times larger", "2048", "2178 (its code)", "fact"),
     Claim("relu", "3.1", "several times fewer steps than tanh to 25 % error in training", "6x", "-", "steps",
         ("relu", "tanh"),
     ),
     Claim("two_gpus", "3.2", "less error than one GPU, half the kernels", "1.7", "1.70", "error", ("paper", "one_gpu")),
-    Claim("links", "3.2", "less error than towers that meet in fc8 only", "-", "1.16", "error", ("paper", "no_links")),
+    Claim("links", "-", "(logs only) less error than towers that meet in fc8 only", "-", "1.16", "error",
+        ("paper", "no_links"),
+    ),
     Claim("lrn", "3.3", "local response normalization reduces the error", "1.4", "1.37", "error", ("paper", "no_lrn")),
     Claim(
         "lrn_cifar", "3.3", "and that of a four-layer network on CIFAR-10", "2 (13 -> 11 %)", "-", "error",
@@ -75,7 +79,9 @@ CLAIMS = [
         "pooling", "3.4", "overlapping pooling reduces the error", "0.4", "0.39", "error",
         ("paper", "non_overlapping_pooling"),
     ),
-    Claim("colour_noise", "4.1", "colour noise reduces the error", "> 1", "-", "error", ("paper", "no_colour_noise")),
+    Claim("colour_noise", "4.1", "colour noise reduces the error", "> 1", "-", "error", ("paper", "no_colour_noise"),
+        smallest=1.0,
+    ),
     Claim(
         "dropout", "4.2", "without dropout the network overfits substantially", "-", "-", "overfitting",
         ("paper", "no_dropout"),
@@ -84,10 +90,18 @@ CLAIMS = [
     Claim("middle_conv3", "7", "without conv3 the error is larger", "2", "-", "error", ("paper", "without_conv3")),
     Claim("middle_conv4", "7", "without conv4 the error is larger", "2", "-", "error", ("paper", "without_conv4")),
     Claim("ilsvrc2012", "6, Table 2", "one network, top-1", "40.7 %", "40.664 %", "absolute", ("code2012",)),
-    Claim("ilsvrc2010", "6, Table 1", "test, top-1", "37.5 %", "37.473 %", "absolute", ("code2012",)),
+    Claim("ilsvrc2010", "6, Table 1", "test, top-1", "37.5 %", "37.473 %", "none",
+        why="prepare --source imagenet2010, configs/code2012.py, `evaluate --views 10 --split test`",
+    ),
+    Claim("centre_view", "6", "the same, centre view alone", "39.0 %", "38.990 %", "none",
+        why="as ilsvrc2010, without --views 10",
+    ),
     Claim(
         "ensemble", "6, Table 2", "five networks, validation, top-1", "38.1 %", "-", "none",
         why="train five and give them to `evaluate --ensemble`",
+    ),
+    Claim("seven", "6, Table 2", "seven networks, two of them pre-trained, validation, top-1", "36.7 %", "-", "none",
+        why="train them and give them to `evaluate --ensemble`",
     ),
     Claim(
         "pretraining", "6, Table 2", "pre-trained on all of ImageNet, top-1", "39.0 %", "38.990 %", "none",
@@ -96,6 +110,12 @@ CLAIMS = [
     Claim(
         "fall2009", "6", "10,184 classes, top-1", "67.4 %", "-", "none",
         why="needs the Fall 2009 release: prepare --source imagenet_full, configs/variants/six_conv.py",
+    ),
+    Claim("dropout_steps", "4.2", "dropout doubles the iterations to converge", "2x", "-", "none",
+        why="runs of this length do not converge",
+    ),
+    Claim("specialization", "6.1", "one tower's kernels of conv1 learn colours, the other's do not", "every run", "-",
+        "none", why="`report` draws them, with the probability of so large a difference by chance",
     ),
     Claim(
         "time", "5", "five to six days on two GTX 580", "5-6 days", "-", "none", why="no such cards; see the benchmarks"
@@ -150,7 +170,8 @@ def of_pairs(differences: Sequence[float]) -> Outcome:
 
 
 def of_absolute(errors: Sequence[float], paper: float) -> Outcome:
-    """Of errors in percent, a number a seed: are they the paper's, or less?"""
+    """Of errors in percent, a number a seed: are they the paper's, or less, but for AS_GOOD?"""
     low, high = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
-    verdict: Verdict = "borne out" if high <= paper + 0.5 else "contradicted" if low > paper else "inconclusive"
+    limit = paper + AS_GOOD
+    verdict: Verdict = "borne out" if high <= limit else "contradicted" if low > limit else "inconclusive"
     return Outcome(f"{np.mean(errors):.1f} % [{low:.1f}, {high:.1f}]", verdict)

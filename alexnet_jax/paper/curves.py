@@ -14,18 +14,23 @@ def results(runs: list[Run]) -> Section:
     rows = [
         (
             run.name, result["split"], str(result["count"]), str(result["views"]), str(result["step"]),
-            f"{result['top1_error']:.2%}", f"{result['top5_error']:.2%}", f"{result['loss']:.4f}",
+            *(_with_interval(result, name) for name in ("top1", "top5")), f"{result['loss']:.4f}",
         )
         for run in runs
         if (result := run.evaluation)
     ]  # fmt: skip
     if rows:
         head = ("run", "split", "images", "views", "step", "top-1 error", "top-5 error", "loss")
-        blocks.append(Table(head, rows, "Loss in nats."))
+        blocks.append(Table(head, rows, "Errors with their 95 % bootstrap intervals over the images; loss in nats."))
     for run in runs:
         if run.evaluation is None:
             blocks.append(Text(f"{run.name}: not evaluated; alexnet_jax.evaluate writes what belongs here."))
     return Section("results", "Results", blocks)
+
+
+def _with_interval(result: dict, name: str) -> str:
+    low, high = result[f"{name}_interval"]
+    return f"{result[f'{name}_error']:.2%} [{low:.2%}, {high:.2%}]"
 
 
 def learning(runs: list[Run]) -> Section:

@@ -8,7 +8,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import config_files, evaluate, train
+from alexnet_jax import config, config_files, evaluate, predictions, train, workdir
+from alexnet_jax.data import manifest
+from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper.claims import ARMS
@@ -53,12 +55,23 @@ def config_json(run: Run, scale: str, data: str) -> str:
     if run.rate is not None:
         values.optim.learning_rate = run.rate
     values.data.directory = data
-    if not data:
+    if data:  # what the images are is the data's to say; their size is the network's
+        prepared = manifest.read(Path(data))
+        values.model.num_classes = len(prepared.classes)
+        splits = (values.data.eval_split, "val", "test")
+        values.data.eval_split = next((split for split in splits if split in prepared.splits), splits[0])
+    else:
         values.data.update(source="digits", eval_split="test", train_examples=0)
     if scale == "smoke":
         values.data.train_examples = 64
         values.train.update(epochs=1, max_steps=2, log_every_steps=1)
     return config_files.to_json(config_files.parse(values))
+
+
+def base_data(arm: str, scale: str) -> config.Data:
+    """The data that an arm's base config asks for."""
+    values = _module(SCALES[scale][ARMS[arm].base]).get_config()
+    return config.Data(**values.data.to_dict())
 
 
 def _module(name: str):
@@ -70,7 +83,7 @@ def _module(name: str):
 
 def carry_out(wanted: list[Run], scale: str, data: str, directory: Path, jobs: int) -> None:
     """Trains what of `wanted` is not there yet, `jobs` runs at a time, each in a process of its own."""
-    todo = [run for run in dict.fromkeys(wanted) if not (directory / run.name / RESULT).exists()]
+    todo = [run for run in dict.fromkeys(wanted) if not _is_there(directory / run.name, config_json(run, scale, data))]
     if not todo:
         return
     done = len(set(wanted)) - len(todo)
@@ -88,23 +101,35 @@ def carry_out(wanted: list[Run], scale: str, data: str, directory: Path, jobs: i
             raise
 
 
+def _is_there(directory: Path, text: str) -> bool:
+    """Whether this very run is finished. Raises UserError if the folder holds one of another config or other data."""
+    if not (directory / RESULT).exists():
+        return False
+    wanted = config_files.from_json(text)
+    data = wanted.data
+    dataset = open_dataset(data.source, data.directory, data.size, wanted.model.num_classes)
+    workdir.require_same(directory, wanted, dataset, "--output")
+    return True
+
+
 def _one(text: str, directory: Path) -> None:
     """Trains one run and evaluates it; what it says goes to LOG."""
-    config = config_files.from_json(text)
+    wanted = config_files.from_json(text)
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         result: dict = {"diverged": False}
         try:
-            train.train_and_evaluate(config, directory)
+            train.train_and_evaluate(wanted, directory)
         except UserError as error:
             if "diverged" not in str(error):
                 raise
             result["diverged"] = True
         training = _training(directory)
-        reached = [line["step"] for line in training if 0 < config.train.stop_error >= line["top1_error"]]
+        reached = [line["step"] for line in training if 0 < wanted.train.stop_error >= line["top1_error"]]
         result["steps"] = reached[0] if reached else None
-        result["train_error"] = training[-1]["top1_error"] if training else None
-        if not result["diverged"] and not config.train.stop_error:
+        if not result["diverged"] and not wanted.train.stop_error:
+            of_train = evaluate.predicted(directory, 1, wanted.data.train_split, None, None)[0]
+            result["train_error"] = predictions.score(of_train)["top1_error"]
             for views in (1, 10):
                 result[f"views{views}"] = evaluate.evaluate(directory, views)
         write_text(directory / RESULT, json.dumps(result, indent=2) + "\n")

@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     config.optim.schedule.update(name="steps", boundaries_epochs=(8, 9))
     config.augment.colour_noise_scale = "sqrt_eigenvalue"
     config.data.update(size=32, eval_split="test", train_examples=10000)
-    config.train.update(batch_size=64, epochs=10, eval_batch_size=500, eval_every_epochs=10, log_every_steps=100)
+    config.train.update(
+        batch_size=64, epochs=10, eval_batch_size=500, eval_every_epochs=10, log_every_steps=100, plateau_steps=300
+    )
     config.mesh.tower = 1
     return config

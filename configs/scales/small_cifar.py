@@ -20,4 +20,4 @@ def halve(config: ConfigDict) -> None:
     config.optim.learning_rate = 0.001
     config.optim.schedule.boundaries_epochs = (8,)
     config.data.train_examples = 6000
-    config.train.update(batch_size=64, epochs=10, eval_every_epochs=10, log_every_steps=47)
+    config.train.update(batch_size=64, epochs=10, eval_every_epochs=10, log_every_steps=47, plateau_steps=282)

@@ -1,4 +1,7 @@
-"""The one-tower network of "One weird trick" (Krizhevsky 2014), torchvision's alexnet: 61,100,840 parameters."""
+"""torchvision's alexnet, 61,100,840 parameters: the one tower of "One weird trick" (Krizhevsky 2014).
+
+Not here: that paper's logistic units in place of the softmax with biases of -7, and its rates.
+"""
 
 from ml_collections import ConfigDict
 

@@ -2,7 +2,7 @@
 
     python -m alexnet_jax.main --config configs/variants/without.py:conv4 ...
 
-What comes after the layer moves to the one before it: without conv5, conv4 is pooled.
+Its pooling moves to the layer before it, its connection between the towers to the one after it.
 """
 
 from ml_collections import ConfigDict
@@ -18,8 +18,9 @@ def get_config(layer: str = "conv4") -> ConfigDict:
 
 def change(config: ConfigDict, layer: str) -> None:
     model = config.model
-    order = ["conv1", "conv2", "conv3", "conv4", "conv5"]
-    if layer in order:
-        before = model[order[order.index(layer) - 1]]
-        before.then = model[layer].then if "pool" in model[layer].then else before.then
+    order = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    before, after = (model[order[order.index(layer) + step]] for step in (-1, 1))
+    if "pool" in model[layer].get("then", ()):
+        before.then = (*before.then, "pool")
+    after.exchange = after.exchange or model[layer].exchange
     model[layer] = None
