@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Everything that is measured on one GPU, in one go: the step beside PyTorch, and whole training from raw records.
 #   bash alexnet_jax/bench/gpu.sh OUT          writes its tables, as text and JSON, into the folder OUT
-# Needs jax for the GPU (pip install -e ".[cuda12]" or [cuda13]), and torch to be compared with.
+# Needs jax for the GPU (pip install -e ".[cuda12]" or [cuda13]), and torch to be compared with. Where those are there
+# already: flax optax orbax-checkpoint grain array_record ml-collections clu simplejpeg opencv-python-headless pydantic
+# tensorboardX xxhash tqdm scipy scikit-learn jinja2 matplotlib, in the versions of launch/constraints.txt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ $# -ne 1 ]; then
-    sed -n '3,4s/^# //p' "$0" >&2
+    sed -n '3,6s/^# //p' "$0" >&2
     exit 2
 fi
 out=$(realpath -m "$1")
