@@ -128,13 +128,13 @@ def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path)
 def test_resumed_on_another_mesh(whole, command, tmp_path):
     """The same examples in the same order; numbers equal but for rounding."""
     run(command("moved", "--config.train.max_steps=23"))
-    run(command("moved", "--config.mesh.tower=1"))
-    a, b = final_state(whole)[0], final_state(tmp_path / "moved")[0]
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
-        assert np.linalg.norm(x - y) <= 1e-3 * np.linalg.norm(x)
-    for one, other in zip(log(whole), log(tmp_path / "moved"), strict=True):
-        assert (one["step"], one["split"], one["count"]) == (other["step"], other["split"], other["count"])
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    run(command("moved", "--config.mesh.tower=1", "--config.train.max_steps=30"))  # later, rounding has grown
+    moved = {line["step"]: line for line in log(tmp_path / "moved") if line["split"] == "train"}
+    assert {24, 27, 30} <= set(moved)
+    for line in log(whole):
+        if line["split"] == "train" and line["step"] in moved:
+            assert line["count"] == moved[line["step"]]["count"]
+            assert line["loss"] == pytest.approx(moved[line["step"]]["loss"], rel=1e-6)
 
 
 def test_a_workdir_of_another_config_is_refused(command, tmp_path):
