@@ -2,15 +2,31 @@
 
 A checkpoint is written in the background, under a temporary name until it is whole. Arrays are stored as
 [tower, ...] and restored onto whatever mesh asks for them.
+
+Orbax keeps no checksums: it would restore flipped bytes without a word. So each array's sum, taken on the devices
+before it is written, lies beside it, and nothing is restored that does not have it.
 """
 
+import contextlib
+import functools
+import itertools
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+import xxhash
+from jax import Array
 
-from alexnet_jax.errors import UserError
+from alexnet_jax import processes
+from alexnet_jax.errors import DataError, StorageError, UserError
 from alexnet_jax.optim import Validation
+
+DAMAGED = "damaged"  # the folder beside that of the checkpoints where unsound ones are put
 
 
 class Position(NamedTuple):
@@ -21,51 +37,104 @@ class Position(NamedTuple):
     log_bytes: int  # length of metrics.jsonl when the checkpoint was taken
 
 
-def open_directory(directory: Path, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints in `directory`, of which the newest `keep` stay. Close it when done: that waits for writes."""
+@contextlib.contextmanager
+def open_directory(directory: Path, keep: int) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints in `directory`, of which the newest `keep` stay. The end waits for what is being written.
+
+    Raises StorageError if that cannot be written.
+    """
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
+    try:
+        yield checkpoints
+        with _storage(checkpoints):
+            checkpoints.wait_until_finished()
+    finally:
+        with contextlib.suppress(Exception):  # what is wrong has been told; this must not hide it
+            checkpoints.close()
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Position, config: dict) -> None:
-    """Starts writing the state after `step` steps; the state may be donated as soon as this returns."""
+    """Starts writing the state after `step` steps; the state may be donated as soon as this returns.
+
+    Raises StorageError if this checkpoint or the one before it cannot be written.
+    """
     described = position._asdict() | {"validation": position.validation._asdict()}
-    saved = checkpoints.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            position=ocp.args.JsonSave(described),
-            config=ocp.args.JsonSave(config),  # for people and other programs; the workdir has it too
-        ),
-    )
+    sums = {"state": jax.tree.map(int, jax.device_get(_sums(_by_name(state)))), "position": _hash(described)}
+    with _storage(checkpoints):
+        saved = checkpoints.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                position=ocp.args.JsonSave(described),
+                sums=ocp.args.JsonSave(sums),
+                config=ocp.args.JsonSave(config),  # for people and other programs; the workdir has it too
+            ),
+        )
     if not saved:
-        raise RuntimeError(
-            f"the checkpoint of step {step} was not saved: one of step {checkpoints.latest_step()} is there"
+        raise StorageError(
+            f"the checkpoint of step {step} was not saved: one of step {checkpoints.latest_step()} is there already"
         )
 
 
-def restore(checkpoints: ocp.CheckpointManager, abstract_state: Any) -> tuple[Any, Position] | None:
-    """The newest state, placed as `abstract_state` says, and its position; None if there is none."""
-    step = checkpoints.latest_step()
+def check(checkpoints: ocp.CheckpointManager) -> None:
+    """Raises StorageError if a checkpoint could not be written in the background."""
+    with _storage(checkpoints):
+        checkpoints.check_for_errors()
+
+
+@contextlib.contextmanager
+def _storage(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        there = sorted(checkpoints.all_steps(read=True))
+        sound = f"the newest that is there is of step {there[-1]}" if there else "there is none yet"
+        raise StorageError(
+            f"a checkpoint could not be written to {checkpoints.directory}, and {sound}. Make room, or mend what is "
+            f"told here; the same command then goes on from there:\n  {' '.join(str(error).split())[:2000]}"
+        ) from error
+
+
+def restore(checkpoints: ocp.CheckpointManager, abstract_state: Any) -> tuple[Any, Position, list[str]] | None:
+    """The newest sound state, placed as `abstract_state` says, its position, and what to tell of unsound ones.
+
+    None if there is no checkpoint. Unsound ones are put into the folder DAMAGED. Raises DataError if none is sound.
+    """
+    directory = Path(checkpoints.directory)
+    step, damaged = _newest_sound(checkpoints)
+    told = [f"the checkpoint of step {bad} is damaged: {problem}" for bad, problem in damaged.items()]
     if step is None:
+        if told:
+            raise DataError(
+                "\n".join(told) + f"\nNo checkpoint in {directory} is sound: put one back from a copy, or give "
+                "another --workdir to begin again"
+            )
         return None
     restored = checkpoints.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
     )
     described = restored.position
-    return restored.state, Position(**described | {"validation": Validation(**described["validation"])})
+    if damaged:
+        processes.of_first(functools.partial(_put_aside, directory, list(damaged)))
+        checkpoints.reload()
+        told.append(f"that of step {step} is sound and is used; the damaged are in {directory.parent / DAMAGED}")
+    return restored.state, Position(**described | {"validation": Validation(**described["validation"])}), told
 
 
 def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
-    """The step of the newest checkpoint in `directory` and its parameters, without the momentum."""
+    """The step of the newest sound checkpoint in `directory` and its parameters, without the momentum."""
     if not directory.is_dir():
         raise UserError(
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
-    with ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(create=False)) as checkpoints:
-        step = checkpoints.latest_step()
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
+        step, damaged = _newest_sound(checkpoints)
+        for bad, problem in damaged.items():
+            processes.tell(f"warning: the checkpoint of step {bad} is not used, it is damaged: {problem}")
         if step is None:
-            raise UserError(f"{directory} holds no finished checkpoint; train on, or give another --workdir")
+            raise UserError(f"{directory} holds no finished, sound checkpoint; train on, or give another --workdir")
         wanted = {"params": abstract_params}
         restored = checkpoints.restore(
             step,
@@ -78,3 +147,80 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
             ),
         )
     return step, restored.state["params"]
+
+
+def _newest_sound(checkpoints: ocp.CheckpointManager) -> tuple[int | None, dict[int, str]]:
+    """The step of the newest sound checkpoint, if there is one, and what is wrong with those that are newer."""
+    damaged: dict[int, str] = {}
+    for step in sorted(checkpoints.all_steps(), reverse=True):
+        problem = processes.of_first(functools.partial(_problem, Path(checkpoints.directory) / str(step)))
+        if not problem:
+            return step, damaged
+        damaged[step] = problem
+    return None, damaged
+
+
+def _put_aside(directory: Path, steps: list[int]) -> str:
+    aside = directory.parent / DAMAGED
+    aside.mkdir(exist_ok=True)
+    for step in steps:
+        names = (aside / f"{step}{again}" for again in itertools.chain([""], (f".{i}" for i in itertools.count(1))))
+        (directory / str(step)).rename(next(name for name in names if not name.exists()))
+    return ""
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves under the names that Orbax has for them."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+@jax.jit
+def _sums(arrays: dict[str, Array]) -> dict[str, Array]:
+    """A sum of each array, uint32, the same on any mesh; no change of one number leaves it as it was.
+
+    Number i, its bits taken as an integer, counts 2 i + 1 times, modulo 2^32: odd, so every bit of it counts.
+    """
+
+    def of_leaf(x: Array) -> Array:
+        bits = x.astype(jnp.uint32) if x.dtype == bool else jax.lax.bitcast_convert_type(x, jnp.uint32)
+        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+        for axis in reversed(range(x.ndim)):
+            place = place + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
+            stride *= x.shape[axis]
+        return (bits * (place * jnp.uint32(2) + jnp.uint32(1))).sum(dtype=jnp.uint32)
+
+    return jax.tree.map(of_leaf, arrays)
+
+
+def _sum(x: np.ndarray) -> int:
+    """As `_sums`, of one array on the host."""
+    bits = x.astype(np.uint32).ravel() if x.dtype == bool else np.ascontiguousarray(x).reshape(-1).view(np.uint32)
+    return int(np.dot(bits, np.arange(bits.size, dtype=np.uint32) * np.uint32(2) + np.uint32(1)))
+
+
+def _hash(described: dict) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
+
+
+def _problem(directory: Path) -> str:
+    """What is wrong with a checkpoint, in a line; "" if it is sound. Reads it whole, in this process alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="verify"
+    )
+    try:
+        sums, described = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
+        if _hash(described) != sums["position"]:
+            return "position/metadata has changed since it was written"
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+            stored = reader.metadata(directory / "state").item_metadata.tree
+            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
+        changed = [name for name, leaf in _by_name(state).items() if _sum(np.asarray(leaf)) != sums["state"].pop(name)]
+        if changed or sums["state"]:
+            return f"{', '.join(changed) or 'an array'} has changed since it was written"
+    except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return ""

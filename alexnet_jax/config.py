@@ -203,6 +203,8 @@ class Train(Section):
     keep_checkpoints: PositiveInt
     stop_error: Fraction  # stop once the training error (top-1, between two log lines) is no larger; 0: never
     plateau_steps: PositiveInt  # a loss that stays at ln(classes) for so long is told of
+    stall_seconds: NonNegativeInt  # a run that nothing moves in for so long is ended, with exit code 124; 0: never
+    deterministic: bool  # the same bits in every run on GPUs too, at a cost in speed
 
 
 class Mesh(Section):
@@ -231,8 +233,7 @@ class Config(Section):
         if self.mesh.fc_sharding == "data_tower" and self.mesh.tower != self.model.towers:
             raise ValueError(f"mesh.fc_sharding=data_tower needs mesh.tower={self.model.towers}, a device a tower")
         for key in ("batch_size", "eval_batch_size"):
-            size = getattr(self.train, key)
-            if size % self.mesh.data:
+            if (size := getattr(self.train, key)) % self.mesh.data:
                 raise ValueError(f"train.{key}={size} does not divide by mesh.data={self.mesh.data}; give a multiple")
         images, shared_by = self.train.batch_size // self.mesh.data, self.augment.shared_by
         if images % shared_by:
@@ -243,8 +244,7 @@ class Config(Section):
                 raise ValueError(f"the config has settings for a layer {name}, and the network has {', '.join(known)}")
         if self.model.image_size > self.data.size:
             raise ValueError(
-                f"model.image_size={self.model.image_size} is larger than the stored images, "
-                f"data.size={self.data.size}: crops are cut out of what is stored. Prepare larger images or take a "
-                "config for small ones, such as configs/cifar10.py"
+                f"model.image_size={self.model.image_size} is larger than the stored images, data.size="
+                f"{self.data.size}: crops are cut out of them. Prepare larger ones or take configs/cifar10.py"
             )
         return self

@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from alexnet_jax import config_files, errors, train
+from alexnet_jax import config_files, errors, processes, train
 from alexnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.", lock_config=True)
@@ -21,6 +21,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, 
 SIMULATED_DEVICES = flags.DEFINE_integer(
     "simulated_devices", 0, "Run on so many simulated CPU devices, as XLA_FLAGS=--xla_force_host_platform_device_count."
 )
+PREFLIGHT = flags.DEFINE_bool("preflight", False, "Only check devices, data, workdir, versions; then end.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes that Slurm, Open MPI, Cloud TPU or GKE started; see launch/."
+)
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where processes meet.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are in all.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -54,9 +61,15 @@ def main(argv: list[str]) -> None:
     if SIMULATED_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
-    sys.exit(
-        errors.exit_code(lambda: train.train_and_evaluate(config_files.parse(CONFIG.value), Path(WORKDIR.value or "")))
-    )
+    processes.leave(errors.exit_code(run))
+
+
+def run() -> None:
+    config, directory = config_files.parse(CONFIG.value), Path(WORKDIR.value or "")
+    known = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if DISTRIBUTED.value or any(value is not None for value in known):
+        processes.start(*known)
+    (train.check if PREFLIGHT.value else train.train_and_evaluate)(config, directory)
 
 
 if __name__ == "__main__":

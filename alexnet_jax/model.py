@@ -170,11 +170,13 @@ def logits(spec: config.Model, params: dict, image: Array, keys: Array | None, s
     return output
 
 
-def activations(spec: config.Model, params: dict, image: Array) -> dict[str, Array]:
-    """What the layers of one tower compute for image [B, S, S, 3] at test time.
+def activations(
+    spec: config.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
+) -> dict[str, Array]:
+    """What the layers of one tower compute for image [B, S, S, 3], at test time or, with `keys`, in training.
 
     `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` that after all that follows it,
     `fcN_output` [B, units] a hidden layer's units before dropout, and `fc8_output` the logits.
     """
-    logits, seen = Tower(spec).apply({"params": params}, image, None, mutable=[SEEN])
+    logits, seen = Tower(spec, splits_inputs).apply({"params": params}, image, keys, mutable=[SEEN])
     return {name: values[0] for name, values in seen[SEEN].items()} | {"fc8_output": logits}

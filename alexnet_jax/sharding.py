@@ -72,6 +72,11 @@ def make_mesh(data: int, tower: int, towers: int) -> Mesh:
             f"{len(devices)} {devices[0].platform} device(s) are here; give a smaller mesh, or simulate devices on "
             f"the CPU with --simulated_devices={data * tower}"
         )
+    if jax.process_count() > 1 and len(devices) > data * tower:
+        raise UserError(
+            f"the mesh takes {data} x {tower} of the {len(devices)} devices of {jax.process_count()} processes: give a "
+            "config.mesh.data and config.mesh.tower that take all"
+        )
     return jax.make_mesh(
         (data, tower), (DATA, TOWER), axis_types=(AxisType.Auto, AxisType.Auto), devices=devices[: data * tower]
     )
@@ -93,6 +98,32 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """The host arrays of this process on its devices of the mesh."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
+
+
+def put_as(x: np.ndarray, sharding: NamedSharding) -> Array:
+    """A host array that all processes have, placed like another."""
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+
+def votes(asked: bool, mesh: Mesh) -> Array:
+    """[devices] bool, lying on all of them: what each process says."""
+    return put_as(np.full(mesh.size, asked), NamedSharding(mesh, DEVICES))
+
+
+def part_of_batch(mesh: Mesh) -> tuple[int, int]:
+    """Which of how many equal parts of each batch this process reads: by its place on the data axis of the mesh.
+
+    Processes that hold different towers of the same examples read the same part.
+    """
+    here = [[device.process_index == jax.process_index() for device in row] for row in mesh.devices]
+    rows = [row for row, mine in enumerate(here) if any(mine)]
+    part, rest = divmod(rows[0], len(rows))
+    if rest or mesh.shape[DATA] % len(rows) or rows != list(range(rows[0], rows[0] + len(rows))):
+        raise UserError(
+            f"process {jax.process_index()} holds rows {rows} of the {mesh.shape[DATA]} of the data axis: batches do "
+            "not divide so. Give all processes equally many devices, and a config.mesh.data that they divide"
+        )
+    return part, mesh.shape[DATA] // len(rows)
 
 
 def splits_inputs(mesh: Mesh, fc_sharding: str) -> bool:

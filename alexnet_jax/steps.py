@@ -1,7 +1,7 @@
 """What runs on the devices: one training step, one evaluation step, class probabilities. Each is one jitted call."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -25,12 +25,24 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any  # the momentum
     metrics: metrics.Metrics  # of the steps since the last log line
+    sound: Array  # bool: False once a step met a loss or gradient that is not finite; then nothing changes any more
 
 
-def _compiled(function: Callable, mesh: Mesh, **options: Any) -> jax.stages.Wrapped:
+class Seen(NamedTuple):
+    """What the host looks at of each training step, the same in all processes."""
+
+    loss: Array  # the mean cross-entropy over the examples, nats; not a number if the step was refused
+    stop: Array  # bool: whether any process was asked to stop
+
+
+# On GPUs some kernels add in no fixed order. On CPU and TPU all results have the same bits in every run anyway.
+GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+
+
+def _compiled(function: Callable, mesh: Mesh, deterministic: bool, **options: Any) -> jax.stages.Wrapped:
     """`jax.jit` with what is known of the compiler for the devices of `mesh`."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(function, compiler_options=CPU_OPTIONS if on_cpu else None, **options)
+    of_platform = {"cpu": CPU_OPTIONS, "gpu": GPU_DETERMINISTIC if deterministic else None}
+    return jax.jit(function, compiler_options=of_platform.get(mesh.devices.flat[0].platform), **options)
 
 
 def _optimizer(config: Config):
@@ -41,7 +53,7 @@ def _init(config: Config, seed: Array | int) -> TrainState:
     # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
     params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))
     opt_state = _optimizer(config).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing(), jnp.ones((), bool))
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -61,58 +73,78 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
 
-@jax.jit
-def _all_finite(tree: Any) -> Array:
+def _finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
+@jax.jit
+def _state_finite(state: TrainState) -> Array:
+    return state.sound & _finite((state.params, state.opt_state))
+
+
 def is_finite(state: TrainState) -> bool:
-    """Whether all parameters and momenta are finite numbers. Waits for the device."""
-    return bool(_all_finite((state.params, state.opt_state)))
+    """Whether all parameters and momenta, and all there was on the way to them, are finite. Waits for the device."""
+    return bool(_state_finite(state))
 
 
 def clear_metrics(state: TrainState) -> TrainState:
     """The state with metrics of no step; placed as they were, else the training step would be compiled again."""
-    zeros = jax.tree.map(lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.metrics)
+    zeros = jax.tree.map(lambda x: sharding.put_as(np.zeros(x.shape, x.dtype), x.sharding), state.metrics)
     return state.replace(metrics=zeros)
 
 
-def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
-    """`(state, batch, rates, statistics) -> (state, loss)`, with the old state's memory taken over.
-
-    `rates` are those of `optim.rates`. The loss, a scalar, is the mean cross-entropy over the examples, nats.
-    """
-    optimizer, fc_sharding = _optimizer(config), config.mesh.fc_sharding
+def make_loss(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
+    """`(params, batch, statistics, step) -> (loss, metrics)` in training, for `jax.value_and_grad`."""
+    fc_sharding = config.mesh.fc_sharding
     splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
 
     def tower_program(params, batch, constants):
-        statistics, epoch = constants
-        view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
-        size = config.model.image_size
-        with jax.named_scope("images"):
-            image = augment.training_view(batch.image, view_keys, statistics, size, config.augment, epoch)
-        image = image.astype(config.train.compute_dtype)
+        image, dropout_keys = training_input(config, batch, *constants)
         logits = model.logits(config.model, params, image, dropout_keys, splits_inputs)
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
     forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding)
 
-    def train_step(state, batch, rates, statistics):
-        def loss_of(params):
-            outcomes = forward(params, batch, (statistics, state.step // steps_per_epoch))
-            of_batch = metrics.of_batch(outcomes, batch.mask)
-            return metrics.mean_loss(of_batch), of_batch
+    def loss_of(params, batch, statistics, step):
+        of_batch = metrics.of_batch(forward(params, batch, (statistics, step // steps_per_epoch)), batch.mask)
+        return metrics.mean_loss(of_batch), of_batch
 
+    return loss_of
+
+
+def training_input(config: Config, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array]:
+    """What the network sees of a batch in training [B, S, S, 3], and the keys of dropout [B]."""
+    view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
+    with jax.named_scope("images"):
+        image = augment.training_view(
+            batch.image, view_keys, statistics, config.model.image_size, config.augment, epoch
+        )
+    return image.astype(config.train.compute_dtype), dropout_keys
+
+
+def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
+    """`(state, batch, rates, statistics, asked) -> (state, Seen)`, with the old state's memory taken over.
+
+    `rates` are those of `optim.rates`; `asked` [devices] bool is True where a process was asked to stop.
+    """
+    optimizer, loss_of = _optimizer(config), make_loss(config, mesh, steps_per_epoch)
+
+    def train_step(state, batch, rates, statistics, asked):
         # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
-        (loss, of_batch), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, of_batch), grads = gradient(state.params, batch, statistics, state.step)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
             params = jax.tree.map(jnp.add, state.params, updates)
+            sound = state.sound & jnp.isfinite(loss) & _finite(grads)
         seen = metrics.merge(state.metrics, of_batch)
-        return TrainState(state.step + 1, params, opt_state, seen), loss
+        after = TrainState(state.step + 1, params, opt_state, seen, sound)
+        # The host learns of it some steps later: until then the state before is kept as it was.
+        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after.replace(sound=state.sound), state)
+        return kept.replace(sound=sound), Seen(jnp.where(sound, loss, jnp.nan), asked.any())
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
-    return _compiled(train_step, mesh, donate_argnums=0, out_shardings=(shardings, None))
+    return _compiled(train_step, mesh, config.train.deterministic, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -122,20 +154,22 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
         return metrics.outcomes(_log_probabilities(config, params, batch.image, statistics, views), batch.label)
 
     outcomes = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
-    return _compiled(
-        lambda params, batch, statistics: metrics.of_batch(outcomes(params, batch, statistics), batch.mask), mesh
-    )
+
+    def eval_step(params, batch, statistics):
+        return metrics.of_batch(outcomes(params, batch, statistics), batch.mask)
+
+    return _compiled(eval_step, mesh, config.train.deterministic)
 
 
 def make_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32."""
     predict = _predict(config, mesh, views)
-    return _compiled(lambda *inputs: jnp.exp(predict(*inputs)), mesh)
+    return _compiled(lambda *inputs: jnp.exp(predict(*inputs)), mesh, config.train.deterministic)
 
 
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """As `make_predict_step`, but their logarithms, nats."""
-    return _compiled(_predict(config, mesh, views), mesh)
+    return _compiled(_predict(config, mesh, views), mesh, config.train.deterministic)
 
 
 def _predict(config: Config, mesh: Mesh, views: int) -> Callable[..., Array]:

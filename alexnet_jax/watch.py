@@ -6,13 +6,8 @@ from collections.abc import Callable
 from alexnet_jax import metrics
 from alexnet_jax.config import Config
 from alexnet_jax.data.loader import Batches
-from alexnet_jax.errors import UserError
 from alexnet_jax.writer import Clock, Writer
 
-DIVERGED = (
-    "training has diverged: the loss or a parameter is no longer a finite number at step {step}. The newest checkpoint "
-    "is older and sound. Give a smaller --config.optim.learning_rate and another --workdir"
-)
 NEAR = 0.01  # of ln(classes): how near a loss is to that of guessing
 MESSAGE = """\
 the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {steps} steps. Known causes and their cures:
@@ -34,15 +29,10 @@ class Watch:
         self._told = False
 
     def line(self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float) -> Callable[[], None]:
-        """A function that writes the metrics of the steps up to `step`, to be called when they are there.
-
-        It raises UserError if the loss is not a finite number.
-        """
+        """A function that writes the metrics of the steps up to `step`, to be called when they are there."""
 
         def write() -> None:
             values = metrics.summary(sums)
-            if not math.isfinite(values["loss"]):
-                raise UserError(DIVERGED.format(step=step))
             rates, seconds_left = self.clock.read(step)
             bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
             self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)

@@ -5,21 +5,28 @@
     statistics.npz    mean image and colour eigenvectors of the training set
     checkpoints/      see checkpoint.py
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
+    lock              held by the run that is at work here
+    damaged/          checkpoints that turned out damaged, if any
+    nonfinite/        of a step that was refused, if any: see nonfinite.py
 
 With it a network can be evaluated, used and trained on without the command that made it.
 """
 
+import contextlib
 import datetime
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from alexnet_jax import config_files
+from alexnet_jax import config_files, processes
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset, open_dataset
 from alexnet_jax.data.manifest import write_text
@@ -33,6 +40,7 @@ CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
     "checkpoints",
     "metrics.jsonl",
 )
+LOCK, NONFINITE = "lock", "nonfinite"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
 
 
@@ -49,6 +57,7 @@ MAY_CHANGE = (
     "train.eval_batch_size",
     "train.save_every_steps",
     "train.keep_checkpoints",
+    "train.stall_seconds",
 )
 
 
@@ -68,14 +77,52 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+
+    def write() -> str:
         if not starts:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
         write_text(directory / RUN, json.dumps(run, indent=2) + "\n")
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
+        return ""
+
+    with writable(directory):
+        processes.of_first(write)
+
+
+@contextlib.contextmanager
+def writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Within, no other run can use the workdir, which is made if need be. The system lifts the lock of a dead process.
+
+    Raises UserError if another run has it.
+    """
+    if not processes.is_first():
+        yield
+        return
+    with writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"another run is at work in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
+                "(kill -TERM), or give another --workdir"
+            ) from None
+        with writable(directory):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+        yield
 
 
 def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
@@ -135,10 +182,14 @@ def _config(directory: Path) -> Config:
     return config_files.from_json((directory / CONFIG).read_text())
 
 
+def packages() -> dict[str, str]:
+    """The versions of Python and of what the result depends on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
 def _versions() -> dict:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **packages(),
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
     }

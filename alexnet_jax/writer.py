@@ -3,16 +3,23 @@
 clu's metric_writers would do some of this, but cannot be imported without TensorFlow.
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
+from alexnet_jax import processes
 from alexnet_jax.data.loader import Batches
+from alexnet_jax.errors import StorageError
 from alexnet_jax.workdir import METRICS
 
 
@@ -20,17 +27,23 @@ class Writer:
     """Writes scalars to a workdir, and a progress line to a terminal or plain lines to anything else.
 
     `log_bytes` is the length of metrics.jsonl at the checkpoint that the run starts from: what a killed run
-    wrote after it is cut off, since it will be written again.
+    wrote after it is cut off, since it will be written again. Of several processes only the first one writes.
+    Raises StorageError when what is to be kept cannot be written.
     """
 
     def __init__(self, directory: Path, log_bytes: int, start_step: int, total_steps: int):
-        path = directory / METRICS
-        path.touch()
-        os.truncate(path, min(log_bytes, path.stat().st_size))
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(directory), purge_step=start_step + 1)
+        self._first, self._path = processes.is_first(), directory / METRICS
+        path = self._path if self._first else Path(os.devnull)
+        with self._storage():
+            if self._first:
+                path.touch()
+                os.truncate(path, min(log_bytes, path.stat().st_size))
+            self._file = path.open("a")
+            # Not SummaryWriter: its thread dies on a full disk, and the run would then wait for it for ever.
+            self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}") if self._first else None
+        self._event(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=start_step + 1)
         self._total = total_steps
-        live = sys.stdout.isatty()
+        live = self._first and sys.stdout.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", file=sys.stdout, disable=not live)
 
     @property
@@ -39,8 +52,16 @@ class Writer:
 
     def message(self, text: str) -> None:
         """A line of its own."""
-        self._bar.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        if self._first:
+            self._bar.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def warning(self, text: str) -> None:
+        """A line about what only this process may know."""
+        if self._first:
+            self.message(text)
+        else:
+            processes.tell(text)
 
     def advance(self) -> None:
         """One more step was started."""
@@ -48,10 +69,27 @@ class Writer:
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
         """Records `values` after `step` steps, measured on `split`."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self._file.flush()
+        with self._storage():
+            self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            self._event(summary=summary.scalar(f"{split}/{name}", value), step=step)
+
+    def _event(self, **content: Any) -> None:
+        if self._events:
+            with self._storage():
+                self._events.write_event(event_pb2.Event(wall_time=time.time(), **content))
+                self._events.flush()
+
+    @contextlib.contextmanager
+    def _storage(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"the log in {self._path.parent} cannot be written ({error}); make room there, and the same command "
+                "goes on from the newest checkpoint"
+            ) from error
 
     def progress(self, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
         """The live line, or a line of text where it cannot live."""
@@ -66,8 +104,10 @@ class Writer:
 
     def close(self) -> None:
         self._bar.close()
-        self._events.close()
-        self._file.close()
+        with contextlib.suppress(OSError):  # all that counts has been flushed before
+            self._file.close()
+            if self._events:
+                self._events.close()
 
 
 class Clock:

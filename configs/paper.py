@@ -135,6 +135,8 @@ def train() -> dict:
         keep_checkpoints=2,
         stop_error=0.0,
         plateau_steps=2000,
+        stall_seconds=900,
+        deterministic=False,
     )
 
 

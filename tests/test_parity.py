@@ -49,9 +49,10 @@ def train(values, mesh_name, statistics, batches):
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=2)
     losses, first = [], None
     for batch in batches:
-        state, loss = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), RATES, constants)
+        batch = sharding.put(batch, mesh, sharding.EXAMPLES)
+        state, seen = step(state, batch, RATES, constants, sharding.votes(False, mesh))
         first = first or jax.device_get(state.opt_state)
-        losses.append(float(loss))
+        losses.append(float(seen.loss))
     return losses, first, jax.device_get(state)
 
 
@@ -271,7 +272,8 @@ def test_the_gradient_is_right(statistics):
     cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=100)
     params = jax.tree.map(np.array, state.params)
-    state, _ = step(state, batch, 100 * RATES, constants)
+    votes = sharding.votes(False, mesh)
+    state, _ = step(state, batch, 100 * RATES, constants, votes)
     grads = jax.tree.map(lambda v: -np.array(v), optax.tree.get(state.opt_state, "trace"))  # v <- 0.9 * 0 - 1 * g
     squared = sum(float((g.astype(np.float64) ** 2).sum()) for g in jax.tree.leaves(grads))
     epsilon = 1e-3 / squared
@@ -280,7 +282,7 @@ def test_the_gradient_is_right(statistics):
         fresh = steps.init_state(cfg, mesh)
         moved = jax.tree.map(lambda p, g, s=sign: (p + s * epsilon * g).astype(np.float32), params, grads)
         placed = jax.tree.map(lambda p, like: jax.device_put(p, like.sharding), moved, fresh.params)
-        losses.append(float(step(fresh.replace(params=placed), batch, 100 * RATES, constants)[1]))
+        losses.append(float(step(fresh.replace(params=placed), batch, 100 * RATES, constants, votes)[1].loss))
     assert (losses[0] - losses[1]) / (2 * epsilon * squared) == pytest.approx(1, abs=0.02)
 
 

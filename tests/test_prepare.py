@@ -128,8 +128,9 @@ def test_prepared_archives_are_trained_on(prepare, tmp_path):
 
 def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path):
     arguments, _, whole = prepare(2012, "raw")
+    slow = "import builtins, time\nsay = print\nbuiltins.print = lambda *a, **k: (say(*a, **k), time.sleep(0.3))\n"
     process = subprocess.Popen(
-        command("prepare", *arguments, "--output", tmp_path / "out"),
+        [sys.executable, "-c", slow + PROGRAM, "prepare", *arguments, "--output", str(tmp_path / "out")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
+from alexnet_jax.errors import StorageError
 from tests.conftest import ROOT, tiny_config
 
 # A config file for the command, of the tests' own.
@@ -154,7 +155,7 @@ def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
     position = checkpoint.Position(7, checkpoint.Validation(5, 0.25, 3, 1), 123)
     with checkpoint.open_directory(tmp_path / "checkpoints", keep=2) as checkpoints:
         checkpoint.save(checkpoints, 7, saved, position, {})
-        with pytest.raises(RuntimeError, match="the checkpoint of step 7 was not saved"):
+        with pytest.raises(StorageError, match="the checkpoint of step 7 was not saved"):
             checkpoint.save(checkpoints, 7, saved, position, {})
     for data, tower in ((1, 1), (2, 2), (4, 1)):
         mesh = sharding.make_mesh(data, tower, 2)

@@ -36,6 +36,7 @@ def lowered_step(values, data: int, tower: int, batch: int):
         sharding.put(random_batch(batch, size), mesh, sharding.EXAMPLES),
         RATES,
         sharding.put(statistics, mesh, sharding.REPLICATED),
+        sharding.votes(False, mesh),
     )
     return steps.make_train_step(cfg, mesh, steps_per_epoch=10).lower(*arguments)
 
@@ -55,7 +56,8 @@ def test_only_the_papers_connections_cross_between_the_towers():
     both_ways = 2 * (sum(gathers) // 2 + sum(scatters))
     assert both_ways == batch * 485_376
     # The softmax: maximum, sum, label's score, better classes; and their gradients: a few scalars an example.
-    assert max(reduces) <= batch * 4 * 3 and sum(reduces) <= batch * 4 * 6
+    # And whether gradients are finite, a truth value for each array, and whether to stop.
+    assert max(reduces) <= batch * 4 * 3 and sum(reduces) <= batch * 4 * 6 + 17
 
 
 SHARES = {"conv3": 13 * 13 * 128, "fc6": 6 * 6 * 128, "fc7": 2048, "fc8": 2048}
@@ -92,10 +94,13 @@ def test_the_state_is_born_sharded(tiny):
     statistics = Statistics(np.zeros((32, 32, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     batch = sharding.put(random_batch(), mesh, sharding.EXAMPLES)
     constants = sharding.put(statistics, mesh, sharding.REPLICATED)
-    after, _ = step(state, batch, RATES, constants)
+    votes = sharding.votes(False, mesh)
+    after, seen = step(state, batch, RATES, constants, votes)
+    assert not seen.stop
     assert jax.tree.map(lambda x: x.sharding, after) == jax.tree.map(lambda x: x.sharding, steps.init_state(cfg, mesh))
     assert all(leaf.is_deleted() for leaf in arrays)  # donated
-    after, _ = step(steps.clear_metrics(after), batch, 2 * RATES, constants)
+    after, seen = step(steps.clear_metrics(after), batch, 2 * RATES, constants, sharding.votes(True, mesh))
+    assert seen.stop
     assert int(after.metrics["loss"].count) == 7
     assert step._cache_size() == 1  # type: ignore[attr-defined]  # neither its own output nor cleared metrics make it compile again
 
@@ -136,6 +141,9 @@ def test_groups_of_devices_in_all_forms():
         "[2,4]<=[4,2]T(1,0)": (4, "data"),
         "mesh['axis_0'=4,'axis_1'=2] {'axis_0'}": (4, "data"),
         "mesh['axis_0'=4,'axis_1'=2] {'axis_1'}": (2, "tower"),
+        "mesh['axis_0'=2,'axis_1'=4,'axis_2'=1], device_ids=([4,2]T(1,0)) {'axis_1'}": (4, "data"),
+        "mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}": (2, "tower"),
+        "{}": (8, "tower"),
     }
     for form, (devices, axis) in forms.items():
         (found,) = scale.collectives(line.replace("GROUPS", form), {"data": 4, "tower": 2})

@@ -52,7 +52,7 @@ def collectives(program: str, mesh: dict[str, int]) -> list[Collective]:
         if match:
             results, kind, rest = match.groups()
             arrays = [(type_, math.prod(int(n) for n in dims.split(",") if n)) for type_, dims in _arrays(results)]
-            group = _group(rest)
+            group = _group(rest, math.prod(mesh.values()))
             along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
             layer = re.search(r"/((?:conv|fc)\d)/", rest)
             found.append(
@@ -71,22 +71,30 @@ def _arrays(results: str) -> list[tuple[str, str]]:
     return re.findall(r"(\w+)\[([\d,]*)\]", results)
 
 
-def _group(text: str) -> list[int]:
+def _group(text: str, devices: int) -> list[int]:
     """The first group of devices that take part."""
+    if "replica_groups={}" in text:
+        return list(range(devices))
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
         return [int(i) for i in listed[1].split(",")]
-    if counted := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        groups, shape, order = ([int(i) for i in part.split(",")] if part else None for part in counted.groups())
-        assert groups and shape
-        return list(np.arange(math.prod(shape)).reshape(shape).transpose(order).reshape(groups)[0])
-    if named := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", text):
+    if counted := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+)", text):
+        return list(_iota(counted[2]).reshape([int(i) for i in counted[1].split(",")])[0])
+    if named := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        chosen = [i for i, name in enumerate(sizes) if f"'{name}'" in named[2]]
-        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
-        return list(
-            np.moveaxis(ids, chosen, range(-len(chosen), 0)).reshape(-1, math.prod(ids.shape[i] for i in chosen))[0]
-        )
+        chosen = [i for i, name in enumerate(sizes) if f"'{name}'" in named[3]]
+        ids = _iota(named[2]) if named[2] else np.arange(math.prod(sizes.values()))
+        ids = np.moveaxis(ids.reshape(list(sizes.values())), chosen, range(-len(chosen), 0))
+        return list(ids.reshape(-1, math.prod(ids.shape[-len(chosen) :]))[0])
     raise AssertionError(f"replica groups in a form that is not known here: {text[:200]}")
+
+
+def _iota(text: str) -> np.ndarray:
+    """0, 1, 2, ... in the order that XLA writes as [4,2]T(1,0): counted as 4 x 2, then transposed."""
+    match = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    assert match
+    shape, order = ([int(i) for i in part.split(",")] if part else None for part in match.groups())
+    assert shape
+    return np.arange(math.prod(shape)).reshape(shape).transpose(order)
 
 
 def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
@@ -108,7 +116,9 @@ def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
     )
     statistics = augment.Statistics(constants((size, size, 3)), constants((3,)), constants((3, 3)))
     rates = jax.ShapeDtypeStruct((len(state.params), 2), np.float32)
-    return steps.make_train_step(config, mesh, steps_per_epoch=1).lower(state, images, rates, statistics).compile()
+    votes = abstract((mesh.size,), bool, sharding.DEVICES)
+    step = steps.make_train_step(config, mesh, steps_per_epoch=1)
+    return step.lower(state, images, rates, statistics, votes).compile()
 
 
 def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:

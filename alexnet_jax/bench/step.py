@@ -116,12 +116,13 @@ def ours(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any, Cal
         program = predict.lower(state.params, batch.image, constants).compile()
         return program, lambda: program(state.params, batch.image, constants)
     rates = np.full((len(state.params), 2), config.optim.learning_rate, np.float32)
-    program = steps.make_train_step(config, mesh, steps_per_epoch=1000).lower(state, batch, rates, constants).compile()
+    fixed = (batch, rates, constants, sharding.votes(False, mesh))
+    program = steps.make_train_step(config, mesh, steps_per_epoch=1000).lower(state, *fixed).compile()
 
     def step() -> jax.Array:
         nonlocal state
-        state, loss = program(state, batch, rates, constants)
-        return loss
+        state, seen = program(state, *fixed)
+        return seen.loss
 
     return program, step
 
