@@ -11,6 +11,8 @@ import contextlib
 import functools
 import itertools
 import json
+import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +90,8 @@ def _storage(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        there = sorted(checkpoints.all_steps(read=True))
+        checkpoints.reload()
+        there = sorted(checkpoints.all_steps())
         sound = f"the newest that is there is of step {there[-1]}" if there else "there is none yet"
         raise StorageError(
             f"a checkpoint could not be written to {checkpoints.directory}, and {sound}. Make room, or mend what is "
@@ -206,21 +209,34 @@ def _hash(described: dict) -> str:
 
 def _problem(directory: Path) -> str:
     """What is wrong with a checkpoint, in a line; "" if it is sound. Reads it whole, in this process alone."""
+    try:
+        return _difference(directory)
+    except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
+        _leave_unheard()
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _leave_unheard() -> None:
+    """The tasks that Orbax leaves behind after an error print no traces of their own when they are cleared, later."""
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda args: None if str(args.exc_value) == "Event loop is closed" else before(args)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+
+
+def _difference(directory: Path) -> str:
+    """What is not as it was written; raises whatever its readers raise."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="verify"
     )
-    try:
-        sums, described = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
-        if _hash(described) != sums["position"]:
-            return "position/metadata has changed since it was written"
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-        with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-            stored = reader.metadata(directory / "state").item_metadata.tree
-            on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
-        changed = [name for name, leaf in _by_name(state).items() if _sum(np.asarray(leaf)) != sums["state"].pop(name)]
-        if changed or sums["state"]:
-            return f"{', '.join(changed) or 'an array'} has changed since it was written"
-    except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    sums, described = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
+    if _hash(described) != sums["position"]:
+        return "position/metadata has changed since it was written"
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        stored = reader.metadata(directory / "state").item_metadata.tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
+    changed = [name for name, leaf in _by_name(state).items() if _sum(np.asarray(leaf)) != sums["state"].pop(name)]
+    if changed or sums["state"]:
+        return f"{', '.join(changed) or 'an array'} has changed since it was written"
     return ""

@@ -47,20 +47,22 @@ def refused(
 
 def first(
     config: Config, mesh: Mesh, steps_per_epoch: int, state: steps.TrainState, batch: Any, statistics: Any
-) -> dict[str, str]:
+) -> dict[str, int]:
     """What is not finite when the step is computed again, in the order in which a step computes it.
 
     Parameters, then what the layers compute, then the loss; if all these are finite, the gradients, last layer first.
     """
     before = jax.device_get(jax.jit(_counts)(state.params))
     seen, loss, grads = jax.device_get(_make_check(config, mesh, steps_per_epoch)(state, batch, statistics))
-    found = [(f"{kind} of {layer} before the step", n) for layer, kinds in before.items() for kind, n in kinds.items()]
+    found: list[tuple[str, int]] = [
+        (f"{kind} of {layer} before the step", n) for layer, kinds in before.items() for kind, n in kinds.items()
+    ]
     found += [(name if name == "image" else f"{name} of the batch", n) for name, n in seen.items()]
     found += [("loss", int(not np.isfinite(loss)))]
     if not any(count for _, count in found):
         last_first = reversed(grads.items())
         found = [(f"gradient of {layer}'s {kind}", n) for layer, kinds in last_first for kind, n in kinds.items()]
-    return {str(name): int(count) for name, count in found if count}
+    return {name: int(count) for name, count in found if count}
 
 
 def _counts(tree: Any) -> Any:

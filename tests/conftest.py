@@ -31,6 +31,10 @@ CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-faults", action="store_true", help="write tests/faults/results.json; see there")
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
 

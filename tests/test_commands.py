@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_jax import errors
 from tests.conftest import ROOT
-from tests.test_resume import environment
+from tests.runs import environment
 
 CONFIG = """
 from tests.conftest import tiny_config

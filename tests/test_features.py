@@ -16,9 +16,9 @@ from PIL import Image
 from alexnet_jax import errors, extract, features, hidden, sharding, steps, vectors
 from alexnet_jax.data.datasets import open_dataset
 from tests.conftest import ROOT, random_batch, tiny_config
+from tests.runs import environment
 from tests.test_commands import run
 from tests.test_parity import on_mesh, parsed
-from tests.test_resume import environment
 
 CONFIG = """
 from tests.conftest import tiny_config

@@ -21,9 +21,9 @@ from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
 from tests import ilsvrc
 from tests.conftest import ROOT, encoded
+from tests.runs import environment
 from tests.test_commands import run as run_module
 from tests.test_packing import contents
-from tests.test_resume import environment
 
 CLASSES = 20
 # The commands as they are, but for shards of 8 images and the counts of what `ilsvrc.make` makes.

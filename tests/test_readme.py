@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_jax.bench import results
 from tests.conftest import ROOT
-from tests.test_resume import environment
+from tests.runs import environment
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [

@@ -1,12 +1,9 @@
 """A run that is stopped and started again ends bit for bit where an uninterrupted one ends."""
 
 import contextlib
+import functools
 import itertools
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,64 +13,14 @@ import pytest
 
 from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
 from alexnet_jax.errors import StorageError
-from tests.conftest import ROOT, tiny_config
-
-# A config file for the command, of the tests' own.
-CONFIG = """
+from tests import runs
 from tests.conftest import tiny_config
-
-def get_config():
-    config = tiny_config()
-    config.train.update(batch_size=64, epochs=2, log_every_steps=3, eval_every_epochs=1, eval_batch_size=120)
-    config.optim.schedule.update(name="plateau", patience_epochs=1)
-    return config
-"""
+from tests.runs import assert_same, final_state, log, run
 
 
 @pytest.fixture
 def command(tmp_path):
-    (tmp_path / "tiny.py").write_text(CONFIG)
-
-    def make(directory: str, *flags: str) -> list[str]:
-        base = [sys.executable, "-m", "alexnet_jax.main", f"--config={tmp_path / 'tiny.py'}", "--simulated_devices=2"]
-        return [*base, f"--workdir={tmp_path / directory}", *flags]
-
-    return make
-
-
-def run(command: list[str], code: int = 0) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert done.returncode == code, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def environment() -> dict[str, str]:
-    """As a user's: without the simulated devices that the tests run on."""
-    return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
-
-
-def final_state(directory: Path):
-    """The newest state of a workdir on the host, and its position."""
-    cfg = config_files.from_json((directory / workdir.CONFIG).read_text())
-    mesh = sharding.make_mesh(1, 2, 2)
-    with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=9) as checkpoints:
-        restored = checkpoint.restore(checkpoints, steps.abstract_state(cfg, mesh))
-    assert restored is not None
-    return jax.device_get(restored[0]), restored[1]
-
-
-def log(directory: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("images_per_s", "data_wait")} for line in lines]
-
-
-def assert_same(one: Path, other: Path) -> None:
-    (state, position), (other_state, other_position) = final_state(one), final_state(other)
-    jax.tree.map(np.testing.assert_array_equal, state, other_state)
-    assert position._replace(log_bytes=0) == other_position._replace(log_bytes=0)
-    assert log(one) == log(other)
+    return functools.partial(runs.command, tmp_path)
 
 
 def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
@@ -94,18 +41,14 @@ def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
 def whole(tmp_path_factory) -> Path:
     """The workdir of the run that nobody stops."""
     home = tmp_path_factory.mktemp("whole")
-    (home / "tiny.py").write_text(CONFIG)
-    flags = [f"--config={home / 'tiny.py'}", f"--workdir={home / 'run'}", "--simulated_devices=2"]
-    run([sys.executable, "-m", "alexnet_jax.main", *flags])
+    run(runs.command(home, "run"))
     return home / "run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGKILL])
 def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path):
     stopped = command("stopped", "--config.train.save_every_steps=10")
-    process = subprocess.Popen(
-        stopped, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+    process = runs.start(stopped)
     metrics = tmp_path / "stopped" / workdir.METRICS
     saved = tmp_path / "stopped" / "checkpoints" / "10"
     while process.poll() is None and not (saved.exists() and metrics.read_text().count("\n") >= 5):

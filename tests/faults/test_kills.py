@@ -1,0 +1,99 @@
+"""SIGKILL, at any moment: at most one save interval is lost, and the end is the same bit for bit."""
+
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax import errors
+from alexnet_jax.workdir import CHECKPOINTS, METRICS
+from tests import runs
+
+SAVE_EVERY = 4
+
+
+def steps_seen(directory: Path) -> int:
+    """The last step that a killed run is known to have saved."""
+    saved = [int(path.name) for path in (directory / CHECKPOINTS).glob("*") if path.name.isdigit()]
+    return max(saved, default=0)
+
+
+def kill(process, directory: Path, rng: random.Random, within_save: bool) -> bool:
+    """Kills a run at a random moment of its training, or while a checkpoint is written. Whether it was in time."""
+    runs.until(process, "steps an epoch")
+    if within_save:
+        while process.poll() is None and not list((directory / CHECKPOINTS).glob("*tmp*")):
+            time.sleep(0.0005)
+    else:
+        time.sleep(rng.uniform(0, 2.5))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("tries", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments(tries, tmp_path, survived):
+    """Every second one while a checkpoint is written."""
+    rng = random.Random(tries)
+    flags = [f"--config.train.save_every_steps={SAVE_EVERY}", f"--config.train.epochs={2 * tries}"]
+    flags += ["--config.train.eval_every_epochs=2"]
+    whole = runs.start(runs.command(tmp_path, "whole", *flags))
+    killed, in_saves, before = 0, 0, 0
+    while killed < tries:
+        process = runs.start(runs.command(tmp_path, "killed", *flags))
+        within_save = killed % 2 == 0
+        assert kill(process, tmp_path / "killed", rng, within_save), "it ended before it was killed"
+        killed, in_saves = killed + 1, in_saves + bool(list((tmp_path / "killed" / CHECKPOINTS).glob("*tmp*")))
+        seen = steps_seen(tmp_path / "killed")
+        assert seen >= before  # what was saved once stays
+        before = seen
+    last_logged = max((line["step"] for line in runs.log(tmp_path / "killed")), default=0)
+    output = runs.run(runs.command(tmp_path, "killed", *flags))
+    went_on = int((re.search(r"going on from step (\d+)", output) or [0, "0"])[1])
+    assert went_on == before >= last_logged - SAVE_EVERY - 3  # 3: steps that were still on their way
+    assert in_saves >= tries // 4
+    runs.end(whole)
+    runs.assert_same(tmp_path / "whole", tmp_path / "killed")
+    survived("SIGKILL at random moments", tries, "at most one save interval; then equal bit for bit", "by the shell")
+
+
+def test_a_second_signal_ends_at_once(tmp_path, survived):
+    process = runs.start(runs.command(tmp_path, "run", "--config.train.epochs=2000", "--config.train.batch_size=512"))
+    runs.until(process, "step 3/")
+    for number in (signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(number)
+        time.sleep(0.02)
+    messages = process.communicate(timeout=60)[1]
+    assert process.returncode in (-signal.SIGTERM, errors.EXIT_INTERRUPTED)
+    assert "once more ends at once" in messages
+    survived("A second SIGTERM", 1, "at most one save interval", "on stderr, after the first")
+
+
+def test_two_runs_on_one_workdir(tmp_path, survived):
+    """The second refuses; a lock of a killed run holds nobody up."""
+    first = runs.start(runs.command(tmp_path, "run", "--config.train.epochs=2000"))
+    runs.until(first, "step 3/")
+    refused = runs.run(runs.command(tmp_path, "run", "--config.train.epochs=2000"), errors.EXIT_USER_ERROR)
+    assert f"another run is at work in {tmp_path / 'run'}: process {first.pid} on" in refused
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    runs.run(runs.command(tmp_path, "run", "--config.train.max_steps=2"))
+    survived("Two runs on one workdir", 1, "nothing", f"the second ends with exit code {errors.EXIT_USER_ERROR}")
+
+
+def test_a_clock_that_goes_backwards(whole, tmp_path, survived):
+    """An hour at every look at the time of day."""
+    backwards = "import time, sys; t = [2e9]\ndef back():\n    t[0] -= 3600\n    return t[0]\ntime.time = back\n"
+    program = backwards + "import runpy; runpy.run_module('alexnet_jax.main', run_name='__main__')"
+    python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.save_every_steps=10")
+    runs.run([python, "-c", program, *flags, "--config.train.max_steps=20"])
+    runs.run([python, "-c", program, *flags])
+    shutil.copy(tmp_path / "run" / METRICS, tmp_path / "metrics.txt")
+    lines = [line for line in runs.log(tmp_path / "run") if line["step"] != 20]  # the validation at the first end
+    assert lines == runs.log(whole)
+    survived("A clock that goes backwards", 2, "nothing", "not at all")

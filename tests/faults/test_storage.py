@@ -1,0 +1,157 @@
+"""Disks that are full or read-only, and checkpoints that are not what was written. The disks are real ones, of memory,
+mounted where nothing else sees them (`unshare`), so that neither root nor a quota is needed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import checkpoint, config_files, errors, sharding, steps
+from alexnet_jax.checkpoint import DAMAGED
+from alexnet_jax.workdir import CHECKPOINTS
+from tests import runs
+from tests.conftest import tiny_config
+
+# Orbax leaves tasks behind when it cannot read; a command does not show them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+# Mounts a disk at $1 with the options $2, runs the rest on it, and copies what is there to $1.after.
+ON_A_DISK = (
+    'disk=$1; mount -t tmpfs -o "$2" none "$disk" || exit 99; shift 2; "$@"; code=$?; '
+    'cp -r "$disk" "$disk.after"; exit $code'
+)
+MOUNTS = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def disks() -> None:
+    if not shutil.which("unshare") or subprocess.run([*MOUNTS, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this system gives users no mounts of their own (unshare --user --mount)")
+
+
+def on_a_disk(home: Path, options: str, code: int, *flags: str) -> str:
+    """What a run says whose workdir lies on a disk of its own."""
+    (home / "disk").mkdir()
+    arguments = ["sh", "-c", ON_A_DISK, "sh", str(home / "disk"), options]
+    return runs.run([*MOUNTS, *arguments, *runs.command(home, "disk/run", *flags)], code)
+
+
+def test_disk_full_while_saving(whole, tmp_path, survived):
+    """At the third checkpoint or so. The command then goes on from the last sound one."""
+    flags = ["--config.train.save_every_steps=5", "--config.train.keep_checkpoints=99"]
+    said = on_a_disk(tmp_path, "size=1500k", errors.EXIT_STORAGE, *flags)
+    assert "storage error: a checkpoint could not be written" in said
+    assert "the newest that is there is of step" in said and "Make room" in said
+    saved = [int(path.name) for path in (tmp_path / "disk.after/run" / CHECKPOINTS).iterdir() if path.name.isdigit()]
+    assert saved and max(saved) < 46
+    said = runs.run(runs.command(tmp_path, "disk.after/run", *flags))
+    assert f"going on from step {max(saved)} of" in said
+    runs.assert_same(whole, tmp_path / "disk.after/run")
+    survived("A disk full while saving", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
+
+
+def test_disk_full_while_logging(whole, tmp_path, survived):
+    flags = ["--config.train.log_every_steps=1", "--config.train.save_every_steps=1000"]
+    said = on_a_disk(tmp_path, "size=52k", errors.EXIT_STORAGE, *flags)
+    assert "storage error: the log in" in said and "make room there" in said
+    flags = ["--config.train.log_every_steps=3", "--config.train.save_every_steps=1000"]
+    runs.run(runs.command(tmp_path, "disk.after/run", *flags))
+    runs.assert_same(whole, tmp_path / "disk.after/run")
+    survived("A disk full while logging", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
+
+
+def test_read_only_workdir(tmp_path, survived):
+    said = on_a_disk(tmp_path, "ro", errors.EXIT_USER_ERROR)
+    assert f"the workdir {tmp_path / 'disk/run'} cannot be written" in said and "give another --workdir" in said
+    survived("A workdir on read-only storage", 1, "nothing", f"exit code {errors.EXIT_USER_ERROR}")
+
+
+def largest(directory: Path) -> Path:
+    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+DAMAGE = {
+    "a flipped bit in the arrays": lambda step: flip(largest(step / "state")),
+    "arrays cut": lambda step: cut(largest(step / "state")),
+    "arrays deleted": lambda step: largest(step / "state").unlink(),
+    "all arrays deleted": lambda step: shutil.rmtree(step / "state"),
+    "an empty folder": empty,
+    "another position": lambda step: flip(step / "position/metadata"),
+    "sums deleted": lambda step: (step / "sums/metadata").unlink(),
+    "no manifest": lambda step: (step / "state/manifest.ocdbt").unlink(),
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory) -> Path:
+    """Of two states that differ in all numbers, steps 1 and 2."""
+    directory = tmp_path_factory.mktemp("two") / CHECKPOINTS
+    cfg, mesh = config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2)
+    with checkpoint.open_directory(directory, keep=9) as checkpoints:
+        for step in (1, 2):
+            state = jax.tree.map(lambda x, s=step: x + s if x.dtype != bool else x, steps.init_state(cfg, mesh))
+            checkpoint.save(checkpoints, step, state, checkpoint.Position(step, checkpoint.Validation(), 0), {})
+    return directory
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_newest_checkpoint(damage, two_checkpoints, tmp_path, capsys):
+    """It is told and put aside, and the one before is used; if that is damaged too, the run says so and ends."""
+    directory = tmp_path / CHECKPOINTS
+    shutil.copytree(two_checkpoints, directory)
+    DAMAGE[damage](directory / "2")
+    cfg, mesh = config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2)
+    abstract = steps.abstract_state(cfg, mesh)
+    step, params = checkpoint.restore_params(directory, abstract.params)
+    assert step == 1 and "the checkpoint of step 2 is not used, it is damaged: " in capsys.readouterr().err
+    with checkpoint.open_directory(directory, keep=9) as checkpoints:
+        restored = checkpoint.restore(checkpoints, abstract)
+        assert restored is not None
+        state, position, told = restored
+        assert position.next_batch == 1 and "the checkpoint of step 2 is damaged: " in told[0]
+        expected = jax.tree.map(lambda x: x + 1, steps.init_state(cfg, mesh).params)
+        jax.tree.map(np.testing.assert_array_equal, (state.params, params), (expected, expected))
+        assert (tmp_path / DAMAGED / "2").is_dir() and not (directory / "2").exists()
+        checkpoint.save(checkpoints, 2, state, position, {})  # its place is free again
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_all_checkpoints_damaged(damage, two_checkpoints, tmp_path):
+    """The run ends, rather than begin again without a word; nothing is moved."""
+    shutil.copytree(two_checkpoints, tmp_path / CHECKPOINTS)
+    for step in (1, 2):
+        DAMAGE[damage](tmp_path / CHECKPOINTS / str(step))
+    abstract = steps.abstract_state(config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2))
+    none = pytest.raises(errors.DataError, match=r"step 2 is damaged.*\n.*step 1 is damaged(.|\n)*No checkpoint in")
+    with none, checkpoint.open_directory(tmp_path / CHECKPOINTS, keep=9) as checkpoints:
+        checkpoint.restore(checkpoints, abstract)
+    assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == ["1", "2"]
+
+
+def test_going_on_from_a_damaged_checkpoint(whole, tmp_path, survived):
+    flags = ["--config.train.save_every_steps=10"]
+    runs.run(runs.command(tmp_path, "run", *flags, "--config.train.max_steps=22"))
+    DAMAGE["a flipped bit in the arrays"](tmp_path / "run" / CHECKPOINTS / "22")
+    said = runs.run(runs.command(tmp_path, "run", *flags))
+    assert "warning: the checkpoint of step 22 is damaged: " in said and "going on from step 20" in said
+    runs.assert_same(whole, tmp_path / "run")
+    told = "with what is wrong; the newest sound one is used"
+    survived(f"The newest checkpoint damaged ({', '.join(DAMAGE)})", len(DAMAGE) + 1, "what that checkpoint held", told)

@@ -1,0 +1,102 @@
+"""Runs of alexnet_jax.main in real processes, and what they leave."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from alexnet_jax import checkpoint, config_files, sharding, steps, workdir
+from tests.conftest import ROOT
+
+# A config file for the command: 23 steps an epoch, as quick as they can be.
+CONFIG = """
+from tests.conftest import tiny_config
+
+def get_config():
+    config = tiny_config()
+    config.train.update(batch_size=64, epochs=2, log_every_steps=3, eval_every_epochs=1, eval_batch_size=120)
+    config.optim.schedule.update(name="plateau", patience_epochs=1)
+    return config
+"""
+
+
+def environment() -> dict[str, str]:
+    """As a user's: without the simulated devices that the tests run on."""
+    return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+
+
+def command(home: Path, directory: str, *flags: str, devices: int = 2) -> list[str]:
+    """That trains by CONFIG in the workdir home/directory."""
+    (home / "tiny.py").write_text(CONFIG)
+    base = [sys.executable, "-m", "alexnet_jax.main", f"--config={home / 'tiny.py'}", f"--simulated_devices={devices}"]
+    return [*base, f"--workdir={home / directory}", *flags]
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds: float = 120) -> str:
+    """What a process said; it must end with `code`, without a stack trace, before `seconds` are over."""
+    try:
+        out, messages = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it hangs: {process.communicate()}") from None
+    assert process.returncode in (code if isinstance(code, tuple) else (code,)), f"{process.returncode}: {messages}"
+    assert "Traceback" not in messages or process.returncode == -6, messages  # JAX ends a process so, by SIGABRT
+    return out + messages
+
+
+def run(command: list[str], code: int = 0) -> str:
+    return end(start(command), code)
+
+
+def start_together(command: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """As many processes of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    joined = [f"--coordinator_address={address}", f"--num_processes={count}"]
+    return [start([*command, *joined, f"--process_id={i}"]) for i in range(count)]
+
+
+def until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """Reads what a process says up to the line with `text`."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not lines or text not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1] or process.poll() is None, (lines, process.stderr and process.stderr.read())
+    return lines
+
+
+def final_state(directory: Path, mesh: tuple[int, int] = (1, 2)):
+    """The newest state of a workdir on the host, and its position."""
+    cfg = config_files.from_json((directory / workdir.CONFIG).read_text())
+    placed = steps.abstract_state(cfg, sharding.make_mesh(*mesh, 2))
+    with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=9) as checkpoints:
+        restored = checkpoint.restore(checkpoints, placed)
+    assert restored is not None and not restored[2], restored
+    return jax.device_get(restored[0]), restored[1]
+
+
+def log(directory: Path) -> list[dict]:
+    """The lines of metrics.jsonl, without the times, which no two runs share."""
+    lines = [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("images_per_s", "data_wait")} for line in lines]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two runs ended bit for bit alike: parameters, momentum, position, metrics."""
+    (state, position), (other_state, other_position) = final_state(one), final_state(other)
+    jax.tree.map(np.testing.assert_array_equal, state, other_state)
+    assert position._replace(log_bytes=0) == other_position._replace(log_bytes=0)
+    assert log(one) == log(other)
