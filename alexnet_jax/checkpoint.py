@@ -51,9 +51,12 @@ def open_directory(directory: Path, keep: int) -> Iterator[ocp.CheckpointManager
         yield checkpoints
         with _storage(checkpoints):
             checkpoints.wait_until_finished()
-    finally:
-        with contextlib.suppress(Exception):  # what is wrong has been told; this must not hide it
-            checkpoints.close()
+    except BaseException:
+        if not processes.several():  # else this would wait for those that may be gone
+            with contextlib.suppress(Exception):  # what is wrong is on its way already
+                checkpoints.close()
+        raise
+    checkpoints.close()
 
 
 def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Position, config: dict) -> None:

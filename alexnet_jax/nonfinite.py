@@ -57,7 +57,9 @@ def first(
     found: list[tuple[str, int]] = [
         (f"{kind} of {layer} before the step", n) for layer, kinds in before.items() for kind, n in kinds.items()
     ]
-    found += [(name if name == "image" else f"{name} of the batch", n) for name, n in seen.items()]
+    found += [("image", seen["image"])]
+    places = [f"{layer}_{place}" for layer in before for place in ("response", "output")]  # in this order
+    found += [(f"{place} of the batch", seen[place]) for place in places if place in seen]
     found += [("loss", int(not np.isfinite(loss)))]
     if not any(count for _, count in found):
         last_first = reversed(grads.items())

@@ -59,13 +59,13 @@ def run(command: list[str], code: int = 0) -> str:
     return end(start(command), code)
 
 
-def start_together(command: list[str], count: int) -> list[subprocess.Popen[str]]:
-    """As many processes of one run."""
+def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
+    """As many processes of one run; `last` are further flags of the last one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     joined = [f"--coordinator_address={address}", f"--num_processes={count}"]
-    return [start([*command, *joined, f"--process_id={i}"]) for i in range(count)]
+    return [start([*command, *joined, f"--process_id={i}", *(last if i == count - 1 else ())]) for i in range(count)]
 
 
 def until(process: subprocess.Popen[str], text: str) -> list[str]:

@@ -1,0 +1,113 @@
+"""Losses that are no numbers, data that does not come: the run ends, and says where and why."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import config_files, errors, nonfinite, sharding, steps
+from alexnet_jax.data.loader import Order
+from alexnet_jax.workdir import CHECKPOINTS, CONFIG, NONFINITE
+from tests import runs
+from tests.conftest import made_up_statistics, random_batch, tiny_config
+from tests.test_parity import RATES
+
+
+@pytest.mark.parametrize("rate", ["1e20", "3e3"])
+def test_a_loss_that_is_no_number(rate, tmp_path, survived):
+    """The step is not taken: the state before it and its examples are kept, and the layer is named where it began."""
+    flags = [f"--config.optim.learning_rate={rate}", "--config.train.save_every_steps=1000"]
+    said = runs.run(runs.command(tmp_path, "run", *flags), errors.EXIT_NON_FINITE)
+    kept = tmp_path / "run" / NONFINITE
+    found = json.loads((kept / "batch.json").read_text())
+    step, first = found["step"], next(iter(found["not_finite"]))
+    assert (
+        f"the loss or a gradient of step {step} is no finite number, and the step was not taken; first {first}" in said
+    )
+    assert first.startswith(("conv", "fc")) and "before the step" not in first
+    examples, mask = Order(1437, 64, 0).batch(step - 1)
+    assert found["examples"] == examples[mask].tolist()
+    assert not list((tmp_path / "run" / CHECKPOINTS).glob("*"))  # nothing unsound is ever saved
+    runs.run(runs.command(tmp_path, "before", *flags, f"--config.train.max_steps={step - 1}"))
+    (kept / CONFIG).write_text((tmp_path / "run" / CONFIG).read_text())
+    (state, position), (expected, _) = runs.final_state(kept), runs.final_state(tmp_path / "before")
+    assert position.next_batch == step - 1
+    ours, theirs = ((x.step, x.params, x.opt_state) for x in (state, expected))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    told = f"layer and examples named, the state before kept; exit code {errors.EXIT_NON_FINITE}"
+    survived("A loss or gradient that is not finite", 1, "nothing: the step is not taken", told)
+
+
+@pytest.mark.parametrize(("data", "tower"), [(1, 1), (2, 2)])
+def test_where_it_began(data, tower):
+    """In parameters, in what a layer computes, in the loss alone, in a gradient alone; and when it was the machine."""
+    cfg = config_files.parse(tiny_config())
+    devices = sharding.make_mesh(data, tower, 2)
+    state = steps.init_state(cfg, devices)
+    batch = sharding.put(random_batch(), devices, sharding.EXAMPLES)
+    statistics = sharding.put(made_up_statistics(), devices, sharding.REPLICATED)
+
+    def first(**changes: float) -> dict[str, int]:
+        params = {
+            layer: {kind: leaf * jnp.float32(changes.get(f"{layer}_{kind}", 1.0)) for kind, leaf in kinds.items()}
+            for layer, kinds in state.params.items()
+        }
+        return nonfinite.first(cfg, devices, 10, state.replace(params=params), batch, statistics)
+
+    assert first() == {}
+    assert next(iter(first(fc6_kernel=np.inf))) == "kernel of fc6 before the step"
+    assert next(iter(first(conv3_kernel=1e38))) == "conv3_response of the batch"
+    found = first(conv1_kernel=1e-20, fc6_kernel=1e10, fc7_kernel=1e10, fc8_kernel=1e20)  # logits are still finite
+    assert found and all(name.startswith("gradient of ") for name in found), found
+
+
+def test_a_refused_step_changes_nothing():
+    """Nor does any after it, until the host has seen it."""
+    cfg, mesh = config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2)
+    step = steps.make_train_step(cfg, mesh, steps_per_epoch=10)
+    statistics = sharding.put(made_up_statistics(), mesh, sharding.REPLICATED)
+    votes, rates = sharding.votes(False, mesh), RATES
+    batches = [sharding.put(random_batch(seed=seed), mesh, sharding.EXAMPLES) for seed in range(3)]
+    no_numbers = made_up_statistics()._replace(mean_image=np.full((32, 32, 3), np.nan, np.float32))
+    bad = sharding.put(no_numbers, mesh, sharding.REPLICATED)
+    state, seen = step(steps.init_state(cfg, mesh), batches[0], rates, statistics, votes)
+    assert np.isfinite(seen.loss)
+    before = jax.device_get(state)
+    state, seen = step(state, batches[1], rates, bad, votes)
+    assert np.isnan(seen.loss) and not steps.is_finite(state)
+    state, seen = step(state, batches[2], rates, statistics, votes)
+    assert np.isnan(seen.loss)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.replace(sound=before.sound)), before)
+
+
+def test_data_that_does_not_come(tmp_path, survived):
+    """Reading hangs at the 20th batch, as a network disk may: the watchdog ends the run and shows where it hangs."""
+    hanging = """
+import itertools, runpy, time
+from alexnet_jax.data import records
+read, count = records.InMemory.read, itertools.count()
+def hang(*arguments):
+    if next(count) == 20:
+        time.sleep(1000)
+    return read(*arguments)
+records.InMemory.read = hang
+runpy.run_module("alexnet_jax.main", run_name="__main__")
+"""
+    python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.stall_seconds=5")
+    said = runs.end(runs.start([python, "-c", hanging, *flags]), errors.EXIT_STALLED)
+    assert "stalled: nothing has moved for 5 s (config.train.stall_seconds), last waiting for data" in said
+    assert "in hang" in said  # the stack that hangs is among those shown
+    runs.run([*runs.command(tmp_path, "run"), "--config.train.max_steps=3"])  # the lock is gone with the process
+    told = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"
+    survived("A stalled data source", 1, "at most one save interval", told)
+
+
+def test_sigusr1_is_a_stop(tmp_path, survived):
+    process = runs.start(runs.command(tmp_path, "run", "--config.train.epochs=2000"))
+    runs.until(process, "step 3/")
+    process.send_signal(signal.SIGUSR1)
+    assert "is saved in" in runs.end(process, errors.EXIT_INTERRUPTED)
+    survived("SIGTERM, SIGINT, SIGUSR1", 3, "nothing: saved after the step", f"exit code {errors.EXIT_INTERRUPTED}")
