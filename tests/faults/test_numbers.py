@@ -96,9 +96,9 @@ def hang(*arguments):
 records.InMemory.read = hang
 runpy.run_module("alexnet_jax.main", run_name="__main__")
 """
-    python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.stall_seconds=5")
+    python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.stall_seconds=20")
     said = runs.end(runs.start([python, "-c", hanging, *flags]), errors.EXIT_STALLED)
-    assert "stalled: nothing has moved for 5 s (config.train.stall_seconds), last waiting for data" in said
+    assert "stalled: nothing has moved for 20 s (config.train.stall_seconds), last waiting for data" in said
     assert "in hang" in said  # the stack that hangs is among those shown
     runs.run([*runs.command(tmp_path, "run"), "--config.train.max_steps=3"])  # the lock is gone with the process
     told = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"

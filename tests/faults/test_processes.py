@@ -89,13 +89,13 @@ def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
 
 def test_one_of_two_hangs(tmp_path, ended, survived):
     """The watchdog of the other one ends it."""
-    command = runs.command(tmp_path, "run", *flags("1x2"), "--config.train.stall_seconds=10", devices=1)
+    command = runs.command(tmp_path, "run", *flags("1x2"), "--config.train.stall_seconds=20", devices=1)
     processes = ended(runs.start_together([*command, "--config.train.epochs=2000"], 2))
     runs.until(processes[0], "step 12/")
     os.kill(processes[1].pid, signal.SIGSTOP)
     out, messages = processes[0].communicate(timeout=60)
     assert processes[0].returncode == errors.EXIT_STALLED, out + messages
-    assert "stalled: nothing has moved for 10 s (config.train.stall_seconds), last a training step" in messages
+    assert "stalled: nothing has moved for 20 s (config.train.stall_seconds), last a training step" in messages
     assert "another process of the run has stopped" in messages and "most recent call first" in messages
     told = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"
     survived("One of two processes hangs", 1, "at most one save interval", told)
