@@ -236,7 +236,7 @@ def _difference(directory: Path) -> str:
         return "position/metadata has changed since it was written"
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-        stored = reader.metadata(directory / "state").item_metadata.tree
+        stored = handler.metadata(directory / "state").tree
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
     changed = [name for name, leaf in _by_name(state).items() if _sum(np.asarray(leaf)) != sums["state"].pop(name)]
