@@ -134,7 +134,7 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
         raise UserError(
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
-    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
         step, damaged = _newest_sound(checkpoints)
         for bad, problem in damaged.items():

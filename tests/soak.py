@@ -30,7 +30,9 @@ def stop(process, checkpoints: Path, kind: str, rng: random.Random) -> bool:
         while process.poll() is None and not list(checkpoints.glob("*tmp*")):
             time.sleep(0.0005)
     else:
-        time.sleep(rng.uniform(0, 1.2))
+        if rng.random() < 0.8:
+            runs.until(process, "the first step ended")  # else it may be before that
+        time.sleep(rng.uniform(0, 1))
     process.send_signal(signal.SIGTERM if kind == "SIGTERM" else signal.SIGKILL)
     process.communicate()
     return process.returncode in (-signal.SIGKILL, -signal.SIGTERM, errors.EXIT_INTERRUPTED)

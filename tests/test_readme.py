@@ -1,5 +1,6 @@
 """What README prints is what runs."""
 
+import json
 import os
 import re
 import shlex
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_jax import errors
 from alexnet_jax.bench import results
 from tests.conftest import ROOT
+from tests.faults import conftest as faults
 from tests.runs import environment
 
 README = (ROOT / "README.md").read_text()
@@ -62,6 +65,25 @@ def test_measured_numbers_are_those_of_the_results():
 
 def test_the_tables_of_speed_are_those_of_the_results():
     assert results.steps() in README and results.scale() in README
+
+
+def test_the_table_of_faults_is_that_of_the_tests():
+    assert faults.table(json.loads(faults.RESULTS.read_text())) in README
+    soak = json.loads((ROOT / "tests/soak.json").read_text())
+    assert soak["cycles"] >= 100 and soak["equal bit for bit"] and f"[{soak['cycles']} kills and resumes]" in README
+
+
+def test_promises_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README.partition("## Trust")[2].partition("## Speed")[0])
+    assert len(named) >= 9
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).exists(), (file, test)
+
+
+def test_exit_codes_are_those_of_the_program():
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README.partition("| exit code |")[2], re.M)}
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert listed == codes - {errors.EXIT_KEYBOARD, errors.EXIT_OUTPUT_CLOSED}
 
 
 def test_the_claims_that_were_run_are_in_the_published_table():

@@ -29,7 +29,9 @@ def kill(process, directory: Path, rng: random.Random, within_save: bool) -> boo
         while process.poll() is None and not list((directory / CHECKPOINTS).glob("*tmp*")):
             time.sleep(0.0005)
     else:
-        time.sleep(rng.uniform(0, 2.5))
+        if rng.random() < 0.8:
+            runs.until(process, "the first step ended")  # else it may be before that
+        time.sleep(rng.uniform(0, 1))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
@@ -39,8 +41,8 @@ def kill(process, directory: Path, rng: random.Random, within_save: bool) -> boo
 def test_killed_at_random_moments(tries, tmp_path, survived):
     """Every second one while a checkpoint is written."""
     rng = random.Random(tries)
-    flags = [f"--config.train.save_every_steps={SAVE_EVERY}", f"--config.train.epochs={2 * tries}"]
-    flags += ["--config.train.eval_every_epochs=2"]
+    flags = [f"--config.train.save_every_steps={SAVE_EVERY}", f"--config.train.epochs={4 * tries}"]
+    flags += ["--config.train.eval_every_epochs=4"]
     whole = runs.start(runs.command(tmp_path, "whole", *flags))
     killed, in_saves, before = 0, 0, 0
     while killed < tries:
