@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts that start from nothing: makes .venv with the pinned packages and puts it on PATH.
 #   . launch/environment.sh [EXTRA...]     the extras of pyproject.toml to install, for example: features dev
 # PYTHON names another interpreter than the first of python3, python3.13, python3.12, python3.11 that will do.
@@ -20,7 +21,7 @@ make_environment() {
     python=$(find_python)
     wanted="$(cat pyproject.toml launch/constraints.txt) $("$python" -V) ${extras}"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
-        [ -x .venv/bin/python ] && [ "$(.venv/bin/python -V)" = "$("$python" -V)" ] || rm -rf .venv
+        if [ "$(.venv/bin/python -V 2>/dev/null)" != "$("$python" -V)" ]; then rm -rf .venv; fi
         echo "installing into .venv with $("$python" -V) ..."
         "$python" -m venv .venv || { echo "error: no venv; on Debian: apt install python3-venv" >&2; return 1; }
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}"

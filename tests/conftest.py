@@ -1,5 +1,6 @@
 """All tests run on four simulated CPU devices, with JAX's silent promotions switched off."""
 
+import atexit
 import io
 import os
 import shutil
@@ -23,20 +24,17 @@ from PIL import Image
 
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
+from tests.tiny import tiny_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-faults", action="store_true", help="write tests/faults/results.json; see there")
-
-
-def pytest_unconfigure() -> None:
-    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
@@ -51,18 +49,6 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
 def tiny() -> ConfigDict:
     """The paper's layers at toy size: 28x28 images, 8 to 16 kernels, 10 classes, batches of 8."""
     return tiny_config()
-
-
-def tiny_config() -> ConfigDict:
-    from configs import digits
-
-    config = digits.get_config()
-    digits.small_images(config.model, image_size=28, kernels=(8, 8, 16, 16, 8), units=32)
-    config.augment.flip = True
-    config.optim.weights.weight_decay = 0.01
-    config.train.batch_size = 8
-    config.train.eval_batch_size = 8
-    return config
 
 
 @pytest.fixture

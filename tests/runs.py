@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 # A config file for the command: 23 steps an epoch, as quick as they can be.
 CONFIG = """
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()

@@ -17,8 +17,8 @@ from alexnet_jax.bench import peers
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
-from tests.conftest import tiny_config
 from tests.test_commands import run
+from tests.tiny import tiny_config
 
 KEYS = {"pipeline", "images_per_s", "ratio_to_torch", "ratio_to_tfdata", "cores", "batch"}
 PEER_OF = {"ratio_to_torch": {"raw": "torch DataLoader jpeg", "jpeg": "torch DataLoader jpeg"}}

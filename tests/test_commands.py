@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.runs import environment
 
 CONFIG = """
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()

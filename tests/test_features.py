@@ -15,13 +15,14 @@ from PIL import Image
 
 from alexnet_jax import errors, extract, features, hidden, sharding, steps, vectors
 from alexnet_jax.data.datasets import open_dataset
-from tests.conftest import ROOT, random_batch, tiny_config
+from tests.conftest import ROOT, random_batch
 from tests.runs import environment
 from tests.test_commands import run
 from tests.test_parity import on_mesh, parsed
+from tests.tiny import tiny_config
 
 CONFIG = """
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()

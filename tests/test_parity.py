@@ -8,7 +8,8 @@ import pytest
 from alexnet_jax import augment, config, config_files, metrics, model, ops, sharding, steps
 from alexnet_jax.errors import UserError
 from configs import paper
-from tests.conftest import made_up_statistics, random_batch, tiny_config
+from tests.conftest import made_up_statistics, random_batch
+from tests.tiny import tiny_config
 
 RATES = np.full((8, 2), 0.01, np.float32)  # of each layer's weights and biases
 MESHES = {"1x2": (1, 2, "tower"), "1x1": (1, 1, "tower"), "2x1": (2, 1, "tower"), "2x2": (2, 2, "tower")}

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from alexnet_jax import sharding, steps
-from tests.conftest import random_batch, tiny_config
+from tests.conftest import random_batch
 from tests.test_parity import on_mesh, train
+from tests.tiny import tiny_config
 
 torch = pytest.importorskip("torch", reason="PyTorch is not here; `bash tests/run.sh --peers` installs it")
 from alexnet_jax.bench import torch_net  # noqa: E402

@@ -39,7 +39,7 @@ for name, edition in imagenet.EDITIONS.items():
 {{"prepare": prepare, "verify_data": verify_data}}[sys.argv.pop(1)].main()
 """
 CONFIG = f"""
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()

@@ -26,9 +26,10 @@ from configs.variants import (
     six_conv,
     without,
 )
-from tests.conftest import ROOT, made_up_statistics, random_batch, tiny_config
+from tests.conftest import ROOT, made_up_statistics, random_batch
 from tests.test_parity import MESHES, train, worst_difference
 from tests.test_variants import flat
+from tests.tiny import tiny_config
 
 CODE, TEXT = (config_files.parse(recipe.get_config()) for recipe in (code2012, paper))
 

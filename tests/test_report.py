@@ -17,11 +17,12 @@ from alexnet_jax.paper import architecture, curves, examples, images, kernels, p
 from alexnet_jax.paper.figures import Table, Text
 from configs import paper
 from configs.variants import cifar_four_layer, no_links, one_gpu, six_conv, without
-from tests.conftest import made_up_statistics, random_batch, tiny_config
+from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
+from tests.tiny import tiny_config
 
 CONFIG = """
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 def get_config():
     config = tiny_config()

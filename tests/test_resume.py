@@ -14,8 +14,8 @@ import pytest
 from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
 from alexnet_jax.errors import StorageError
 from tests import runs
-from tests.conftest import tiny_config
 from tests.runs import assert_same, final_state, log, run
+from tests.tiny import tiny_config
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from alexnet_jax import config_files, errors, nonfinite, sharding, steps
 from alexnet_jax.data.loader import Order
 from alexnet_jax.workdir import CHECKPOINTS, CONFIG, NONFINITE
 from tests import runs
-from tests.conftest import made_up_statistics, random_batch, tiny_config
+from tests.conftest import made_up_statistics, random_batch
 from tests.test_parity import RATES
+from tests.tiny import tiny_config
 
 
 @pytest.mark.parametrize("rate", ["1e20", "3e3"])

@@ -13,7 +13,7 @@ from alexnet_jax import checkpoint, config_files, errors, sharding, steps
 from alexnet_jax.checkpoint import DAMAGED
 from alexnet_jax.workdir import CHECKPOINTS
 from tests import runs
-from tests.conftest import tiny_config
+from tests.tiny import tiny_config
 
 # Orbax leaves tasks behind when it cannot read; a command does not show them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

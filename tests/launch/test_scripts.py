@@ -1,0 +1,189 @@
+"""The launch scripts: what they would run, what they do run, and that no value of a user is read by a shell."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from kubernetes.client import models
+
+from alexnet_jax import errors
+from tests import runs
+from tests.conftest import ROOT
+
+GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = sorted([*ROOT.glob("launch/**/*.sh"), ROOT / "launch/slurm.sbatch", *ROOT.glob("tests/*.sh")])
+TPU = ["alexnet", "us-central1-a", "v5litepod-8", "configs/paper.py", "/mnt/nfs/paper"]
+HOSTILE = ["$(touch x)", "a b", "'", '"; touch x; "', "`touch x`", "*"]
+# name -> the script, and what it is given behind --dry-run
+DRY = {
+    "local": ("local.sh", ["configs/digits.py", "runs/digits", "2", "--config.seed=1"]),
+    "local_processes": ("local.sh", ["--processes", "2", "configs/digits.py", "runs/digits", "4"]),
+    "local_gpus": ("local.sh", ["--processes", "2", "configs/paper.py", "runs/paper"]),
+    "slurm": ("slurm.sbatch", ["configs/paper.py", "runs/paper", "--config.mesh.data=4"]),
+    "tpu_vm": ("tpu_vm.sh", ["--spot", *TPU, "--config.mesh.data=4"]),
+    "tpu_queued": ("tpu_queued.sh", TPU),
+    "docker": ("docker/build.sh", ["cuda12"]),
+}
+
+
+def script(name: str, *arguments: str, code: int = 0, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch" / name), *arguments],
+        cwd=cwd,
+        env=runs.environment() | {"PATH": path} | (env or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if not code else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_shellcheck_finds_nothing(path):
+    checker = Path(sys.executable).parent / "shellcheck"
+    done = subprocess.run([checker, "-x", path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", DRY)
+def test_dry_run_prints_the_commands(name):
+    """As in golden/NAME.txt; after a change on purpose, write what is printed there."""
+    file, arguments = DRY[name]
+    assert script(file, "--dry-run", *arguments) == (GOLDEN / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["local", "local_processes", "slurm", "tpu_vm", "tpu_queued"])
+def test_values_stay_what_they_are(name, tmp_path):
+    """A printed line, given to a shell, is one command with the user's own words; on a TPU's workers likewise."""
+    file, arguments = DRY[name]
+    printed = script(file, "--dry-run", *arguments, *(f"--config.start.workdir={value}" for value in HOSTILE))
+    lines = [line for line in printed.splitlines() if "alexnet_jax.main" in line]
+    assert lines
+    for line in lines:
+        if "--command=" in line:  # what a worker's shell is given
+            words = shell_words(line, tmp_path)
+            line = words[-1].removeprefix("--command=").rpartition(" && ")[2]
+        words = shell_words(line, tmp_path)
+        assert [word.partition("=")[2] for word in words if word.startswith("--config.start.workdir=")] == HOSTILE
+    assert not list(tmp_path.iterdir())
+
+
+def shell_words(line: str, folder: Path) -> list[str]:
+    program = f"{sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' {line}"
+    done = subprocess.run(["bash", "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_hostile_values_are_run_as_they_are(tmp_path):
+    """Not only printed: the program is given them, and refuses them by name."""
+    strange = tmp_path / "run $(touch x); echo `touch y`"
+    said = script("local.sh", "configs/digits.py", str(strange), "2", "--config.no_such_key=$(touch z)", code=2)
+    assert "no_such_key" in said
+    script("local.sh", "configs/digits.py", str(strange), "2", "--config.train.max_steps=1")
+    assert (strange / "metrics.jsonl").exists() and sorted(path.name for path in tmp_path.iterdir()) == [strange.name]
+
+
+@pytest.mark.parametrize("name", ["tpu_vm.sh", "tpu_queued.sh"])
+@pytest.mark.parametrize("value", ["-x", "Alexnet", "a;b", "$(x)", ""])
+def test_names_that_no_cloud_takes(name, value):
+    said = script(name, "--dry-run", value, *TPU[1:], code=errors.EXIT_USER_ERROR)
+    assert f"error: NAME is '{value}': give small letters" in said or "unbound" not in said
+
+
+@pytest.mark.parametrize("name", sorted({file for file, _ in DRY.values()}))
+def test_without_arguments_they_say_how_to_use_them(name):
+    said = script(name, code=errors.EXIT_USER_ERROR)
+    assert f"launch/{name}" in said and "#" not in said.partition("\n")[0]
+
+
+def test_two_processes_are_run(tmp_path):
+    """To the end, and on from there; stopped by a signal to the script alone; no process is left behind."""
+    words = runs.command(tmp_path, "run", devices=2)
+    config = words[3].removeprefix("--config=")
+    launched = ["--processes", "2", config, str(tmp_path / "run"), "2", "--config.train.epochs=500"]
+    said = script("local.sh", *launched, "--config.train.max_steps=5")
+    assert "preflight: 2 process(es), mesh data=1 x tower=2" in said and "finished step 5" in said
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["bash", "launch/local.sh", *launched],
+        cwd=ROOT,
+        env=runs.environment() | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    runs.until(process, "going on from step 5")
+    runs.until(process, "step 12/")
+    process.terminate()
+    messages = runs.end(process, errors.EXIT_INTERRUPTED)
+    assert messages.count("interrupted: step ") == 2
+    left = subprocess.run(["pgrep", "-f", str(tmp_path / "run")], capture_output=True, text=True, check=False).stdout
+    assert not left
+
+
+def keys_known(value: object, kind: str, at: str) -> None:
+    """That every key of a Kubernetes object is one that its kind has, by the client library's own models."""
+    if kind.startswith("list["):
+        assert isinstance(value, list), at
+        for i, one in enumerate(value):
+            keys_known(one, kind[5:-1], f"{at}[{i}]")
+    elif hasattr(models, kind):
+        assert isinstance(value, dict), at
+        model = getattr(models, kind)
+        names = {key: name for name, key in model.attribute_map.items()}
+        for key, one in value.items():
+            assert key in names, f"{at}.{key} is not known"
+            keys_known(one, model.openapi_types[names[key]], f"{at}.{key}")
+    elif kind in ("str", "int", "bool"):
+        assert type(value).__name__ == kind, f"{at} is no {kind}"
+
+
+def test_the_jobset_is_one():
+    """Its jobs by Kubernetes' models; its own keys by the list of those of jobset.x-k8s.io/v1alpha2."""
+    jobset = yaml.safe_load((ROOT / "launch/gke_jobset.yaml").read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(jobset) == {"apiVersion", "kind", "metadata", "spec"}
+    spec = jobset["spec"]
+    assert set(spec) <= {"failurePolicy", "network", "replicatedJobs", "startupPolicy", "successPolicy", "suspend"}
+    assert set(spec["failurePolicy"]) <= {"maxRestarts", "restartStrategy", "rules"}
+    assert all(set(rule) <= {"name", "action", "onJobFailureReasons"} for rule in spec["failurePolicy"]["rules"])
+    assert set(spec["network"]) <= {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"}
+    (main,) = spec["replicatedJobs"]
+    assert set(main) == {"name", "replicas", "template"}
+    keys_known(jobset["metadata"], "V1ObjectMeta", "metadata")
+    keys_known(main["template"], "V1JobTemplateSpec", "template")
+    job = main["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    flags = dict(argument.lstrip("-").split("=", 1) for argument in container["args"])
+    name = jobset["metadata"]["name"]
+    assert flags["coordinator_address"].partition(":")[0] == f"{name}-{main['name']}-0-0.{name}"
+    assert int(flags["num_processes"]) == job["completions"] == job["parallelism"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    again = {errors.EXIT_INTERRUPTED, errors.EXIT_LOST_PEER, errors.EXIT_STALLED}
+    assert rule["onExitCodes"]["containerName"] == container["name"] and not again & set(rule["onExitCodes"]["values"])
+
+
+def test_a_wrong_key_of_a_job_is_found():
+    with pytest.raises(AssertionError, match=r"template.spec.completion is not known"):
+        keys_known({"spec": {"completion": 1}}, "V1JobTemplateSpec", "template")
+
+
+def test_the_sky_task():
+    task = yaml.safe_load((ROOT / "launch/sky.yaml").read_text())
+    for variable in re.findall(r"\$\w+", task["run"]):
+        assert variable[1:] in task["envs"] and re.search(rf'"[^" ]*\{variable}"', task["run"])  # quoted
+    assert set(task["resources"]["job_recovery"]["recover_on_exit_codes"]) == {69, 75, 124, 134}
+
+
+def test_the_sky_task_by_its_schema():
+    schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot, which has the schema, is not installed")
+    import jsonschema  # type: ignore[import-untyped]  # SkyPilot brings it
+
+    jsonschema.validate(yaml.safe_load((ROOT / "launch/sky.yaml").read_text()), schemas.get_task_schema())
