@@ -25,13 +25,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import pydantic
 
 from alexnet_jax import config_files, processes
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset, open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import DataError, UserError
 
 CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
     "config.json",
@@ -61,6 +62,16 @@ MAY_CHANGE = (
 )
 
 
+class Run(pydantic.BaseModel):
+    """What RUN holds."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+    classes: list[str]
+    data: str  # the fingerprint
+    starts: list[dict]  # versions and devices of each
+
+
 class Workdir(NamedTuple):
     """What a finished or interrupted run left for others."""
 
@@ -73,7 +84,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
     starts = []
     if (directory / CONFIG).exists():
-        starts = require_same(directory, config, dataset, "--workdir")["starts"]
+        starts = require_same(directory, config, dataset, "--workdir").starts
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
@@ -125,12 +136,12 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
+def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> Run:
     """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
     different = differences(_config(directory), config)
-    run = json.loads((directory / RUN).read_text())
-    if run["data"] != dataset.fingerprint:
-        different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+    run = _run(directory)
+    if run.data != dataset.fingerprint:
+        different.append(f"the data: {run.data[:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
         raise UserError(
             f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
@@ -143,9 +154,7 @@ def open_finished(directory: Path) -> Workdir:
     """What `prepare` wrote. Raises UserError if `directory` is no workdir."""
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
-    with np.load(directory / STATISTICS) as saved:
-        statistics = Statistics(**{name: saved[name] for name in Statistics._fields})
-    return Workdir(_config(directory), json.loads((directory / RUN).read_text())["classes"], statistics)
+    return Workdir(_config(directory), _run(directory).classes, _statistics(directory))
 
 
 def open_data(finished: Workdir, moved_to: str | None) -> Dataset:
@@ -179,7 +188,34 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _config(directory: Path) -> Config:
-    return config_files.from_json((directory / CONFIG).read_text())
+    with _readable(directory / CONFIG):
+        return config_files.from_json((directory / CONFIG).read_text())
+
+
+def _run(directory: Path) -> Run:
+    with _readable(directory / RUN):
+        return Run.model_validate_json((directory / RUN).read_bytes())
+
+
+def _statistics(directory: Path) -> Statistics:
+    with _readable(directory / STATISTICS), (directory / STATISTICS).open("rb") as file:
+        saved = np.load(file, allow_pickle=False)
+        found = Statistics(**{name: saved[name] for name in Statistics._fields})
+        sides, *rest = found.mean_image.shape, found.eigenvalues.shape, found.eigenvectors.shape
+        if rest != [(3,), (3, 3)] or sides != (sides[0], sides[0], 3) or {x.dtype for x in found} != {np.dtype("f4")}:
+            raise ValueError("it holds arrays of other shapes than a mean image and colours have")
+        return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:  # a config of another version of the program, or one that was changed
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # NumPy and pydantic raise all sorts on bad bytes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path} is damaged ({reason}); put it back from a copy, or give another --workdir") from None
 
 
 def packages() -> dict[str, str]:

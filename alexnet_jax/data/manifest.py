@@ -3,16 +3,19 @@
 import json
 import os
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Annotated, Literal, Self
 
 import pydantic
 import xxhash
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from alexnet_jax.errors import DataError, UserError
 
 FORMAT = 2
 NAME = "manifest.json"
 MAX_NAMED = 100
+Three = Field(min_length=3, max_length=3)
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]  # in the same folder
 
 
 class Record(pydantic.BaseModel):
@@ -20,13 +23,13 @@ class Record(pydantic.BaseModel):
 
 
 class File(Record):
-    name: str
-    bytes: int
+    name: PlainName
+    bytes: NonNegativeInt
     xxh128: str  # what `xxhsum -H2` prints
 
 
 class Shard(File):
-    count: int  # images
+    count: PositiveInt  # images
 
 
 class Skipped(Record):
@@ -50,7 +53,7 @@ class Published(Record):
 
 
 class PackedSplit(Record):
-    count: int
+    count: PositiveInt
     shards: list[Shard]
     labels: File
     hashes: File
@@ -59,18 +62,24 @@ class PackedSplit(Record):
     unusual: list[Unusual]
     published: Published | None
 
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if sum(shard.count for shard in self.shards) != self.count:
+            raise ValueError(f"a split of {self.count} images has shards of another number")
+        return self
+
 
 class Manifest(Record):
     format: int
     plan: str  # SHA-256 of the settings and of the images' names: what was to be prepared
     store: Literal["raw", "jpeg"]
-    size: int
+    size: Annotated[int, Field(ge=1, le=2**15)]  # height and width, pixels
     quality: int | None  # of the JPEGs
-    classes: list[str]
-    splits: dict[str, PackedSplit]
+    classes: Annotated[list[str], Field(min_length=1)]
+    splits: dict[PlainName, PackedSplit]
     mean_image: File
-    eigenvalues: list[float]  # of the colour covariance, largest first, colours in 0..255
-    eigenvectors: list[list[float]]  # rows R, G, B; one vector a column
+    eigenvalues: Annotated[list[FiniteFloat], Three]  # of the colour covariance, largest first, colours in 0..255
+    eigenvectors: Annotated[list[Annotated[list[FiniteFloat], Three]], Three]  # rows R, G, B; one vector a column
     xxh128: str = ""  # of all the rest
 
 
@@ -91,7 +100,7 @@ def read(directory: Path) -> Manifest:
                 "read it with the version of the program that wrote it"
             )
         manifest = Manifest.model_validate(content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         first = str(error).splitlines()[:3]
         raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
     if _sealed(manifest) != manifest:

@@ -87,9 +87,9 @@ class Packed:
     """A split on disk. A record that cannot be read, does not have its hash or does not decode is a bad one."""
 
     def __init__(self, directory: Path, split: PackedSplit, size: int):
-        self.labels = np.load(directory / split.labels.name)
+        self.labels = array(directory / split.labels.name, np.int32, (split.count,))
         self.size = size
-        self.hashes = np.load(directory / split.hashes.name)
+        self.hashes = array(directory / split.hashes.name, np.uint64, (split.count,))
         self._names_file = directory / split.names.name
         self._shards = [directory / shard.name for shard in split.shards]
         self._ends = np.cumsum([shard.count for shard in split.shards])
@@ -117,7 +117,13 @@ class Packed:
 
     @cached_property
     def _names(self) -> list[str]:
-        return json.loads(self._names_file.read_text())
+        try:
+            names = json.loads(self._names_file.read_text())
+        except (ValueError, RecursionError):
+            names = None
+        if not isinstance(names, list) or len(names) != len(self.labels):
+            raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; put it back from a copy")
+        return [str(name) for name in names]
 
 
 def _check(record: bytes | memoryview, known: int) -> None:
@@ -170,16 +176,37 @@ def open_split(directory: Path, described: Manifest, split: str) -> Packed:
         problem = manifest.problem(directory, file, content=file not in packed.shards)
         if problem:
             raise DataError(f"{problem}; {again}")
+    if described.store == "raw":
+        wrong = [shard.name for shard in packed.shards if shard.bytes != shard.count * described.size**2 * 3]
+        if wrong:
+            raise DataError(f"{directory / wrong[0]} is not as long as its images; {again}")
     open_files.allow(len(packed.shards))
     reader = Raw if described.store == "raw" else Jpeg
     try:
-        return reader(directory, packed, described.size)
+        opened = reader(directory, packed, described.size)
     except RuntimeError as error:  # of ArrayRecord
         raise DataError(f"a shard of the split {split} of {directory} is damaged: {error}; {again}") from None
+    if not ((opened.labels >= 0) & (opened.labels < len(described.classes))).all():
+        raise DataError(f"{directory / packed.labels.name} has labels of classes that there are not; {again}")
+    return opened
+
+
+def array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """The array in a .npy file. Raises DataError unless it is of that type and shape: nothing larger is ever made."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)  # a map: of a shape that the file cannot hold, none
+        if found.dtype != dtype or found.shape != shape:
+            raise ValueError(f"it holds {found.dtype} {list(found.shape)} and should {np.dtype(dtype)} {list(shape)}")
+        return np.array(found)
+    except Exception as error:  # NumPy raises all sorts on bad bytes
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"{path} cannot be read ({reason}); put it back from a copy, or prepare the data again"
+        ) from None
 
 
 def statistics_of(directory: Path, described: Manifest) -> Statistics:
-    mean_image = np.load(directory / described.mean_image.name)
+    mean_image = array(directory / described.mean_image.name, np.float32, (described.size, described.size, 3))
     return Statistics(
         mean_image, np.array(described.eigenvalues, np.float32), np.array(described.eigenvectors, np.float32)
     )
