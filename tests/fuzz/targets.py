@@ -77,6 +77,11 @@ def hostile() -> bytes:
 
 def tar(home: Path) -> Case:
     """The archives of ImageNet and of CIFAR-10, each by all that read tars."""
+    seeds, take = tar_bytes(home)
+    return lambda rng: take(pick(rng, seeds))
+
+
+def tar_bytes(home: Path) -> tuple[list[bytes], Callable[[bytes], bool]]:
     ilsvrc.make(home / "ilsvrc", 2012, 2)
     seeds = [path.read_bytes() for path in sorted((home / "ilsvrc").iterdir())]
     small = [("cifar-10-batches-bin/test_batch.bin", bytes(3073)), ("cifar-10-batches-bin/batches.meta.txt", b"cat\n")]
@@ -85,8 +90,8 @@ def tar(home: Path) -> Case:
     path = home / "case" / "input.tar"
     path.parent.mkdir()
 
-    def case(rng: np.random.Generator) -> bool:
-        path.write_bytes(pick(rng, seeds))
+    def take(content: bytes) -> bool:
+        path.write_bytes(content)
         accepted = False
         for read in (_by_class, _in_a_row, lambda p: devkit.read(p, 2012), cifar10.cifar10):
             try:
@@ -97,7 +102,7 @@ def tar(home: Path) -> Case:
         assert [entry.name for entry in path.parent.iterdir()] == ["input.tar"]
         return accepted
 
-    return case
+    return seeds, take
 
 
 def _by_class(path: Path) -> None:
@@ -162,6 +167,27 @@ def manifests(home: Path) -> Case:
             assert {p.name for p in home.iterdir()} == {"raw", "jpeg"}
 
     return case
+
+
+def manifest_bytes(home: Path) -> tuple[list[bytes], Callable[[bytes], bool]]:
+    packed(home / "raw", "raw")
+    path = home / "raw" / manifest.NAME
+
+    def take(content: bytes) -> bool:
+        path.write_bytes(content)
+        try:
+            tree = json.loads(content)
+            if isinstance(tree, dict) and isinstance(tree.get("format"), int):
+                _write_sealed(home / "raw", tree)
+        except (ValueError, RecursionError):
+            pass  # then it is tried as it is
+        try:
+            use(home / "raw")
+        except UserError:
+            return False
+        return True
+
+    return [path.read_bytes()], take
 
 
 def _write_sealed(folder: Path, tree: object) -> None:
@@ -253,4 +279,9 @@ KINDS: dict[str, Callable[[Path], Case]] = {
     "manifest": manifests,
     "record": record,
     "workdir": run_folder,
+}
+# Those in pure Python, for tests/fuzz/guided.py: sound forms, and what takes one in.
+BYTES: dict[str, Callable[[Path], tuple[list[bytes], Callable[[bytes], bool]]]] = {
+    "tar": tar_bytes,
+    "manifest": manifest_bytes,
 }
