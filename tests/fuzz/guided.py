@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found]  # an extra tool; not installed with the project
+import atheris
 
 with atheris.instrument_imports(include=["alexnet_jax", "tarfile"]):
     from tests.fuzz.targets import BYTES
