@@ -100,10 +100,11 @@ def read(directory: Path) -> Manifest:
                 "read it with the version of the program that wrote it"
             )
         manifest = Manifest.model_validate(content)
+        changed = _sealed(manifest) != manifest
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         first = str(error).splitlines()[:3]
         raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None
-    if _sealed(manifest) != manifest:
+    if changed:
         raise DataError(f"{path} has been changed since it was written; put it back, or prepare the data again")
     return manifest
 

@@ -151,11 +151,11 @@ def manifests(home: Path) -> Case:
         folder, path = folders[which], small[which][int(rng.integers(len(small[which])))]
         try:
             if rng.random() < 0.5:
-                _write_sealed(folder, mutated_json(rng, trees[which]))
+                write_sealed(folder, mutated_json(rng, trees[which]))
             else:
                 path.write_bytes(mutated(rng, kept[path], kept[path]))
                 if path.name != manifest.NAME and rng.random() < 0.7:
-                    _write_sealed(folder, _described_again(trees[which], path))
+                    write_sealed(folder, _described_again(trees[which], path))
             try:
                 use(folder)
             except UserError:
@@ -178,7 +178,7 @@ def manifest_bytes(home: Path) -> tuple[list[bytes], Callable[[bytes], bool]]:
         try:
             tree = json.loads(content)
             if isinstance(tree, dict) and isinstance(tree.get("format"), int):
-                _write_sealed(home / "raw", tree)
+                write_sealed(home / "raw", tree)
         except (ValueError, RecursionError):
             pass  # then it is tried as it is
         try:
@@ -190,7 +190,7 @@ def manifest_bytes(home: Path) -> tuple[list[bytes], Callable[[bytes], bool]]:
     return [path.read_bytes()], take
 
 
-def _write_sealed(folder: Path, tree: object) -> None:
+def write_sealed(folder: Path, tree: object) -> None:
     try:
         manifest.write(folder, Manifest.model_validate(tree))
     except ValueError:  # no manifest, or one with what no file can hold
