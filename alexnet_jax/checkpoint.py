@@ -12,19 +12,17 @@ import functools
 import itertools
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import xxhash
-from jax import Array
 
-from alexnet_jax import processes
+from alexnet_jax import processes, sums
 from alexnet_jax.errors import DataError, StorageError, UserError
 from alexnet_jax.optim import Validation
 
@@ -65,14 +63,17 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: Any, position: Po
     Raises StorageError if this checkpoint or the one before it cannot be written.
     """
     described = position._asdict() | {"validation": position.validation._asdict()}
-    sums = {"state": jax.tree.map(int, jax.device_get(_sums(_by_name(state)))), "position": _hash(described)}
+    taken = {
+        "state": jax.tree.map(int, jax.device_get(sums.of_devices(sums.by_name(state)))),
+        "position": sums.of_json(described),
+    }
     with _storage(checkpoints):
         saved = checkpoints.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
                 position=ocp.args.JsonSave(described),
-                sums=ocp.args.JsonSave(sums),
+                sums=ocp.args.JsonSave(taken),
                 config=ocp.args.JsonSave(config),  # for people and other programs; the workdir has it too
             ),
         )
@@ -108,7 +109,7 @@ def restore(checkpoints: ocp.CheckpointManager, abstract_state: Any) -> tuple[An
     None if there is no checkpoint. Unsound ones are put into the folder DAMAGED. Raises DataError if none is sound.
     """
     directory = Path(checkpoints.directory)
-    step, damaged = _newest_sound(checkpoints)
+    step, damaged = _newest_sound(checkpoints, abstract_state)
     told = [f"the checkpoint of step {bad} is damaged: {problem}" for bad, problem in damaged.items()]
     if step is None:
         if told:
@@ -136,7 +137,7 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
         )
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
-        step, damaged = _newest_sound(checkpoints)
+        step, damaged = _newest_sound(checkpoints, None)
         for bad, problem in damaged.items():
             processes.tell(f"warning: the checkpoint of step {bad} is not used, it is damaged: {problem}")
         if step is None:
@@ -155,11 +156,15 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
     return step, restored.state["params"]
 
 
-def _newest_sound(checkpoints: ocp.CheckpointManager) -> tuple[int | None, dict[int, str]]:
-    """The step of the newest sound checkpoint, if there is one, and what is wrong with those that are newer."""
+def _newest_sound(checkpoints: ocp.CheckpointManager, expected: Any | None) -> tuple[int | None, dict[int, str]]:
+    """The step of the newest sound checkpoint, if there is one, and what is wrong with those that are newer.
+
+    What holds more numbers than the state `expected`, if that is given, is not even read.
+    """
     damaged: dict[int, str] = {}
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(expected)) if expected else None
     for step in sorted(checkpoints.all_steps(), reverse=True):
-        problem = processes.of_first(functools.partial(_problem, Path(checkpoints.directory) / str(step)))
+        problem = processes.of_first(functools.partial(_problem, Path(checkpoints.directory) / str(step), numbers))
         if not problem:
             return step, damaged
         damaged[step] = problem
@@ -175,45 +180,13 @@ def _put_aside(directory: Path, steps: list[int]) -> str:
     return ""
 
 
-def _by_name(tree: Any) -> dict[str, Any]:
-    """The leaves under the names that Orbax has for them."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+def _problem(directory: Path, numbers: int | None) -> str:
+    """What is wrong with a checkpoint, in a line; "" if it is sound. Reads it whole, in this process alone.
 
-
-@jax.jit
-def _sums(arrays: dict[str, Array]) -> dict[str, Array]:
-    """A sum of each array, uint32, the same on any mesh; no change of one number leaves it as it was.
-
-    Number i, its bits taken as an integer, counts 2 i + 1 times, modulo 2^32: odd, so every bit of it counts.
+    One of more than so many numbers is not read, if they are given.
     """
-
-    def of_leaf(x: Array) -> Array:
-        bits = x.astype(jnp.uint32) if x.dtype == bool else jax.lax.bitcast_convert_type(x, jnp.uint32)
-        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
-        for axis in reversed(range(x.ndim)):
-            place = place + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride)
-            stride *= x.shape[axis]
-        return (bits * (place * jnp.uint32(2) + jnp.uint32(1))).sum(dtype=jnp.uint32)
-
-    return jax.tree.map(of_leaf, arrays)
-
-
-def _sum(x: np.ndarray) -> int:
-    """As `_sums`, of one array on the host."""
-    bits = x.astype(np.uint32).ravel() if x.dtype == bool else np.ascontiguousarray(x).reshape(-1).view(np.uint32)
-    return int(np.dot(bits, np.arange(bits.size, dtype=np.uint32) * np.uint32(2) + np.uint32(1)))
-
-
-def _hash(described: dict) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(described, sort_keys=True).encode())
-
-
-def _problem(directory: Path) -> str:
-    """What is wrong with a checkpoint, in a line; "" if it is sound. Reads it whole, in this process alone."""
     try:
-        return _difference(directory)
+        return _difference(directory, numbers)
     except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
         _leave_unheard()
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -226,20 +199,23 @@ def _leave_unheard() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
 
-def _difference(directory: Path) -> str:
+def _difference(directory: Path, numbers: int | None) -> str:
     """What is not as it was written; raises whatever its readers raise."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="verify"
     )
-    sums, described = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
-    if _hash(described) != sums["position"]:
+    taken, described = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
+    if sums.of_json(described) != taken["position"]:
         return "position/metadata has changed since it was written"
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         stored = handler.metadata(directory / "state").tree
+        claimed = sum(math.prod(array.shape) for array in jax.tree.leaves(stored))
+        if numbers is not None and claimed > numbers:
+            return f"it claims to hold {claimed:,} numbers, and the state of this config has {numbers:,}"
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
-    changed = [name for name, leaf in _by_name(state).items() if _sum(np.asarray(leaf)) != sums["state"].pop(name)]
-    if changed or sums["state"]:
+    changed = [name for name, leaf in sums.by_name(state).items() if sums.of_host(leaf) != taken["state"].pop(name)]
+    if changed or taken["state"]:
         return f"{', '.join(changed) or 'an array'} has changed since it was written"
     return ""

@@ -213,3 +213,21 @@ def test_evaluate_says_when_the_data_has_moved(trained):
         assert "21 images" in output
     finally:
         shutil.move(trained / "moved", trained / "data")
+
+
+def test_preflight_checks_and_trains_nothing(tmp_path):
+    flags = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", "--preflight"]
+    output = run("alexnet_jax.main", *flags, "--simulated_devices=2")
+    assert "preflight: 1 process(es), mesh data=1 x tower=2 on cpu" in output and "ready" in output
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+    assert "needs 4 x 1 = 4 devices" in run("alexnet_jax.main", *flags, "--config.mesh.data=4", code=2)
+    assert "make room, give another --workdir" in run(
+        "alexnet_jax.main", *flags, "--config.train.keep_checkpoints=999999999", code=2
+    )
+    missing = run("alexnet_jax.main", *flags, "--config.data.source=prepared", "--config.data.directory=none", code=2)
+    assert "config.data.directory=none does not exist" in missing
+
+
+def test_processes_that_are_not_known(tmp_path):
+    flags = ["--config=configs/digits.py", f"--workdir={tmp_path / 'run'}", "--distributed"]
+    assert "give --coordinator_address=HOST:PORT" in run("alexnet_jax.main", *flags, code=2)
