@@ -47,8 +47,7 @@ def open_directory(directory: Path, keep: int) -> Iterator[ocp.CheckpointManager
     checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
         yield checkpoints
-        with _storage(checkpoints):
-            checkpoints.wait_until_finished()
+        wait(checkpoints)
     except BaseException:
         if not processes.several():  # else this would wait for those that may be gone
             with contextlib.suppress(Exception):  # what is wrong is on its way already
@@ -87,6 +86,12 @@ def check(checkpoints: ocp.CheckpointManager) -> None:
     """Raises StorageError if a checkpoint could not be written in the background."""
     with _storage(checkpoints):
         checkpoints.check_for_errors()
+
+
+def wait(checkpoints: ocp.CheckpointManager) -> None:
+    """Until all checkpoints are written. Raises StorageError if one cannot be."""
+    with _storage(checkpoints):
+        checkpoints.wait_until_finished()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ class Run(NamedTuple):
     advance: Callable[[Any, np.ndarray], tuple[Any, steps.Seen]]
     validate: Callable[[int, Any], dict[str, float] | None]
     save: Callable[[int, Any, optim.Validation], None]
-    refused: Callable[[Any], NonFinite]
+    refused: Callable[[int], NonFinite]
     stop: Stop
 
 
@@ -52,9 +52,11 @@ def loop(run: Run, state: steps.TrainState, position: Position) -> int:
         while len(in_flight) > ahead:
             seen = in_flight.popleft()
             if not math.isfinite(float(seen.loss)):
-                raise run.refused(state)
+                raise run.refused(step)
             run.stop.hear(seen.stop)
         pending = pending and pending()
+        if ahead == 0 and not steps.is_finite(state):  # nothing unsound is ever saved or judged
+            raise run.refused(step)
 
     try:
         while True:

@@ -1,6 +1,11 @@
-"""What is kept and told of a step whose loss or gradient is not finite: where it began, and all it takes to see it."""
+"""What is kept and told of a step whose loss or gradient is not finite: where it began, and all it takes to see it.
+
+The host sees that a loss is not finite some steps too late, and the state is then spoilt. But steps can be taken again,
+with the same numbers: so the search costs nothing until it is needed.
+"""
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +24,38 @@ from alexnet_jax.optim import Validation
 from alexnet_jax.workdir import CHECKPOINTS, NONFINITE
 
 
-def refused(
+def search(
+    config: Config,
+    mesh: Mesh,
+    steps_per_epoch: int,
+    state: steps.TrainState,
+    batches: Iterable[Any],
+    rates: Iterable[np.ndarray],
+    statistics: Any,
+    moved: Callable[[str], None],
+) -> tuple[steps.TrainState, Any] | None:
+    """Takes the steps from `state` on again, until the first whose loss is not finite or that leaves what is not.
+
+    Returns the state before that step and its batch, on the devices; None if there is no such step.
+    """
+    step = steps.make_train_step(config, mesh, steps_per_epoch, donate=False)
+    votes = sharding.votes(False, mesh)
+    for batch, of_step in zip(batches, rates, strict=True):
+        moved("a training step again")
+        placed = sharding.put(batch, mesh, sharding.EXAMPLES)
+        after, seen = step(state, placed, of_step, statistics, votes)
+        if not (np.isfinite(float(seen.loss)) and steps.is_finite(after)):
+            return state, placed
+        state = after
+    return None
+
+
+def keep(
     config: Config, mesh: Mesh, directory: Path, state: steps.TrainState, order: Order, batch: Any, statistics: Any
 ) -> NonFinite:
-    """Keeps the state before a refused step and the examples of its `batch` in the workdir; returns the error to raise.
+    """Keeps the state before a step and the examples of its `batch` in the workdir; returns the error to raise.
 
-    All processes call it. `batch` is that of the step after those in `state`, on the devices.
+    All processes call it, with what `search` found.
     """
     step = int(state.step)
     trail = first(config, mesh, order.steps_per_epoch, state, batch, statistics)
@@ -36,11 +67,10 @@ def refused(
         examples, mask = order.batch(step)
         found = {"step": step + 1, "examples": examples[mask].tolist(), "not_finite": trail}
         write_text(directory / NONFINITE / "batch.json", json.dumps(found, indent=2) + "\n")
-    where = ", ".join(f"{name} ({count} numbers)" for name, count in trail.items())
-    again = "computed again all is finite: suspect the machine" if not trail else f"first {where.partition(', ')[0]}"
+    where = next((f"{name} ({count} numbers)" for name, count in trail.items()), "the update")
     return NonFinite(
-        f"the loss or a gradient of step {step + 1} is no finite number, and the step was not taken; {again}. The "
-        f"state before it and its examples are in {directory / NONFINITE}; the checkpoints are older and sound. Give a "
+        f"the loss, a gradient or a parameter is no finite number at step {step + 1}; first {where}. The state before "
+        f"that step and its examples are in {directory / NONFINITE}; the checkpoints are older and sound. Give a "
         "smaller --config.optim.learning_rate and another --workdir; --config.start goes on from learned layers"
     )
 

@@ -25,13 +25,12 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     opt_state: Any  # the momentum
     metrics: metrics.Metrics  # of the steps since the last log line
-    sound: Array  # bool: False once a step met a loss or gradient that is not finite; then nothing changes any more
 
 
 class Seen(NamedTuple):
     """What the host looks at of each training step, the same in all processes."""
 
-    loss: Array  # the mean cross-entropy over the examples, nats; not a number if the step was refused
+    loss: Array  # the mean cross-entropy over the examples, nats
     stop: Array  # bool: whether any process was asked to stop
 
 
@@ -53,7 +52,7 @@ def _init(config: Config, seed: Array | int) -> TrainState:
     # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
     params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))
     opt_state = _optimizer(config).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing(), jnp.ones((), bool))
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
 
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
@@ -73,18 +72,14 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
 
 
+@jax.jit
 def _finite(tree: Any) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
-@jax.jit
-def _state_finite(state: TrainState) -> Array:
-    return state.sound & _finite((state.params, state.opt_state))
-
-
 def is_finite(state: TrainState) -> bool:
-    """Whether all parameters and momenta, and all there was on the way to them, are finite. Waits for the device."""
-    return bool(_state_finite(state))
+    """Whether all parameters and momenta are finite numbers. Waits for the device."""
+    return bool(_finite((state.params, state.opt_state)))
 
 
 def clear_metrics(state: TrainState) -> TrainState:
@@ -122,8 +117,8 @@ def training_input(config: Config, batch: Any, statistics: Any, epoch: Array) ->
     return image.astype(config.train.compute_dtype), dropout_keys
 
 
-def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
-    """`(state, batch, rates, statistics, asked) -> (state, Seen)`, with the old state's memory taken over.
+def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bool = True) -> jax.stages.Wrapped:
+    """`(state, batch, rates, statistics, asked) -> (state, Seen)`; with `donate` the old state's memory is taken over.
 
     `rates` are those of `optim.rates`; `asked` [devices] bool is True where a process was asked to stop.
     """
@@ -136,15 +131,12 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.sta
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
             params = jax.tree.map(jnp.add, state.params, updates)
-            sound = state.sound & jnp.isfinite(loss) & _finite(grads)
         seen = metrics.merge(state.metrics, of_batch)
-        after = TrainState(state.step + 1, params, opt_state, seen, sound)
-        # The host learns of it some steps later: until then the state before is kept as it was.
-        kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), after.replace(sound=state.sound), state)
-        return kept.replace(sound=sound), Seen(jnp.where(sound, loss, jnp.nan), asked.any())
+        return TrainState(state.step + 1, params, opt_state, seen), Seen(loss, asked.any())
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
-    return _compiled(train_step, mesh, config.train.deterministic, donate_argnums=0, out_shardings=(shardings, None))
+    options = {"donate_argnums": 0} if donate else {}
+    return _compiled(train_step, mesh, config.train.deterministic, out_shardings=(shardings, None), **options)
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:

@@ -16,7 +16,7 @@ from alexnet_jax import checkpoint, nonfinite, optim, processes, sharding, start
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
-from alexnet_jax.data.loader import Batch, Batches, Order, Reading
+from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, Some
 from alexnet_jax.errors import Interrupted, NonFinite, UserError
 from alexnet_jax.evaluation import evaluate
@@ -125,25 +125,39 @@ def _train(
         size = config.train.eval_batch_size
         return evaluate(compute, eval_images, size, reading, mesh, writer.warning, stop.now, moved)
 
+    rates_since: list[np.ndarray] = []  # the newest checkpoint, of each step
+
     def save(step: int, state: Any, validation: optim.Validation) -> None:
         moved("saving a checkpoint")
         position = Position(step, validation, writer.log_bytes)
         checkpoint.save(checkpoints, step, state, position, config.model_dump(mode="json"))
+        rates_since.clear()
 
     def advance(state: Any, rates: np.ndarray) -> tuple[Any, steps.Seen]:
         moved("waiting for data")
         batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
         moved("a training step")
         checkpoint.check(checkpoints)
+        rates_since.append(rates)
         return train_step(state, batch, rates, statistics, stop.vote())
 
-    def refused(state: Any) -> NonFinite:
-        """Keeps and tells what there is to know of the step after those of `state`, which was not taken."""
+    def refused(step: int) -> NonFinite:
         moved("looking for what is not finite")
-        step = int(state.step)
-        with contextlib.closing(Batches(train_images, order, step, step + 1, reading)) as again:
-            batch = sharding.put(Batch(*next(again)), mesh, sharding.EXAMPLES)
-        return nonfinite.refused(config, mesh, directory, state, order, batch, statistics)
+        checkpoint.wait(checkpoints)
+        restored = checkpoint.restore(checkpoints, steps.abstract_state(config, mesh))
+        state = restored[0] if restored else _first_state(config, mesh)
+        writer.message(f"step {step}: the loss or a parameter is not finite; taking the steps from {state.step} again")
+        again, found = Batches(train_images, order, int(state.step), step, reading), None
+        with contextlib.closing(again):
+            if len(rates_since) == step - int(state.step):  # else that checkpoint has been damaged since
+                search = functools.partial(nonfinite.search, config, mesh, order.steps_per_epoch, state)
+                found = search(again, rates_since, statistics, moved)
+        if found is None:
+            return NonFinite(
+                f"the loss or a parameter was no finite number at step {step}, and is one when the steps are taken "
+                "again: suspect the machine. The same command goes on from the newest checkpoint"
+            )
+        return nonfinite.keep(config, mesh, directory, found[0], order, found[1], statistics)
 
     run = Run(config, order, last_step, batches, writer, advance, validate, save, refused, stop)
     return loop(run, state, position), stop()

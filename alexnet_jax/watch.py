@@ -33,6 +33,8 @@ class Watch:
 
         def write() -> None:
             values = metrics.summary(sums)
+            if not math.isfinite(values["loss"]):
+                return  # the loop sees it too, and ends
             rates, seconds_left = self.clock.read(step)
             bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
             self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)

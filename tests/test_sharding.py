@@ -56,8 +56,8 @@ def test_only_the_papers_connections_cross_between_the_towers():
     both_ways = 2 * (sum(gathers) // 2 + sum(scatters))
     assert both_ways == batch * 485_376
     # The softmax: maximum, sum, label's score, better classes; and their gradients: a few scalars an example.
-    # And whether gradients are finite, a truth value for each array, and whether to stop.
-    assert max(reduces) <= batch * 4 * 3 and sum(reduces) <= batch * 4 * 6 + 17
+    # And whether to stop.
+    assert max(reduces) <= batch * 4 * 3 and sum(reduces) <= batch * 4 * 6 + 1
 
 
 SHARES = {"conv3": 13 * 13 * 128, "fc6": 6 * 6 * 128, "fc7": 2048, "fc8": 2048}

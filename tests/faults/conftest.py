@@ -12,7 +12,7 @@ import pytest
 from tests import runs
 
 RESULTS = Path(__file__).parent / "results.json"
-ROWS: list[dict] = []
+ROWS = RESULTS.with_suffix(".jsonl")  # while they come in, from several processes
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +24,24 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def survived() -> Callable[..., None]:
+def survived(request) -> Callable[..., None]:
     """Notes a fault that a run has come through: `survived(fault, tries, lost, told)`."""
 
     def note(fault: str, tries: int, lost: str, told: str) -> None:
-        ROWS.append({"fault": fault, "tries": tries, "lost": lost, "told": told})
+        if request.config.getoption("--write-faults"):
+            row = {"fault": fault, "tries": tries, "lost": lost, "told": told}
+            with ROWS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     return note
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.getoption("--write-faults") and not session.testsfailed:
-        RESULTS.write_text(json.dumps(sorted(ROWS, key=lambda row: row["fault"]), indent=2) + "\n")
+    if session.config.getoption("--write-faults") and not hasattr(session.config, "workerinput"):
+        found = {row["fault"]: row for row in map(json.loads, ROWS.read_text().splitlines())}  # the slow come last
+        ROWS.unlink()
+        if not session.testsfailed:
+            RESULTS.write_text(json.dumps([found[fault] for fault in sorted(found)], indent=2) + "\n")
 
 
 def table(rows: list[dict]) -> str:
