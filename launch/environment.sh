@@ -15,22 +15,23 @@ find_python() {
     return 1
 }
 
+# Each step says itself that it has failed: where this is sourced on another machine, `set -e` may not be on.
 make_environment() {
     local extras python wanted
     extras=$(IFS=,; echo "$*")
-    python=$(find_python)
+    python=$(find_python) || return 1
     wanted="$(cat pyproject.toml launch/constraints.txt) $("$python" -V) ${extras}"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
         if [ "$(.venv/bin/python -V 2>/dev/null)" != "$("$python" -V)" ]; then rm -rf .venv; fi
         echo "installing into .venv with $("$python" -V) ..."
         "$python" -m venv .venv || { echo "error: no venv; on Debian: apt install python3-venv" >&2; return 1; }
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}" || return 1
         echo "$wanted" > .venv/installed
     fi
     PATH="$PWD/.venv/bin:$PATH"
 }
 
-make_environment "$@"
+make_environment "$@" || return 1
 
 # Large arrays in large pages: on CPU a training step of the full network takes a tenth less time (glibc only).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

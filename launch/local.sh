@@ -4,9 +4,10 @@
 # DEVICES, a number, simulates so many devices on the CPU; without it the real ones are used (GPUs, TPUs, else the
 # CPU). With --processes they are divided over N processes on this machine, one GPU each if they are real ones. Every
 # FLAG goes to alexnet_jax.main, for example --config.data.directory=data/imagenet. Started again with the same
-# arguments, training goes on from the newest checkpoint. SIGTERM, SIGINT and SIGUSR1 go to all processes, which save
-# and end with exit code 75. The exit code is that of the first process that fails; the others then have GRACE
-# seconds (60) to notice, and are killed. --dry-run prints the commands.
+# arguments, training goes on from the newest checkpoint. On SIGTERM, SIGINT, SIGUSR1 or SIGHUP all processes save and
+# end with exit code 75. The exit code is that of the first process that fails; the others then have GRACE seconds
+# (60) to notice, and are killed. What process 1 prints is on stderr behind [1], and so on. --dry-run prints the
+# commands.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
@@ -14,18 +15,24 @@ cd "$(dirname "$script")/.."
 processes=1 dry_run=
 while [[ "${1:-}" == --* ]]; do
     case $1 in
-    --processes) processes=${2:-}; shift 2 ;;
-    --dry-run) dry_run=1; shift ;;
+    --processes) processes=${2:-}; shift ;;
+    --dry-run) dry_run=1 ;;
     *) usage "$script" ;;
     esac
+    if (($#)); then shift; fi
 done
-if [ $# -lt 2 ] || ! [[ "$processes" =~ ^[1-9][0-9]*$ ]]; then usage "$script"; fi
+if [ $# -lt 2 ] || ! [[ "$processes" =~ ^[1-9][0-9]{0,3}$ ]]; then usage "$script"; fi
 config=$1 workdir=$2
 shift 2
 devices=0
-if [[ "${1:-}" =~ ^[0-9]+$ ]]; then devices=$1; shift; fi
+if [[ "${1:-}" =~ ^[0-9]{1,4}$ ]]; then devices=$((10#$1)); shift; fi
 if ((devices % processes)); then
     echo "error: $devices devices do not divide over $processes processes; give a multiple" >&2
+    exit 2
+fi
+IFS=, read -ra gpus <<< "${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((processes - 1)))}"
+if ((processes > 1 && !devices && ${#gpus[@]} < processes)); then
+    echo "error: CUDA_VISIBLE_DEVICES has ${#gpus[@]} of the $processes GPUs; name as many as --processes" >&2
     exit 2
 fi
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
@@ -34,35 +41,48 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # as in launch
 command=(python3 -m alexnet_jax.main --config "$config" --workdir "$workdir")
 if ((devices)); then command+=("--simulated_devices=$((devices / processes))"); fi
 command+=("$@")
-if ((processes == 1)); then
-    run "${command[@]}" --preflight
-    if [ -z "$dry_run" ]; then exec "${command[@]}"; fi
-    run "${command[@]}"
-    exit
-fi
+# Several processes are out of reach of the terminal's Ctrl-C, which would come twice, once past this script: and the
+# second ends at once, unsaved. They are told to stop even if this script is killed.
+alone=(setsid setpriv --pdeathsig TERM)
 
-pids=()
-for signal in TERM INT USR1; do
-    # shellcheck disable=SC2064 # the signal's name is meant to be filled in now
-    trap "kill -$signal \"\${pids[@]}\" 2>/dev/null || true" "$signal"
-done
+pids=() told=
+# To main these signals are one, and what bash starts in the background does not hear SIGINT before it trains.
+tell() {
+    told=1
+    if ((${#pids[@]})); then kill -TERM "${pids[@]}" 2>/dev/null || true; fi
+}
+trap tell TERM INT USR1 HUP
+trap 'kill -KILL "${pids[@]/#/-}" 2>/dev/null || true' EXIT # however this ends, it leaves none behind
 
-# together [FLAG]: starts all processes, waits for all, and returns the exit code of the first that failed.
+# start I FLAG...: process I, in the background.
+start() {
+    local i=$1 process=("${command[@]}")
+    shift
+    if ((processes > 1)); then
+        process=("${alone[@]}" "${process[@]}" "--coordinator_address=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i")
+        if ((!devices)); then process=(env "CUDA_VISIBLE_DEVICES=${gpus[i]}" "${process[@]}"); fi
+    fi
+    if [ -n "$dry_run" ]; then
+        run "${process[@]}" "$@"
+        return
+    elif ((i)); then
+        "${process[@]}" "$@" > >(sed -u "s/^/[$i] /" >&2) 2>&1 &
+    else
+        "${process[@]}" "$@" &
+    fi
+    pids[i]=$!
+}
+
+# together FLAG...: starts all processes, waits for all, and returns the exit code of the first that failed.
 together() {
-    local i status process code=0 deadline=0 port=PORT
+    local i status code=0 deadline=0 port=PORT
     if [ -z "$dry_run" ]; then
         port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     fi
     for ((i = 0; i < processes; i++)); do
-        process=("${command[@]}" "--coordinator_address=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i")
-        if ((!devices)); then process=(env "CUDA_VISIBLE_DEVICES=$i" "${process[@]}"); fi
-        if [ -n "$dry_run" ]; then
-            run "${process[@]}" "$@"
-        else
-            "${process[@]}" "$@" &
-            pids[i]=$!
-        fi
+        if [ -z "$told" ]; then start "$i" "$@"; fi
     done
+    if [ -n "$told" ]; then tell; fi # again: one may have been started just then
     while ((${#pids[@]})); do
         for i in "${!pids[@]}"; do
             if ! kill -0 "${pids[i]}" 2>/dev/null; then
@@ -73,10 +93,11 @@ together() {
             fi
         done
         if ((${#pids[@]} && code && SECONDS >= deadline)); then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
-        sleep 0.2
+        sleep 0.2 || true # Ctrl-C ends it too
     done
     return "$code"
 }
 
 together --preflight
-together
+if [ -n "$told" ]; then exit 143; fi # between two processes there was none to hear it
+if ((processes > 1)) || [ -n "$dry_run" ]; then together; else exec "${command[@]}"; fi

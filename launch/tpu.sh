@@ -26,25 +26,43 @@ read_arguments() {
     *) version='tpu-ubuntu2204-base' ;;
     esac
     tpu=(gcloud compute tpus)
+    pause=${PAUSE:-30} # seconds
     here=("$name" "--zone=$zone")
 }
 
-# on_all_workers WORD...: runs a command line there, in the project's folder. `;` and `&&` are words of their own.
+# state_of KIND FIELD: of what this TPU is to gcloud, or NONE.
+state_of() {
+    local said tries
+    for tries in 1 2 3 4 5; do # gcloud may be out of reach for a moment
+        if said=$("${tpu[@]}" "$1" describe "${here[@]}" "--format=value($2)" 2>&1); then
+            echo "${said##*$'\n'}"
+            return
+        elif [[ "$said" == *NOT_FOUND* ]]; then
+            echo NONE
+            return
+        fi
+        sleep "$pause"
+    done
+    echo "error: gcloud was asked $tries times for the state of $name and said: $said" >&2
+    return 1
+}
+
+# on_all_workers COMMAND: a command line for the workers' shells.
 on_all_workers() {
-    run "${tpu[@]}" tpu-vm ssh "${here[@]}" --worker=all --command="cd alexnet_jax && $*"
+    run "${tpu[@]}" tpu-vm ssh "${here[@]}" --worker=all "--command=$1"
 }
 
 # train_there: copies the project, installs it, checks, trains. Ends with the exit code of the training.
 train_there() {
-    local command mount
+    local command there='cd alexnet_jax && . launch/python.sh && . launch/environment.sh tpu'
     command="$(quoted python -m alexnet_jax.main --distributed --config "$config" --workdir "$workdir" ${flags[@]+"${flags[@]}"})"
-    run tar --create --gzip --file alexnet_jax.tar.gz --exclude=./.venv --exclude=./.git --exclude=./runs --exclude=./data --exclude=./alexnet_jax.tar.gz .
-    run "${tpu[@]}" tpu-vm scp alexnet_jax.tar.gz "$name:" "--zone=$zone" --worker=all
-    run "${tpu[@]}" tpu-vm ssh "${here[@]}" --worker=all --command="mkdir -p alexnet_jax && tar -xzf alexnet_jax.tar.gz -C alexnet_jax"
+    run mkdir -p runs # not beside the files: tar takes a folder that changes for an error
+    run tar --create --gzip --file runs/alexnet_jax.tar.gz --exclude=__pycache__ pyproject.toml README.md LICENSE launch alexnet_jax configs
+    run "${tpu[@]}" tpu-vm scp runs/alexnet_jax.tar.gz "$name:" "--zone=$zone" --worker=all
+    on_all_workers "mkdir -p alexnet_jax && tar -xzf alexnet_jax.tar.gz -C alexnet_jax"
     if [ -n "${NFS:-}" ]; then # SERVER:/SHARE, where workdir and data are, seen by all workers as /mnt/nfs
-        mount="sudo apt-get install -y -q nfs-common && sudo mkdir -p /mnt/nfs && (mountpoint -q /mnt/nfs || sudo mount $(quoted "$NFS") /mnt/nfs)"
-        on_all_workers "$mount"
+        on_all_workers "sudo apt-get install -y -q nfs-common && sudo mkdir -p /mnt/nfs && (mountpoint -q /mnt/nfs || sudo mount $(quoted "$NFS") /mnt/nfs)"
     fi
-    on_all_workers ". launch/environment.sh tpu && $command --preflight"
-    on_all_workers ". launch/environment.sh tpu && $command"
+    on_all_workers "$there && $command --preflight"
+    on_all_workers "$there && $command"
 }

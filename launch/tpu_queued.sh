@@ -2,32 +2,49 @@
 # Trains on a Cloud TPU from the queue: asks for it, waits, runs on all workers; asks again when it was preempted.
 #   bash launch/tpu_queued.sh [--spot] [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAG...]
 # Arguments, NFS and how to stop are those of launch/tpu_vm.sh. It goes on until the training has ended, by itself or
-# by a signal of yours; then it gives the TPU back. Started again with the same arguments, it goes on where it was.
+# by a signal of yours; then it gives the TPU back. Started again with the same arguments, it goes on where it was. It
+# tries again, up to 100 times, after a preemption and after what another start may mend: 69, 124, 134 (see the README),
+# and 255, a connection that broke.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
 . launch/functions.sh
 . launch/tpu.sh
 read_arguments "$script" "$@"
+create=("${tpu[@]}" queued-resources create "${here[@]}" "--node-id=$name" "--accelerator-type=$type" "--runtime-version=$version" ${spot[@]+"${spot[@]}"})
+delete=("${tpu[@]}" queued-resources delete "${here[@]}" --quiet --force)
 
-state() {
-    "${tpu[@]}" queued-resources describe "${here[@]}" '--format=value(state.state)' 2>/dev/null || echo NONE
+# until_active: returns once the TPU is there.
+until_active() {
+    local state
+    while state=$(state_of queued-resources state.state); do
+        case $state in
+        ACTIVE) return ;;
+        NONE) "${create[@]}" ;;
+        SUSPENDED | FAILED) "${delete[@]}" ;;
+        *) sleep "$pause" ;; # in the queue, or on its way out
+        esac
+    done
+    return 1
 }
 
+if [ -n "$dry_run" ]; then
+    run "${create[@]}"
+    train_there
+    run "${delete[@]}"
+    exit
+fi
 for ((attempt = 1; attempt <= 100; attempt++)); do
-    found=NONE
-    if [ -z "$dry_run" ]; then found=$(state); fi
-    if [[ "$found" =~ ^(SUSPENDED|SUSPENDING|FAILED)$ ]]; then
-        run "${tpu[@]}" queued-resources delete "${here[@]}" --quiet --force
-        found=NONE
-    fi
-    if [ "$found" = NONE ]; then
-        run "${tpu[@]}" queued-resources create "${here[@]}" "--node-id=$name" "--accelerator-type=$type" "--runtime-version=$version" ${spot[@]+"${spot[@]}"}
-    fi
-    while [ -z "$dry_run" ] && ! [[ "$(state)" =~ ^(ACTIVE|SUSPENDED|FAILED)$ ]]; do sleep 30; done
-    code=0
-    train_there || code=$?
-    if [ -n "$dry_run" ] || [ "$(state)" = ACTIVE ]; then break; fi # else it was preempted
+    until_active
+    set +e # not `train_there || code=$?`: behind that no failure would end it
+    (set -e; train_there)
+    code=$?
+    set -e
+    case $code in 0 | 2 | 65 | 70 | 74 | 75) break ;; esac
+    sleep "$pause" # a preemption is not known at once
+    state=$(state_of queued-resources state.state)
+    if [ "$state" = ACTIVE ] && ! [[ $code =~ ^(69|124|134|255)$ ]]; then break; fi
+    echo "exit code $code, the TPU is $state: trying again" >&2
 done
-run "${tpu[@]}" queued-resources delete "${here[@]}" --quiet --force
+"${delete[@]}"
 exit "$code"

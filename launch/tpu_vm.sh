@@ -5,7 +5,7 @@
 #       --config.mesh.data=4 --config.data.directory=/mnt/nfs/imagenet
 # WORKDIR must outlive the VM and be one for all workers: NFS=SERVER:/SHARE is mounted as /mnt/nfs. The same command
 # again goes on from the newest checkpoint. Save and stop: gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all
-# --command='pkill -TERM -f alexnet_jax.main'. The VM costs until it is deleted: gcloud compute tpus tpu-vm delete.
+# --command='pkill -TERM -f "^python -m alexnet_jax.main"'. The VM costs until it is deleted: gcloud compute tpus tpu-vm delete.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
@@ -13,14 +13,12 @@ cd "$(dirname "$script")/.."
 . launch/tpu.sh
 read_arguments "$script" "$@"
 
-state=
-if [ -z "$dry_run" ]; then
-    state=$("${tpu[@]}" tpu-vm describe "${here[@]}" '--format=value(state)' 2>/dev/null) || state=
-fi
+state=NONE
+if [ -z "$dry_run" ]; then state=$(state_of tpu-vm state); fi
 case $state in
-PREEMPTED | TERMINATED | STOPPED) run "${tpu[@]}" tpu-vm delete "${here[@]}" --quiet; state= ;;
+PREEMPTED | TERMINATED | STOPPED) run "${tpu[@]}" tpu-vm delete "${here[@]}" --quiet; state=NONE ;;
 esac
-if [ -z "$state" ]; then
+if [ "$state" = NONE ]; then
     run "${tpu[@]}" tpu-vm create "${here[@]}" "--accelerator-type=$type" "--version=$version" ${spot[@]+"${spot[@]}"}
 fi
 train_there

@@ -97,7 +97,7 @@ def test_a_job_goes_back_into_the_queue_and_goes_on(slurm, tmp_path):
     words = runs.command(tmp_path, "run", devices=1)
     config = words[3].removeprefix("--config=")
     flags = ["--simulated_devices=1", "--config.train.epochs=20", "--config.train.save_every_steps=1000"]
-    options = ["--gpus-per-task=0", "--cpus-per-task=1", "--time=30", f"--output={log}"]
+    options = ["--gpus-per-node=0", "--cpus-per-task=1", "--time=30", f"--output={log}"]
     job = subprocess.run(
         ["sbatch", "--parsable", *options, "launch/slurm.sbatch", config, str(tmp_path / "run"), *flags],
         env=slurm,
