@@ -1,0 +1,47 @@
+"""The long run: python -m tests.fuzz [--cases 10000] [--kinds jpeg,tar] [--seed 0] [--case N] [--json FILE]
+
+Prints a table, and each finding with what makes it again: --kinds KIND --seed SEED --case N. Exit code 1: there are
+findings.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.fuzz import cases
+
+KINDS = ("jpeg", "tar", "cifar10", "manifest", "record", "workdir")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int, help="only this one")
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    arguments = parser.parse_args()
+    first, last = (0, arguments.cases) if arguments.case is None else (arguments.case, arguments.case + 1)
+    rows, found = [], []
+    print(f"{'kind':10} {'cases':>8} {'accepted':>9} {'refused':>9} {'findings':>9} {'seconds':>8}")
+    for kind in arguments.kinds.split(","):
+        start = time.monotonic()
+        result = cases.run(kind, arguments.seed, first, last)
+        counts = [result.outcomes[name] for name in ("accepted", "refused", "finding")]
+        seconds = round(time.monotonic() - start)
+        rows.append({"kind": kind, "cases": sum(counts)} | dict(zip(("accepted", "refused", "findings"), counts)))
+        found += result.findings
+        print(f"{kind:10} {sum(counts):>8,} {counts[0]:>9,} {counts[1]:>9,} {counts[2]:>9,} {seconds:>8,}", flush=True)
+    for finding in found:
+        print(f"\n--kinds {finding.kind} --seed {finding.seed} --case {finding.case}\n{finding.what}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"seed": arguments.seed, "kinds": rows}, indent=2) + "\n")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
