@@ -4,7 +4,6 @@ Kept are logarithms of probabilities: averaged over views by their probabilities
 """
 
 import contextlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from scipy.special import logsumexp
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.config import Config
+from alexnet_jax.data import arrays
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
@@ -68,11 +68,14 @@ def save(path: Path, predictions: Predictions) -> None:
 def load(path: Path) -> Predictions | None:
     """What `save` wrote; None if there is nothing that can be read."""
     try:
-        with path.open("rb") as file, np.load(file) as saved:
-            arrays = {name: saved[name] for name in Predictions._fields}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = arrays.zipped(path, Predictions._fields)
+        found = Predictions(**saved | {"step": int(saved["step"]), "data": str(saved["data"])})
+        kinds = [(of.dtype, of.shape[:1]) for of in found[:3]]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Predictions(**arrays | {"step": int(arrays["step"]), "data": str(arrays["data"])})
+    count = found.label.shape
+    sound = kinds == [(np.float32, count), (np.int32, count), (np.int32, count)] and found.log_probabilities.ndim == 2
+    return found if sound else None
 
 
 def average(several: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:

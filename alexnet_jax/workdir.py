@@ -21,17 +21,20 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
+import pydantic
+from pydantic import Field
 
 from alexnet_jax import config_files, processes
 from alexnet_jax.config import Config
+from alexnet_jax.data import arrays
 from alexnet_jax.data.datasets import Dataset, open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import DataError, UserError
 
 CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
     "config.json",
@@ -59,6 +62,16 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.stall_seconds",
 )
+
+
+class Run(pydantic.BaseModel):
+    """What RUN holds."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    classes: Annotated[list[str], Field(min_length=1)]
+    data: str
+    starts: list[dict]
 
 
 class Workdir(NamedTuple):
@@ -128,7 +141,7 @@ def lock(directory: Path) -> Iterator[None]:
 def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
     """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
     different = differences(_config(directory), config)
-    run = json.loads((directory / RUN).read_text())
+    run = _run(directory)
     if run["data"] != dataset.fingerprint:
         different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
@@ -140,12 +153,16 @@ def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -
 
 
 def open_finished(directory: Path) -> Workdir:
-    """What `prepare` wrote. Raises UserError if `directory` is no workdir."""
+    """What `prepare` wrote. Raises UserError if `directory` is no workdir, DataError if it is damaged."""
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
-    with np.load(directory / STATISTICS) as saved:
-        statistics = Statistics(**{name: saved[name] for name in Statistics._fields})
-    return Workdir(_config(directory), json.loads((directory / RUN).read_text())["classes"], statistics)
+    config, classes = _config(directory), _run(directory)["classes"]
+    with _sound(directory / STATISTICS):
+        statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
+        shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
+        if [(of.shape, of.dtype) for of in statistics] != [(shape, np.float32) for shape in shapes]:
+            raise ValueError(f"its arrays are not of images of {config.data.size}x{config.data.size}")
+    return Workdir(config, classes, statistics)
 
 
 def open_data(finished: Workdir, moved_to: str | None) -> Dataset:
@@ -179,7 +196,23 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _config(directory: Path) -> Config:
-    return config_files.from_json((directory / CONFIG).read_text())
+    with _sound(directory / CONFIG):
+        return config_files.from_json((directory / CONFIG).read_text())
+
+
+def _run(directory: Path) -> dict:
+    with _sound(directory / RUN):
+        return Run.model_validate(json.loads((directory / RUN).read_text())).model_dump()
+
+
+@contextlib.contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Reads `path` within: what is wrong with it is told as DataError."""
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} is damaged: {what}; put it back from a copy, or train in another --workdir") from None
 
 
 def packages() -> dict[str, str]:

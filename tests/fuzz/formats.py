@@ -19,9 +19,7 @@ def changed_npy(rng: Rng, content: bytes) -> bytes:
     dtype = str(rng.choice(["<i4", "<u8", "<f4", "|O", "<i8", "|V0", "<U9", ">f4", "|S4", "M8[s]", "|b1"]))
     shape = tuple(int(EDGES[i]) * int(rng.choice([1, 1, -1])) for i in rng.integers(len(EDGES), size=rng.integers(4)))
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        out, {"descr": dtype, "fortran_order": bool(rng.integers(2)), "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": bool(rng.integers(2)), "shape": shape})
     return out.getvalue() + content[128:]
 
 
@@ -73,7 +71,17 @@ def _with_odd_members(rng: Rng, content: bytes) -> bytes:
 
 
 def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarInfo, bytes]:
-    paths = ["../../outside/x.JPEG", "/abs/x.JPEG", "", ".", "a\0b", "x" * 300, "\udcff.JPEG", "n1.tar", "data/meta.mat"]
+    paths = [
+        "../../outside/x.JPEG",
+        "/abs/x.JPEG",
+        "",
+        ".",
+        "a\0b",
+        "x" * 300,
+        "\udcff.JPEG",
+        "n1.tar",
+        "data/meta.mat",
+    ]
     huge = [-(2**40), -512, -1, 0, 1, 2**30, 2**33, 2**40, 2**63, 2**70]
     what = rng.integers(7)
     if what == 0:
@@ -86,7 +94,9 @@ def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarI
         if rng.random() < 0.5:
             member.type = b"Lxg5"[(place := int(rng.integers(4))) : place + 1]
     elif what == 3:
-        key = str(rng.choice(["size", "path", "linkpath", "GNU.sparse.realsize", "GNU.sparse.map", "hdrcharset", "mtime"]))
+        key = str(
+            rng.choice(["size", "path", "linkpath", "GNU.sparse.realsize", "GNU.sparse.map", "hdrcharset", "mtime"])
+        )
         values = [*map(str, huge), "x", "0,1,2", "../../outside", "BINARY", "9" * 5000]
         member.pax_headers = {key: values[rng.integers(len(values))], "GNU.sparse.major": str(rng.integers(2))}
     elif inside.startswith(b"MATLAB") or not inside[257:262] == b"ustar":

@@ -22,7 +22,6 @@ from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.data.sources.imagenet import challenge
 from alexnet_jax.data.sources.source import Source, array_split
-from alexnet_jax.errors import UserError
 from tests import ilsvrc
 from tests.conftest import encoded
 from tests.fuzz.formats import changed_npy, changed_npz, changed_tar
@@ -68,7 +67,10 @@ class Jpeg:
         self.jpegs += [encoded(smooth.convert(mode), "JPEG", progressive=mode == "L") for mode in ("L", "CMYK")]
         self.jpegs += [images.encode_jpeg(np.asarray(smooth.resize((24, 24))), 90), gzip.compress(self.jpegs[0])]
         self.others = [encoded(smooth, kind) for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")]
-        self.others += [encoded(smooth.convert("P"), "PNG", transparency=3), encoded(smooth, "TIFF", compression="jpeg")]
+        self.others += [
+            encoded(smooth.convert("P"), "PNG", transparency=3),
+            encoded(smooth, "TIFF", compression="jpeg"),
+        ]
 
     def run(self, rng: Rng) -> bool:
         seeds = self.jpegs if rng.random() < 0.8 else self.others
@@ -150,7 +152,9 @@ class Manifest:
         else:
             content = changed_npy(rng, content) if name.endswith(".npy") else changed(rng, content)
         tree = described_anew(json.loads(text), name, content)
-        return self.check(folder, {name: content, manifest.NAME: sealed(tree if what == 2 else changed_tree(rng, tree))})
+        return self.check(
+            folder, {name: content, manifest.NAME: sealed(tree if what == 2 else changed_tree(rng, tree))}
+        )
 
     def check(self, folder: Folder, files: Mapping[str, bytes]) -> bool:
         with folder.holding(files):
@@ -266,7 +270,10 @@ def _packed(path: Path, store: str) -> Path:
     """Twelve images in shards of five, and a split val."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    splits = {"train": array_split("train", pixels, np.arange(12) % 3), "val": array_split("val", pixels, np.arange(12) % 3)}
+    splits = {
+        "train": array_split("train", pixels, np.arange(12) % 3),
+        "val": array_split("val", pixels, np.arange(12) % 3),
+    }
     source = Source(["cat", "dog", "été"], splits, {})
     at_once, packing.SHARD_IMAGES = packing.SHARD_IMAGES, 5
     try:
@@ -292,7 +299,9 @@ def _cifar10_python() -> bytes:
     for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
         batch = {b"data": rng.integers(0, 256, (10, 3072), dtype=np.uint8), b"labels": list(range(10))}
         members.append((name, pickle.dumps(batch, protocol=2)))
-    members.append(("batches.meta", pickle.dumps({b"label_names": [name.encode() for name in "abcdefghij"]}, protocol=2)))
+    members.append(
+        ("batches.meta", pickle.dumps({b"label_names": [name.encode() for name in "abcdefghij"]}, protocol=2))
+    )
     return ilsvrc.tar(members, "w:gz")
 
 

@@ -76,7 +76,9 @@ def _insert(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
 
 def _repeat(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
     start, end = _span(rng, content)
-    return content[:end] + content[start:end] * min(int(rng.integers(1, 64)), 2**16 // (1 + end - start)) + content[end:]
+    return (
+        content[:end] + content[start:end] * min(int(rng.integers(1, 64)), 2**16 // (1 + end - start)) + content[end:]
+    )
 
 
 def _swap(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
@@ -135,7 +137,9 @@ VALUES: tuple[Callable[[Rng], Any], ...] = (
     lambda rng: int(EDGES[rng.integers(len(EDGES))]),
     lambda rng: 10 ** int(rng.choice([20, 200, 4000])),
     lambda rng: float(rng.choice([0.5, -1e300, 1e308, np.inf, -np.inf, np.nan])),
-    lambda rng: str(rng.choice(["", "x", "../outside/x", "/etc/passwd", ".", "..", "a/b", "\ud800", "\0", "7", "train"])),
+    lambda rng: str(
+        rng.choice(["", "x", "../outside/x", "/etc/passwd", ".", "..", "a/b", "\ud800", "\0", "7", "train"])
+    ),
     lambda rng: "é" * int(rng.choice([1, 300, 100_000])),
     lambda rng: [],
     lambda rng: {},

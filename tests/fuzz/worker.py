@@ -23,7 +23,15 @@ SECONDS = 20  # of computing that a case may take
 MEMORY = 2**31  # bytes that a case may take of what there is, beyond the 1.3 GB of the largest image allowed
 ADDRESSES = 2**33  # bytes that a case may reserve
 FILE = 2**28  # bytes of a file that it may write
-PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "pickle.find_class")
+PROGRAMS = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "socket.connect",
+    "pickle.find_class",
+)
 CHANGES = ("os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 

@@ -1,5 +1,6 @@
 """The development kits of the ImageNet challenges: the numbers of the classes, the labels of the validation set."""
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data.sources import tars
 from alexnet_jax.errors import UserError
 
-MAX_FILE = 2**26  # bytes; the largest that is needed has one million
+MAX_KIT = 2**28  # bytes that it is unpacked; the largest file that is needed has one million
 
 
 class Devkit(NamedTuple):
@@ -51,11 +53,12 @@ def _files(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     if path.is_dir():
         found = {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
     else:
-        with tarfile.open(path) as tar:
-            for member in tar:
+        with gzip.open(path) as stream:
+            for member in tars.members(stream, 0, MAX_KIT):
                 folder, _, name = member.name.rpartition("/")
-                if name in names and folder.endswith("data") and member.isreg() and member.size <= MAX_FILE:
-                    found[name] = tar.extractfile(member).read()  # type: ignore[union-attr] # it is a regular file
+                if name in names and folder.endswith("data") and member.type == tarfile.REGTYPE:
+                    stream.seek(member.offset_data)
+                    found[name] = stream.read(member.size)
     missing = set(names) - set(found)
     if missing:
         raise UserError(f"{path} has no data/{' and no data/'.join(sorted(missing))}; is it the kit of this year?")
