@@ -69,13 +69,14 @@ def load(path: Path) -> Predictions | None:
     """What `save` wrote; None if there is nothing that can be read."""
     try:
         saved = arrays.zipped(path, Predictions._fields)
-        found = Predictions(**saved | {"step": int(saved["step"]), "data": str(saved["data"])})
-        kinds = [(of.dtype, of.shape[:1]) for of in found[:3]]
+        said, label, example = (saved[name] for name in Predictions._fields[:3])
+        found = Predictions(said, label, example, int(saved["step"]), str(saved["data"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    count = found.label.shape
-    sound = kinds == [(np.float32, count), (np.int32, count), (np.int32, count)] and found.log_probabilities.ndim == 2
-    return found if sound else None
+    kinds = [(of.dtype, of.shape) for of in found[:3]]
+    count = found.label.size
+    expected = [(np.float32, (count, said.size // max(1, count))), (np.int32, (count,)), (np.int32, (count,))]
+    return found if kinds == expected else None
 
 
 def average(several: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:

@@ -135,13 +135,16 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
-    with _told(path), zipfile.ZipFile(path) as archive:
-        with archive.open(arrays.members(archive, ("vectors",))["vectors"]) as file:
-            (_, units), fortran, dtype = arrays.header(file)
-            if fortran or dtype != np.float32 or not units:
-                raise ValueError(f"vectors of {units} {dtype}")
-            while content := file.read(_rows(units) * units * dtype.itemsize):
-                yield np.frombuffer(content, dtype).reshape(-1, units)
+    with (
+        _told(path),
+        zipfile.ZipFile(path) as archive,
+        archive.open(arrays.members(archive, ("vectors",))["vectors"]) as file,
+    ):
+        (_, units), fortran, dtype = arrays.header(file)
+        if fortran or dtype != np.float32 or not units:
+            raise ValueError(f"vectors of {units} {dtype}")
+        while content := file.read(_rows(units) * units * dtype.itemsize):
+            yield np.frombuffer(content, dtype).reshape(-1, units)
 
 
 def _open_parquet(path: Path) -> Saved:

@@ -162,6 +162,8 @@ def open_finished(directory: Path) -> Workdir:
         shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
         if [(of.shape, of.dtype) for of in statistics] != [(shape, np.float32) for shape in shapes]:
             raise ValueError(f"its arrays are not of images of {config.data.size}x{config.data.size}")
+        if not all(np.isfinite(of).all() for of in statistics):
+            raise ValueError("it holds what is no number")
     return Workdir(config, classes, statistics)
 
 

@@ -51,6 +51,8 @@ def load(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{path} holds {array.dtype} {array.shape} and should hold {np.dtype(dtype)} {shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path} holds what is no number")
     return array
 
 

@@ -15,7 +15,7 @@ MAX_PIXELS = 100_000_000  # of one image: a small file can claim to hold any num
 MAX_BYTES = 2**28  # of one unpacked file
 TINY = 16  # pixels on the short side: hardly a picture
 # What photos come in. Pillow knows forty more, one of which it hands to another program (EPS, to Ghostscript).
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PASSES = 20  # over so many pixels as MAX_PIXELS, that the scans of a JPEG may make
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, through a channel that threads share
 cv2.setNumThreads(1)  # images are spread over threads here, not pixels there

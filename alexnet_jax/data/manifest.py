@@ -88,7 +88,7 @@ class Manifest(Record):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         for name, split in self.splits.items():
-            by_class = split.published and split.published.by_class
+            by_class = split.published.by_class if split.published else None
             if by_class is not None and len(by_class) != len(self.classes):
                 raise ValueError(
                     f"{len(by_class)} published classes of the split {name}, and {len(self.classes)} classes"

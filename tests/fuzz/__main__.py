@@ -33,7 +33,8 @@ def main() -> None:
         result = cases.run(kind, arguments.seed, first, last)
         counts = [result.outcomes[name] for name in ("accepted", "refused", "finding")]
         seconds = round(time.monotonic() - start)
-        rows.append({"kind": kind, "cases": sum(counts)} | dict(zip(("accepted", "refused", "findings"), counts)))
+        of_kind = zip(("accepted", "refused", "findings"), counts, strict=True)
+        rows.append({"kind": kind, "cases": sum(counts), **dict(of_kind)})
         found += result.findings
         print(f"{kind:10} {sum(counts):>8,} {counts[0]:>9,} {counts[1]:>9,} {counts[2]:>9,} {seconds:>8,}", flush=True)
     for finding in found:

@@ -41,16 +41,16 @@ def _worker(result: Result, seed: int, first: int, last: int) -> int:
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_fuzz_") as home, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "tests.fuzz.worker", result.kind, *map(str, (seed, first, last)), home]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors)
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        for line in process.stdout:
-            case, outcome, what = json.loads(line)
-            result.outcomes[outcome] += 1
-            if outcome == "finding":
-                result.findings.append(Finding(result.kind, seed, case, what))
-            first = case + 1
-        code = process.wait()
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            for line in process.stdout:
+                case, outcome, what = json.loads(line)
+                result.outcomes[outcome] += 1
+                if outcome == "finding":
+                    result.findings.append(Finding(result.kind, seed, case, what))
+                first = case + 1
+        code = process.returncode
         errors.seek(0)
         last_words = errors.read()[-2000:].decode(errors="replace")
     if not ready:

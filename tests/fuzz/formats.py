@@ -99,7 +99,7 @@ def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarI
         )
         values = [*map(str, huge), "x", "0,1,2", "../../outside", "BINARY", "9" * 5000]
         member.pax_headers = {key: values[rng.integers(len(values))], "GNU.sparse.major": str(rng.integers(2))}
-    elif inside.startswith(b"MATLAB") or not inside[257:262] == b"ustar":
+    elif inside.startswith(b"MATLAB") or inside[257:262] != b"ustar":
         inside = changed(rng, inside)
         member.size = len(inside)
     else:

@@ -87,7 +87,7 @@ def _swap(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _splice(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
-    other = others[rng.integers(len(others))] if len(others) else content
+    other = others[int(rng.integers(len(others)))] if len(others) else content
     start, end = _span(rng, other)
     place, stop = _span(rng, content)
     return content[:place] + other[start:end] + content[place if rng.random() < 0.5 else stop :]
@@ -95,7 +95,7 @@ def _splice(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
 
 def _mark(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
     place = 0 if rng.random() < 0.2 else int(rng.integers(len(content) + 1))
-    mark = MARKS[rng.integers(len(MARKS))]
+    mark = MARKS[int(rng.integers(len(MARKS)))]
     return content[:place] + mark + content[place + (len(mark) if rng.random() < 0.5 else 0) :]
 
 
@@ -104,7 +104,7 @@ def _number(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
     number, place = EDGES[rng.integers(len(EDGES))], int(rng.integers(len(content) + 1))
     size = int(rng.choice([1, 2, 4, 8]))
     order = "big" if rng.random() < 0.5 else "little"
-    binary = (number % 256**size).to_bytes(size, order)  # type: ignore[arg-type] # it is one of the two
+    binary = (number % 256**size).to_bytes(size, order)
     text = (binary, b"%011o" % number, b"%d" % number)[rng.integers(3)]
     return content[:place] + text + content[place + len(text) :]
 

@@ -41,7 +41,7 @@ class Watch:
 
     def __init__(self, home: Path):
         self.seen: list[str] = []
-        self._case, self._outside = str(home / CASE), str(home / OUTSIDE)
+        self._case, self._outside = home / CASE, home / OUTSIDE
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple) -> None:
@@ -51,26 +51,27 @@ class Watch:
             path, _, flags = arguments
             self._touched(event, path, bool(flags & WRITES))
         elif event in CHANGES:
-            folder = f"/proc/self/fd/{arguments[-1]}" if isinstance(arguments[-1], int) and arguments[-1] >= 0 else ""
+            opened = arguments[-1]  # the folder that a path starts from, if it is no negative number
+            folder = Path(f"/proc/self/fd/{opened}").readlink() if isinstance(opened, int) and opened >= 0 else Path()
             for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
-                self._touched(event, path, True, os.readlink(folder) if folder else "")
+                self._touched(event, path, True, folder)
 
-    def _touched(self, event: str, path: Any, writes: bool, folder: str = "") -> None:
+    def _touched(self, event: str, path: Any, writes: bool, folder: Path = Path()) -> None:
         if not isinstance(path, str | bytes):
             return
-        real = os.path.abspath(os.path.join(folder, os.fsdecode(path)))
-        inside = real == self._case or real.startswith(self._case + "/")
-        if (writes and not inside and not real.startswith("/dev/")) or real.startswith(self._outside):
+        real = Path(os.path.normpath(Path.cwd() / folder / os.fsdecode(path)))
+        outside = writes and not real.is_relative_to(self._case) and not real.is_relative_to("/dev")
+        if outside or real.is_relative_to(self._outside):
             self.seen.append(f"{event} {real}")
 
 
 def listing(home: Path) -> list[tuple]:
     """What lies beside the folder of the case: code that is no Python writes unseen."""
-    found = []
+    found: list[tuple] = []
     for top, folders, files in os.walk(home):
         if top == str(home):
             folders.remove(CASE)
-        found += [(top, name, os.stat(os.path.join(top, name)).st_mtime_ns) for name in files]
+        found += [(top, name, (Path(top) / name).lstat().st_mtime_ns) for name in files]
         found += [(top, name) for name in folders]
     return sorted(found)
 
@@ -81,6 +82,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is printed is no report
     for name in (CASE, OUTSIDE):
         (home / name).mkdir(parents=True)
+    os.fsync = lambda fd: None  # nothing here must outlast a power failure
     target = KINDS[kind](home)
     limit_everything()
     watch, before = Watch(home), listing(home)

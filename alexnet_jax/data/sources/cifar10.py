@@ -90,7 +90,9 @@ def _unpack(archive: Path) -> dict[str, bytes]:
                 if name in FILES and member.type == tarfile.REGTYPE:
                     stream.seek(member.offset_data)
                     files[name] = stream.read(member.size)
-            stream.seek(MAX_BYTES)  # or its end, where gzip compares its checksum
+            stream.seek(MAX_BYTES)  # or its end
+            if stream.read(1):  # at the end, gzip compares its checksum
+                raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{archive} is damaged: {error}; --input must name {WANTED}") from None
     return files

@@ -3,9 +3,9 @@
 Nothing is unpacked, so that no name, link or device in a tar can touch the disk.
 """
 
+import io
 import tarfile
 from collections.abc import Iterator
-from typing import IO
 
 BLOCK = 512  # bytes; a tar is a row of such blocks and ends with empty ones
 MAX_HEADER = 2**16  # bytes; tarfile searches long ones in quadratic time
@@ -14,7 +14,7 @@ MAX_HEADER = 2**16  # bytes; tarfile searches long ones in quadratic time
 class _Part:
     """A file up to `end`, as tarfile reads it: it is given no memory for what is not there, and led nowhere else."""
 
-    def __init__(self, file: IO[bytes], start: int, end: int):
+    def __init__(self, file: io.BufferedIOBase, start: int, end: int):
         self._file, self._start, self._end = file, start, end
         self.seek(start)
 
@@ -32,7 +32,7 @@ class _Part:
         return self._file.tell()
 
 
-def members(file: IO[bytes], start: int, end: int) -> Iterator[tarfile.TarInfo]:
+def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
     """The headers of the tar at bytes `start` to `end` of a file, which may be read and moved in between.
 
     Raises ValueError if the tar is cut short or damaged.

@@ -1,0 +1,16 @@
+"""Two hundred cases of each kind, always the same ones. `python -m tests.fuzz` runs more."""
+
+import pytest
+
+from tests.fuzz import cases
+from tests.fuzz.__main__ import KINDS
+
+CASES = 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_input_does_harm(kind):
+    result = cases.run(kind, seed=1, first=0, last=CASES)
+    assert not result.findings, result.findings[0]
+    assert result.outcomes.total() == CASES
+    assert result.outcomes["accepted"] and result.outcomes["refused"]
