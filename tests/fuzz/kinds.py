@@ -132,7 +132,7 @@ class Manifest:
     """A prepared folder: the manifest, and the small files with sums that fit."""
 
     def __init__(self, home: Path):
-        self.folders = [Folder(_packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
+        self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
         for folder in self.folders:
             shutil.copytree(folder.path, home / OUTSIDE, dirs_exist_ok=True)
 
@@ -177,7 +177,7 @@ class Record:
     """Shards, as they are read for training: what comes through has the pixels that were packed."""
 
     def __init__(self, home: Path):
-        self.folders = [Folder(_packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
+        self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
         self.pixels = []
         for folder in self.folders:
             opened = open_dataset("prepared", str(folder.path), 8, 1000).splits["train"]
@@ -279,7 +279,7 @@ KINDS: dict[str, type[Kind]] = {
 # --- sound inputs ---
 
 
-def _packed(path: Path, store: str) -> Path:
+def packed(path: Path, store: str) -> Path:
     """Twelve images in shards of five, and a split val."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
