@@ -1,18 +1,36 @@
 """The long run: python -m tests.fuzz [--cases 10000] [--kinds jpeg,tar] [--seed 0] [--case N] [--json FILE]
 
 Prints a table, and each finding with what makes it again: --kinds KIND --seed SEED --case N. Exit code 1: there are
-findings.
+findings. With --coverage, the cases follow coverage instead, of the kinds manifest and tar; see coverage.py.
 """
 
 import argparse
 import json
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from tests.conftest import ROOT
 from tests.fuzz import cases
 
 KINDS = ("jpeg", "tar", "cifar10", "manifest", "record", "workdir")
+
+
+def follow_coverage(kind: str, cases: int, seed: int) -> int:
+    """Prints what libFuzzer says at the end, with the folder of what it found. Returns the exit code."""
+    home = tempfile.mkdtemp(prefix="alexnet_jax_fuzz_")
+    command = [sys.executable, "-m", "tests.fuzz.coverage", kind, str(cases), str(seed), home]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    lines = done.stderr.splitlines()
+    print(kind, *(lines[-40:] if done.returncode else lines[-2:]), sep="\n", flush=True)
+    if done.returncode:
+        print(f"the input is in {home}")
+    else:
+        shutil.rmtree(home)
+    return done.returncode
 
 
 def main() -> None:
@@ -24,7 +42,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="only this one")
     parser.add_argument("--json", type=Path, help="file to write the result to")
+    parser.add_argument("--coverage", action="store_true", help="let coverage choose the cases; needs atheris")
     arguments = parser.parse_args()
+    if arguments.coverage:
+        sys.exit(max(follow_coverage(kind, arguments.cases, arguments.seed) for kind in ("manifest", "tar")))
     first, last = (0, arguments.cases) if arguments.case is None else (arguments.case, arguments.case + 1)
     rows, found = [], []
     print(f"{'kind':10} {'cases':>8} {'accepted':>9} {'refused':>9} {'findings':>9} {'seconds':>8}")

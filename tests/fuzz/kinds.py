@@ -92,6 +92,7 @@ class Tar:
     """ILSVRC-2012 as its publishers give it out: listed, and packed."""
 
     def __init__(self, home: Path):
+        ilsvrc.SAMPLES = home / "none"  # the same images everywhere
         ilsvrc.make(home / CASE / "archives", 2012, 3)
         self.folder, self.output = Folder(home / CASE / "archives"), home / CASE / "packed"
         self.names = [*ilsvrc.ARCHIVES[2012].values(), ilsvrc.DEVKITS[2012]]
