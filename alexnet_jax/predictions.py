@@ -4,7 +4,6 @@ Kept are logarithms of probabilities: averaged over views by their probabilities
 """
 
 import contextlib
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from scipy.special import logsumexp
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.config import Config
+from alexnet_jax.data import arrays
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
@@ -68,11 +68,15 @@ def save(path: Path, predictions: Predictions) -> None:
 def load(path: Path) -> Predictions | None:
     """What `save` wrote; None if there is nothing that can be read."""
     try:
-        with path.open("rb") as file, np.load(file) as saved:
-            arrays = {name: saved[name] for name in Predictions._fields}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = arrays.zipped(path, Predictions._fields)
+        said, label, example = (saved[name] for name in Predictions._fields[:3])
+        found = Predictions(said, label, example, int(saved["step"]), str(saved["data"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Predictions(**arrays | {"step": int(arrays["step"]), "data": str(arrays["data"])})
+    kinds = [(of.dtype, of.shape) for of in found[:3]]
+    count = found.label.size
+    expected = [(np.float32, (count, said.size // max(1, count))), (np.int32, (count,)), (np.int32, (count,))]
+    return found if kinds == expected else None
 
 
 def average(several: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data import arrays
 from alexnet_jax.data.manifest import flush
 from alexnet_jax.errors import UserError
 
@@ -116,25 +117,32 @@ def open_saved(path: Path) -> Saved:
     with _told(path):
         if path.suffix == ".parquet":
             return _open_parquet(path)
-        with path.open("rb") as file, np.load(file) as saved:
-            about = About(**json.loads(str(saved["about"])))
-            return Saved(about, saved["names"].tolist(), saved.get("labels"), lambda: _npz_blocks(path))
+        saved = arrays.zipped(path, ("about", "names", "labels"))
+        about = About(**json.loads(str(saved["about"])))
+        return Saved(about, [str(name) for name in saved["names"]], saved.get("labels"), lambda: _npz_blocks(path))
 
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:  # pyarrow's are ValueErrors
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (KeyError, TypeError, ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is damaged, or not a file that alexnet_jax.features wrote ({error}); write it again with --output"
         ) from None
 
 
 def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
-    with _told(path), zipfile.ZipFile(path) as archive, archive.open("vectors.npy") as file:
-        np.lib.format.read_magic(file)
-        (_, units), _, dtype = np.lib.format.read_array_header_1_0(file)
+    with (
+        _told(path),
+        zipfile.ZipFile(path) as archive,
+        archive.open(arrays.members(archive, ("vectors",))["vectors"]) as file,
+    ):
+        (_, units), fortran, dtype = arrays.header(file)
+        if fortran or dtype != np.float32 or not units:
+            raise ValueError(f"vectors of {units} {dtype}")
         while content := file.read(_rows(units) * units * dtype.itemsize):
             yield np.frombuffer(content, dtype).reshape(-1, units)
 

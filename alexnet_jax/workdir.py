@@ -21,14 +21,16 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import pydantic
+from pydantic import Field
 
 from alexnet_jax import config_files, processes
 from alexnet_jax.config import Config
+from alexnet_jax.data import arrays
 from alexnet_jax.data.datasets import Dataset, open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.data.statistics import Statistics
@@ -65,11 +67,11 @@ MAY_CHANGE = (
 class Run(pydantic.BaseModel):
     """What RUN holds."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    model_config = pydantic.ConfigDict(strict=True)
 
-    classes: list[str]
-    data: str  # the fingerprint
-    starts: list[dict]  # versions and devices of each
+    classes: Annotated[list[str], Field(min_length=1)]
+    data: str
+    starts: list[dict]
 
 
 class Workdir(NamedTuple):
@@ -84,7 +86,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
     starts = []
     if (directory / CONFIG).exists():
-        starts = require_same(directory, config, dataset, "--workdir").starts
+        starts = require_same(directory, config, dataset, "--workdir")["starts"]
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
     run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
@@ -136,12 +138,12 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> Run:
+def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
     """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
     different = differences(_config(directory), config)
     run = _run(directory)
-    if run.data != dataset.fingerprint:
-        different.append(f"the data: {run.data[:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+    if run["data"] != dataset.fingerprint:
+        different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
         raise UserError(
             f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
@@ -151,10 +153,18 @@ def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -
 
 
 def open_finished(directory: Path) -> Workdir:
-    """What `prepare` wrote. Raises UserError if `directory` is no workdir."""
+    """What `prepare` wrote. Raises UserError if `directory` is no workdir, DataError if it is damaged."""
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
-    return Workdir(_config(directory), _run(directory).classes, _statistics(directory))
+    config, classes = _config(directory), _run(directory)["classes"]
+    with _sound(directory / STATISTICS):
+        statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
+        shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
+        if [(of.shape, of.dtype) for of in statistics] != [(shape, np.float32) for shape in shapes]:
+            raise ValueError(f"its arrays are not of images of {config.data.size}x{config.data.size}")
+        if not all(np.isfinite(of).all() for of in statistics):
+            raise ValueError("it holds what is no number")
+    return Workdir(config, classes, statistics)
 
 
 def open_data(finished: Workdir, moved_to: str | None) -> Dataset:
@@ -188,34 +198,23 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _config(directory: Path) -> Config:
-    with _readable(directory / CONFIG):
+    with _sound(directory / CONFIG):
         return config_files.from_json((directory / CONFIG).read_text())
 
 
-def _run(directory: Path) -> Run:
-    with _readable(directory / RUN):
-        return Run.model_validate_json((directory / RUN).read_bytes())
-
-
-def _statistics(directory: Path) -> Statistics:
-    with _readable(directory / STATISTICS), (directory / STATISTICS).open("rb") as file:
-        saved = np.load(file, allow_pickle=False)
-        found = Statistics(**{name: saved[name] for name in Statistics._fields})
-        sides, *rest = found.mean_image.shape, found.eigenvalues.shape, found.eigenvectors.shape
-        if rest != [(3,), (3, 3)] or sides != (sides[0], sides[0], 3) or {x.dtype for x in found} != {np.dtype("f4")}:
-            raise ValueError("it holds arrays of other shapes than a mean image and colours have")
-        return found
+def _run(directory: Path) -> dict:
+    with _sound(directory / RUN):
+        return Run.model_validate(json.loads((directory / RUN).read_text())).model_dump()
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _sound(path: Path) -> Iterator[None]:
+    """Reads `path` within: what is wrong with it is told as DataError."""
     try:
         yield
-    except UserError as error:  # a config of another version of the program, or one that was changed
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # NumPy and pydantic raise all sorts on bad bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path} is damaged ({reason}); put it back from a copy, or give another --workdir") from None
+    except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} is damaged: {what}; put it back from a copy, or train in another --workdir") from None
 
 
 def packages() -> dict[str, str]:

@@ -14,6 +14,9 @@ JPEG_MAGIC, GZIP_MAGIC = b"\xff\xd8", b"\x1f\x8b"
 MAX_PIXELS = 100_000_000  # of one image: a small file can claim to hold any number
 MAX_BYTES = 2**28  # of one unpacked file
 TINY = 16  # pixels on the short side: hardly a picture
+# What photos come in. Pillow knows forty more, one of which it hands to another program (EPS, to Ghostscript).
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PASSES = 20  # over so many pixels as MAX_PIXELS, that the scans of a JPEG may make
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, through a channel that threads share
 cv2.setNumThreads(1)  # images are spread over threads here, not pixels there
 
@@ -28,7 +31,7 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes) -> Decoded:
-    """The image in a file of any format Pillow reads, as RGB, turned upright if its EXIF data says so.
+    """The image in a file of any of FORMATS, as RGB, turned upright if its EXIF data says so.
 
     What it is called does not count, only what is in it. Grey, palette, CMYK, transparent and gzip-packed images
     become RGB. A JPEG that is cut short or whose decoder warns of damage is refused: its pixels would be part
@@ -42,9 +45,8 @@ def decode(content: bytes) -> Decoded:
             if not unpacking.eof:
                 raise CorruptImage(f"gzip-packed, and cut short or of more than {MAX_BYTES:,} bytes")
             unusual.append("gzip")
-        image: Image.Image = Image.open(io.BytesIO(content))  # reads no more than the header
-        if image.width * image.height > MAX_PIXELS:
-            raise CorruptImage(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads no more than the header
+        _check_size(image.width, image.height)
         unusual += _unusual(image)
         orientation = image.getexif().get(0x0112, 1)
         if content.startswith(JPEG_MAGIC):
@@ -69,6 +71,11 @@ def decode(content: bytes) -> Decoded:
     return Decoded(pixels, tuple(unusual))
 
 
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise CorruptImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+
+
 def _unusual(image: Image.Image) -> list[str]:
     found = [image.mode] if image.mode == "CMYK" else ["grey"] if image.mode in ("1", "L", "LA", "I;16", "I") else []
     if image.format != "JPEG":
@@ -79,6 +86,11 @@ def _unusual(image: Image.Image) -> list[str]:
 
 
 def _decode_jpeg_file(content: bytes) -> np.ndarray:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(content)  # the decoder may see another one than Pillow
+    _check_size(width, height)
+    scans = content.count(b"\xff\xda")  # each of which may change every pixel, in a few bytes
+    if scans * width * height > MAX_PASSES * MAX_PIXELS:
+        raise CorruptImage(f"{scans} scans of {width}x{height} pixels take too long")
     try:
         return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
     except ValueError as error:

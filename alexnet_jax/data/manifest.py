@@ -7,15 +7,18 @@ from typing import IO, Annotated, Literal, Self
 
 import pydantic
 import xxhash
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from alexnet_jax.errors import DataError, UserError
 
 FORMAT = 2
 NAME = "manifest.json"
 MAX_NAMED = 100
-Three = Field(min_length=3, max_length=3)
-PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=255)]  # in the same folder
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Colour = Annotated[list[Number], Field(min_length=3, max_length=3)]
 
 
 class Record(pydantic.BaseModel):
@@ -23,13 +26,13 @@ class Record(pydantic.BaseModel):
 
 
 class File(Record):
-    name: PlainName
-    bytes: NonNegativeInt
+    name: Annotated[str, Field(pattern="^[!-.0-~]{1,255}$")]  # in the folder of the manifest, and nowhere else
+    bytes: Count
     xxh128: str  # what `xxhsum -H2` prints
 
 
 class Shard(File):
-    count: PositiveInt  # images
+    count: Count  # images
 
 
 class Skipped(Record):
@@ -41,19 +44,19 @@ class Unusual(Record):
     """Images that were taken, though something about their files is odd."""
 
     what: str
-    count: int
+    count: Count
     names: list[str]  # of the first MAX_NAMED
 
 
 class Published(Record):
     """How many images the publishers say there are."""
 
-    images: int
-    by_class: list[int] | None
+    images: Count
+    by_class: list[Count] | None
 
 
 class PackedSplit(Record):
-    count: PositiveInt
+    count: Annotated[Count, Field(ge=1)]
     shards: list[Shard]
     labels: File
     hashes: File
@@ -65,7 +68,7 @@ class PackedSplit(Record):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if sum(shard.count for shard in self.shards) != self.count:
-            raise ValueError(f"a split of {self.count} images has shards of another number")
+            raise ValueError(f"the shards do not hold {self.count} images")
         return self
 
 
@@ -73,14 +76,27 @@ class Manifest(Record):
     format: int
     plan: str  # SHA-256 of the settings and of the images' names: what was to be prepared
     store: Literal["raw", "jpeg"]
-    size: Annotated[int, Field(ge=1, le=2**15)]  # height and width, pixels
+    size: Annotated[Count, Field(ge=1)]
     quality: int | None  # of the JPEGs
-    classes: Annotated[list[str], Field(min_length=1)]
-    splits: dict[PlainName, PackedSplit]
+    classes: list[str]
+    splits: dict[str, PackedSplit]
     mean_image: File
-    eigenvalues: Annotated[list[FiniteFloat], Three]  # of the colour covariance, largest first, colours in 0..255
-    eigenvectors: Annotated[list[Annotated[list[FiniteFloat], Three]], Three]  # rows R, G, B; one vector a column
+    eigenvalues: Colour  # of the colour covariance, largest first, colours in 0..255
+    eigenvectors: Annotated[list[Colour], Field(min_length=3, max_length=3)]  # rows R, G, B; one vector a column
     xxh128: str = ""  # of all the rest
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, split in self.splits.items():
+            by_class = split.published.by_class if split.published else None
+            if by_class is not None and len(by_class) != len(self.classes):
+                raise ValueError(
+                    f"{len(by_class)} published classes of the split {name}, and {len(self.classes)} classes"
+                )
+            wrong = [shard.name for shard in split.shards if shard.bytes != shard.count * self.size**2 * 3]
+            if self.store == "raw" and wrong:
+                raise ValueError(f"the length of {wrong[0]} is not that of its images")
+        return self
 
 
 def read(directory: Path) -> Manifest:
@@ -100,7 +116,7 @@ def read(directory: Path) -> Manifest:
                 "read it with the version of the program that wrote it"
             )
         manifest = Manifest.model_validate(content)
-        changed = _sealed(manifest) != manifest
+        changed = _sealed(manifest) != manifest  # raises ValueError for half a character, which no file can hold
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         first = str(error).splitlines()[:3]
         raise UserError(f"{path} cannot be read, prepare the data again: {' '.join(first)}") from None

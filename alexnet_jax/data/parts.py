@@ -6,15 +6,14 @@ import fcntl
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import xxhash
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax.data import manifest
+from alexnet_jax.data import arrays, manifest
 from alexnet_jax.data.blocks import Block
 from alexnet_jax.data.statistics import Sums, nothing
 from alexnet_jax.errors import UserError
@@ -166,14 +165,14 @@ def read(output: Path, name: str) -> Part | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file) as saved:
-            described = json.loads(str(saved["described"]))
-            shard = manifest.Shard(**described["shard"])
-            skipped = [manifest.Skipped(**image) for image in described["skipped"]]
-            unusual = [(what, image) for what, image in described["unusual"]]
-            part = Part(shard, saved["labels"], saved["hashes"], described["names"], skipped, unusual)
-            _sums(saved, shard.count)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        saved = arrays.zipped(path, ("described", "labels", "hashes"))
+        described = json.loads(str(saved["described"]))
+        shard = manifest.Shard(**described["shard"])
+        skipped = [manifest.Skipped(**image) for image in described["skipped"]]
+        unusual = [(what, image) for what, image in described["unusual"]]
+        part = Part(shard, saved["labels"], saved["hashes"], described["names"], skipped, unusual)
+        sums(output, part)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # as after a power failure; the shard is written once more
     whole = (output / name).is_file() and (output / name).stat().st_size == shard.bytes
     return part if whole else None
@@ -181,12 +180,8 @@ def read(output: Path, name: str) -> Part | None:
 
 def sums(output: Path, part: Part) -> Sums:
     """Of the pixels of a finished shard. Kept on disk: there may be thousands of shards."""
-    with np.load(output / PARTS / (part.shard.name + ".npz")) as saved:
-        return _sums(saved, part.shard.count)
-
-
-def _sums(saved: Mapping[str, np.ndarray], images: int) -> Sums:
-    return Sums(images, saved["pixels"], saved["products"])
+    saved = arrays.zipped(output / PARTS / (part.shard.name + ".npz"), ("pixels", "products"))
+    return Sums(part.shard.count, saved["pixels"], saved["products"])
 
 
 def _save(output: Path, part: Part, sums: Sums) -> None:

@@ -22,10 +22,12 @@ import grain
 import numpy as np
 import xxhash
 
-from alexnet_jax.data import images, manifest, open_files
+from alexnet_jax.data import arrays, images, manifest, open_files
 from alexnet_jax.data.manifest import Manifest, PackedSplit
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
+
+AGAIN = "prepare the data again into a new folder, or put the file back from a copy"
 
 
 class Images(Protocol):
@@ -87,9 +89,9 @@ class Packed:
     """A split on disk. A record that cannot be read, does not have its hash or does not decode is a bad one."""
 
     def __init__(self, directory: Path, split: PackedSplit, size: int):
-        self.labels = array(directory / split.labels.name, np.int32, (split.count,))
+        self.labels = arrays.load(directory / split.labels.name, (split.count,), np.int32)
         self.size = size
-        self.hashes = array(directory / split.hashes.name, np.uint64, (split.count,))
+        self.hashes = arrays.load(directory / split.hashes.name, (split.count,), np.uint64)
         self._names_file = directory / split.names.name
         self._shards = [directory / shard.name for shard in split.shards]
         self._ends = np.cumsum([shard.count for shard in split.shards])
@@ -119,11 +121,11 @@ class Packed:
     def _names(self) -> list[str]:
         try:
             names = json.loads(self._names_file.read_text())
-        except (ValueError, RecursionError):
-            names = None
-        if not isinstance(names, list) or len(names) != len(self.labels):
-            raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; put it back from a copy")
-        return [str(name) for name in names]
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{self._names_file} cannot be read: {error}; {AGAIN}") from None
+        if not isinstance(names, list) or [type(name) for name in names] != [str] * len(self.labels):
+            raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; {AGAIN}")
+        return names
 
 
 def _check(record: bytes | memoryview, known: int) -> None:
@@ -154,6 +156,8 @@ class Jpeg(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         super().__init__(directory, split, size)
         self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
+        if len(self._records) != split.count:
+            raise ValueError(f"its shards hold {len(self._records)} records and should hold {split.count}")
 
     def record(self, i: int) -> bytes:
         """The JPEG of image `i`."""
@@ -171,42 +175,32 @@ def open_split(directory: Path, described: Manifest, split: str) -> Packed:
     Raises DataError if a shard of it is missing or not of its stated length, or another file is not as it was written.
     """
     packed = described.splits[split]
-    again = "prepare the data again into a new folder, or put the file back from a copy"
     for file in (described.mean_image, *manifest.of_split(packed)):
         problem = manifest.problem(directory, file, content=file not in packed.shards)
         if problem:
-            raise DataError(f"{problem}; {again}")
-    if described.store == "raw":
-        wrong = [shard.name for shard in packed.shards if shard.bytes != shard.count * described.size**2 * 3]
-        if wrong:
-            raise DataError(f"{directory / wrong[0]} is not as long as its images; {again}")
+            raise DataError(f"{problem}; {AGAIN}")
     open_files.allow(len(packed.shards))
     reader = Raw if described.store == "raw" else Jpeg
+    statistics_of(directory, described)  # with it the size is no mere claim
     try:
         opened = reader(directory, packed, described.size)
     except RuntimeError as error:  # of ArrayRecord
-        raise DataError(f"a shard of the split {split} of {directory} is damaged: {error}; {again}") from None
-    if not ((opened.labels >= 0) & (opened.labels < len(described.classes))).all():
-        raise DataError(f"{directory / packed.labels.name} has labels of classes that there are not; {again}")
+        raise DataError(f"a shard of the split {split} of {directory} is damaged: {error}; {AGAIN}") from None
+    except ValueError as error:
+        raise DataError(f"the split {split} of {directory} is damaged: {error}; {AGAIN}") from None
+    if not 0 <= opened.labels.min() <= opened.labels.max() < len(described.classes):
+        raise DataError(
+            f"{directory / packed.labels.name} has labels beyond the {len(described.classes)} classes; {AGAIN}"
+        )
     return opened
 
 
-def array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in a .npy file. Raises DataError unless it is of that type and shape: nothing larger is ever made."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)  # a map: of a shape that the file cannot hold, none
-        if found.dtype != dtype or found.shape != shape:
-            raise ValueError(f"it holds {found.dtype} {list(found.shape)} and should {np.dtype(dtype)} {list(shape)}")
-        return np.array(found)
-    except Exception as error:  # NumPy raises all sorts on bad bytes
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"{path} cannot be read ({reason}); put it back from a copy, or prepare the data again"
-        ) from None
-
-
 def statistics_of(directory: Path, described: Manifest) -> Statistics:
-    mean_image = array(directory / described.mean_image.name, np.float32, (described.size, described.size, 3))
+    """Raises DataError if the mean image is not one of the size of the images."""
+    try:
+        mean_image = arrays.load(directory / described.mean_image.name, (described.size, described.size, 3), np.float32)
+    except ValueError as error:
+        raise DataError(f"{error}; {AGAIN}") from None
     return Statistics(
         mean_image, np.array(described.eigenvalues, np.float32), np.array(described.eigenvectors, np.float32)
     )

@@ -1,4 +1,4 @@
-"""The launch scripts beside a program that stands in for alexnet_jax.main, so that what they do with it is seen soon."""
+"""The launch scripts beside a program that stands in for alexnet_jax.main: what they do with it is seen soon."""
 
 import os
 import shutil

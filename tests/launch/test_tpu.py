@@ -99,7 +99,15 @@ def test_stopped_as_the_readme_says(cloud):
     readme = (cloud.home / "launch/README.md").read_text()
     assert "--command='pkill -TERM -f \"^python -m alexnet_jax.main\"'" in readme
     subprocess.run(
-        ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "a-tpu", '--command=pkill -TERM -f "^python -m alexnet_jax.main"'],
+        [
+            "gcloud",
+            "compute",
+            "tpus",
+            "tpu-vm",
+            "ssh",
+            "a-tpu",
+            '--command=pkill -TERM -f "^python -m alexnet_jax.main"',
+        ],
         env=cloud.env,
         check=True,
     )

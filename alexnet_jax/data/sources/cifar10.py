@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data.sources import tars
 from alexnet_jax.data.sources.source import Image, Published, Source, Split
 from alexnet_jax.errors import UserError
 
@@ -24,7 +25,7 @@ METAS = {".bin": "batches.meta.txt", "": "batches.meta"}  # by the ending of a v
 NAMES = {ending: [f"{batch}{ending}" for split in BATCHES.values() for batch in split] for ending in METAS}
 FILES = {*NAMES[".bin"], *NAMES[""], *METAS.values()}
 KEYS = ("data", "labels", "filenames", "batch_label", "label_names", "num_cases_per_batch", "num_vis")
-MAX_BYTES = 2**26  # of a file; the largest has 31 MB
+MAX_BYTES = 2**28  # of an archive, unpacked; they have 185 MB
 CLASSES = 10
 PLANES = 3 * 32 * 32  # bytes of an image: a plane a color
 WANTED = (
@@ -83,17 +84,16 @@ def _unpack(archive: Path) -> dict[str, bytes]:
     """The files of CIFAR-10 in an archive; nothing is written to the disk."""
     files = {}
     try:
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for member in tar:
+        with gzip.open(archive) as stream:
+            for member in tars.members(stream, 0, MAX_BYTES):
                 name = PurePosixPath(member.name).name
-                content = tar.extractfile(member) if member.isreg() and name in FILES else None
-                if content is not None:
-                    if member.size > MAX_BYTES:
-                        raise tarfile.ReadError(f"{name} in it would have {member.size:,} bytes")
-                    files[name] = content.read()
-            while stream.read(2**20):  # gzip compares its checksum at the end
-                pass
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+                if name in FILES and member.type == tarfile.REGTYPE:
+                    stream.seek(member.offset_data)
+                    files[name] = stream.read(member.size)
+            stream.seek(MAX_BYTES)  # or its end
+            if stream.read(1):  # at the end, gzip compares its checksum
+                raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{archive} is damaged: {error}; --input must name {WANTED}") from None
     return files
 

@@ -1,15 +1,14 @@
 """The development kits of the ImageNet challenges: the numbers of the classes, the labels of the validation set."""
 
-import io
+import gzip
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from alexnet_jax.data.sources import matlab, tars
 from alexnet_jax.errors import UserError
 
-MAX_FILE = 2**26  # bytes; the largest that is needed has one million
+MAX_KIT = 2**28  # bytes that it is unpacked; the largest file that is needed has one million
 
 
 class Devkit(NamedTuple):
@@ -23,18 +22,22 @@ def read(path: Path, year: int) -> Devkit:
     truth = f"ILSVRC{year}_validation_ground_truth.txt"
     try:
         content = _files(path, ("meta.mat", truth))
-        import scipy.io  # here: it takes long to import
-
-        synsets = np.atleast_1d(scipy.io.loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"])
-        leaves = [of for of in synsets if int(of["num_children"]) == 0]  # the others are groups of classes
-        classes = {int(of[f"ILSVRC{year}_ID"]): str(of["WNID"]).strip() for of in leaves}
-        train_images = {str(of["WNID"]).strip(): int(of["num_train_images"]) for of in leaves}
+        synsets = matlab.structs(content["meta.mat"], "synsets")
+        leaves = [of for of in synsets if of["num_children"] == 0]  # the others are groups of classes
+        classes = {_count(of[f"ILSVRC{year}_ID"]): str(of["WNID"]).strip() for of in leaves}
+        train_images = {str(of["WNID"]).strip(): _count(of["num_train_images"]) for of in leaves}
     except UserError:
         raise
-    except Exception as error:  # loadmat raises all sorts on bad bytes
+    except Exception as error:  # readers raise all sorts on bad bytes
         reason = " ".join(str(error).split())
         raise UserError(f"the development kit {path} cannot be read ({reason}); download it again") from None
     return Devkit(classes, train_images, numbers(content[truth], path))
+
+
+def _count(number: float | str | None) -> int:
+    if not isinstance(number, int | float) or not 0 <= number < 2**31:
+        raise ValueError(f"{number!r} is no count")
+    return int(number)
 
 
 def numbers(content: bytes, path: Path) -> list[int]:
@@ -51,11 +54,12 @@ def _files(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     if path.is_dir():
         found = {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
     else:
-        with tarfile.open(path) as tar:
-            for member in tar:
+        with gzip.open(path) as stream:
+            for member in tars.members(stream, 0, MAX_KIT):
                 folder, _, name = member.name.rpartition("/")
-                if name in names and folder.endswith("data") and member.isreg() and member.size <= MAX_FILE:
-                    found[name] = tar.extractfile(member).read()  # type: ignore[union-attr] # it is a regular file
+                if name in names and folder.endswith("data") and member.type == tarfile.REGTYPE:
+                    stream.seek(member.offset_data)
+                    found[name] = stream.read(member.size)
     missing = set(names) - set(found)
     if missing:
         raise UserError(f"{path} has no data/{' and no data/'.join(sorted(missing))}; is it the kit of this year?")

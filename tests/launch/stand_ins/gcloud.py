@@ -36,5 +36,5 @@ elif "scp" in words:
 elif "ssh" in words:
     (command,) = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
     env = os.environ | {"HOME": str(worker)}
-    code = subprocess.run(["bash", "-c", command], cwd=worker, env=env, check=False).returncode
-    sys.exit(code if code >= 0 else 128 - code)
+    ended = subprocess.run(["bash", "-c", command], cwd=worker, env=env, check=False).returncode
+    sys.exit(ended if ended >= 0 else 128 - ended)

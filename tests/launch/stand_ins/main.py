@@ -1,6 +1,6 @@
 """Stands in for alexnet_jax.main: notes in the file NOTES how it is called and what signals come, and ends as told.
 
-Training lasts until a signal, which ends it with 75. ENDS, "[preflight,]PROCESS:CODE ...", ends others at once, by CODE.
+Training lasts until a signal, which ends it with 75. ENDS, "[preflight,]PROCESS:CODE ...", ends others at once.
 """
 
 import os

@@ -1,0 +1,344 @@
+"""What is fuzzed: each kind makes sound inputs once, and in each case changes some of them and reads them.
+
+`run` returns whether the input was accepted, or raises UserError; whatever else it raises is a finding. Below `home`,
+it may write to case/ alone; outside/ has copies of its files, for paths that lead there.
+"""
+
+import contextlib
+import gzip
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from alexnet_jax.data import blocks, images, manifest, packing, records, verification
+from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.sources.cifar10 import cifar10
+from alexnet_jax.data.sources.imagenet import challenge
+from alexnet_jax.data.sources.source import Source, array_split
+from tests import ilsvrc
+from tests.conftest import encoded
+from tests.fuzz.formats import changed_npy, changed_npz, changed_tar
+from tests.fuzz.mutate import Rng, changed, changed_tree
+
+CASE, OUTSIDE = "case", "outside"
+
+
+class Folder:
+    """A folder of sound files, some of which are changed for a while."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.sound = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    @contextlib.contextmanager
+    def holding(self, files: Mapping[str, bytes]) -> Iterator[None]:
+        for name, content in files.items():
+            (self.path / name).write_bytes(content)
+        try:
+            yield
+        finally:
+            for name in files:
+                (self.path / name).write_bytes(self.sound[name])
+
+
+class Jpeg:
+    """Images, as `prepare` and `predict` decode them, and as the loader does."""
+
+    def __init__(self, home: Path):
+        rng = np.random.default_rng(0)
+        smooth = Image.fromarray(rng.integers(0, 256, (5, 4, 3), dtype=np.uint8)).resize((40, 33))
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010E] = 6, "turned"
+        options: list[dict[str, Any]] = [
+            {},
+            {"quality": 100, "subsampling": 0},
+            {"progressive": True},
+            {"exif": exif},
+            {"restart_marker_blocks": 2, "comment": b"a comment"},
+        ]
+        self.jpegs = [encoded(smooth, "JPEG", **option) for option in options]
+        self.jpegs += [encoded(smooth.convert(mode), "JPEG", progressive=mode == "L") for mode in ("L", "CMYK")]
+        self.jpegs += [images.encode_jpeg(np.asarray(smooth.resize((24, 24))), 90), gzip.compress(self.jpegs[0])]
+        self.others = [encoded(smooth, kind) for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")]
+        self.others += [
+            encoded(smooth.convert("P"), "PNG", transparency=3),
+            encoded(smooth, "TIFF", compression="jpeg"),
+        ]
+
+    def run(self, rng: Rng) -> bool:
+        seeds = self.jpegs if rng.random() < 0.8 else self.others
+        return self.check(changed(rng, seeds[rng.integers(len(seeds))], self.jpegs + self.others))
+
+    def check(self, content: bytes) -> bool:
+        out, accepted = np.empty((24, 24, 3), np.uint8), False
+        with contextlib.suppress(ValueError):
+            images.decode_jpeg(content, out)
+            accepted = True
+        with contextlib.suppress(images.CorruptImage):
+            pixels, _ = blocks.stored_pixels(content, 16)
+            assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+            accepted = True
+        return accepted
+
+
+class Tar:
+    """ILSVRC-2012 as its publishers give it out: listed, and packed."""
+
+    def __init__(self, home: Path):
+        ilsvrc.SAMPLES = home / "none"  # the same images everywhere
+        ilsvrc.make(home / CASE / "archives", 2012, 3)
+        self.folder, self.output = Folder(home / CASE / "archives"), home / CASE / "packed"
+        self.names = [*ilsvrc.ARCHIVES[2012].values(), ilsvrc.DEVKITS[2012]]
+
+    def run(self, rng: Rng) -> bool:
+        name = self.names[rng.integers(len(self.names))]
+        return self.check(name, changed_tar(rng, self.folder.sound[name]))
+
+    def check(self, name: str, content: bytes) -> bool:
+        settings = packing.Settings("raw" if len(content) % 2 else "jpeg", 16, 95, 0.5)
+        try:
+            with self.folder.holding({name: content}):
+                packing.pack(challenge("imagenet2012", self.folder.path), self.output, settings, show_progress=False)
+        finally:
+            shutil.rmtree(self.output, ignore_errors=True)
+        return True
+
+
+class Cifar10:
+    """CIFAR-10's two archives, three images a batch."""
+
+    def __init__(self, home: Path):
+        self.path = home / CASE / "cifar.tar.gz"
+        self.sound = [_cifar10_binary(), _cifar10_python()]
+
+    def run(self, rng: Rng) -> bool:
+        return self.check(changed_tar(rng, self.sound[rng.integers(2)]))
+
+    def check(self, content: bytes) -> bool:
+        self.path.write_bytes(content)
+        for split in cifar10(self.path).splits.values():
+            assert split.labels is not None and len(split.labels) == len(split.names)
+            assert all(split.read(i).content.shape == (32, 32, 3) for i in range(len(split.names)))  # type: ignore[union-attr]
+        return True
+
+
+class Manifest:
+    """A prepared folder: the manifest, and the small files with sums that fit."""
+
+    def __init__(self, home: Path):
+        self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
+        for folder in self.folders:
+            shutil.copytree(folder.path, home / OUTSIDE, dirs_exist_ok=True)
+
+    def run(self, rng: Rng) -> bool:
+        folder = self.folders[rng.integers(2)]
+        text = folder.sound[manifest.NAME]
+        what = rng.integers(4)
+        if what == 0:
+            return self.check(folder, {manifest.NAME: changed(rng, text)})
+        if what == 1:
+            return self.check(folder, {manifest.NAME: sealed(changed_tree(rng, json.loads(text)))})
+        names = sorted(folder.sound.keys() - {manifest.NAME})
+        name = names[rng.integers(len(names))]
+        content = folder.sound[name]
+        if name.endswith(".json"):
+            content = json.dumps(changed_tree(rng, json.loads(content))).encode()
+        else:
+            content = changed_npy(rng, content) if name.endswith(".npy") else changed(rng, content)
+        tree = described_anew(json.loads(text), name, content)
+        return self.check(
+            folder, {name: content, manifest.NAME: sealed(tree if what == 2 else changed_tree(rng, tree))}
+        )
+
+    def check(self, folder: Folder, files: Mapping[str, bytes]) -> bool:
+        with folder.holding(files):
+            size = manifest.read(folder.path).size
+            dataset = open_dataset("prepared", str(folder.path), size, 1000)
+            mean = dataset.statistics.mean_image
+            assert mean.shape == (size, size, 3) and mean.dtype == np.float32 and np.isfinite(mean).all()
+            assert dataset.statistics.eigenvalues.shape == (3,) and dataset.statistics.eigenvectors.shape == (3, 3)
+            for split in dataset.splits.values():
+                assert split.labels.min() >= 0 and split.labels.max() < len(dataset.classes)
+                assert all(isinstance(split.name(i), str) for i in range(len(split.labels)))
+                for _ in read_all(split):
+                    pass
+            for _ in verification.packed(folder.path, quick=False, max_duplicates=1):
+                pass
+        return True
+
+
+class Record:
+    """Shards, as they are read for training: what comes through has the pixels that were packed."""
+
+    def __init__(self, home: Path):
+        self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
+        self.pixels = []
+        for folder in self.folders:
+            opened = open_dataset("prepared", str(folder.path), 8, 1000).splits["train"]
+            self.pixels.append(np.concatenate([batch.image[batch.mask] for batch in read_all(opened)]))
+
+    def run(self, rng: Rng) -> bool:
+        number = int(rng.integers(2))
+        folder = self.folders[number]
+        names = [name for name in sorted(folder.sound) if "-of-" in name and name.startswith("train")]
+        name = names[rng.integers(len(names))]
+        content = changed(rng, folder.sound[name], list(folder.sound.values()))
+        if rng.random() < 0.7:  # of the length it had
+            content = content[: len(folder.sound[name])].ljust(len(folder.sound[name]), b"\0")
+        tree = described_anew(json.loads(folder.sound[manifest.NAME]), name, content)
+        text = sealed(tree) if rng.random() < 0.5 else folder.sound[manifest.NAME]
+        with folder.holding({name: content, manifest.NAME: text}):
+            split = open_dataset("prepared", str(folder.path), 8, 1000).splits["train"]
+            seen = 0
+            for batch in read_all(split):
+                sound = self.pixels[number][batch.example[batch.mask]]
+                np.testing.assert_array_equal(batch.image[batch.mask], sound)
+                seen += int(batch.mask.sum())
+        return seen == len(split.labels)
+
+
+class Workdir:
+    """What a run leaves for `evaluate`, `predict` and `report` besides checkpoints, and what `features` writes."""
+
+    def __init__(self, home: Path):
+        from alexnet_jax import config_files, predictions, vectors, workdir  # they bring JAX
+        from tests.conftest import made_up_statistics
+        from tests.tiny import tiny_config
+
+        self.workdir, self.vectors, self.predictions = workdir, vectors, predictions
+        path = home / CASE / "run"
+        path.mkdir()
+        opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics())
+        workdir.prepare(path, config_files.parse(tiny_config()), opened)
+        rng = np.random.default_rng(0)
+        some = vectors.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
+        about = vectors.About("fc7", "0" * 32, ["cat", "dog"])
+        for name in ("vectors.npz", "vectors.parquet"):
+            vectors.save(path / name, [some], about)
+        predictions.save(
+            path / "predictions.npz",
+            predictions.Predictions(
+                np.log(rng.dirichlet(np.ones(5), 7)).astype(np.float32),
+                rng.integers(0, 5, 7).astype(np.int32),
+                np.arange(7, dtype=np.int32),
+                3,
+                "0" * 64,
+            ),
+        )
+        self.folder = Folder(path)
+
+    def run(self, rng: Rng) -> bool:
+        name = sorted(self.folder.sound)[rng.integers(len(self.folder.sound))]
+        content = self.folder.sound[name]
+        if name.endswith(".json") and rng.random() < 0.7:
+            content = json.dumps(changed_tree(rng, json.loads(content))).encode()
+        else:
+            content = changed_npz(rng, content) if name.endswith(".npz") else changed(rng, content)
+        return self.check(name, content)
+
+    def check(self, name: str, content: bytes) -> bool:
+        path = self.folder.path
+        with self.folder.holding({name: content}):
+            if name.startswith("vectors"):
+                opened = self.vectors.open_saved(path / name)
+                units = {block.shape[1] for block in opened.blocks()}
+                assert len(units) == 1 and all(isinstance(each, str) for each in opened.names)
+                return True
+            if name.startswith("predictions"):
+                return self.predictions.load(path / name) is not None
+            finished = self.workdir.open_finished(path)
+            size, statistics = finished.config.data.size, finished.statistics
+            assert statistics.mean_image.shape == (size, size, 3) and statistics.mean_image.dtype == np.float32
+            assert statistics.eigenvalues.shape == (3,) and statistics.eigenvectors.shape == (3, 3)
+            assert finished.classes and all(isinstance(each, str) for each in finished.classes)
+        return True
+
+
+class Kind(Protocol):
+    def __init__(self, home: Path): ...
+
+    def run(self, rng: Rng) -> bool: ...
+
+
+KINDS: dict[str, type[Kind]] = {
+    "jpeg": Jpeg,
+    "tar": Tar,
+    "cifar10": Cifar10,
+    "manifest": Manifest,
+    "record": Record,
+    "workdir": Workdir,
+}
+
+
+# --- sound inputs ---
+
+
+def packed(path: Path, store: str) -> Path:
+    """Twelve images in shards of five, and a split val."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    splits = {
+        "train": array_split("train", pixels, np.arange(12) % 3),
+        "val": array_split("val", pixels, np.arange(12) % 3),
+    }
+    source = Source(["cat", "dog", "été"], splits, {})
+    at_once, packing.SHARD_IMAGES = packing.SHARD_IMAGES, 5
+    try:
+        packing.pack(source, path, packing.Settings(store, 8, 95, 0.0), show_progress=False)
+    finally:
+        packing.SHARD_IMAGES = at_once
+    return path
+
+
+def _cifar10_binary() -> bytes:
+    rng = np.random.default_rng(2)
+    names = [*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"]
+    batches = [(name, b"".join(bytes([i]) + rng.bytes(3072) for i in range(3))) for name in names]
+    return ilsvrc.tar([*batches, ("batches.meta.txt", "\n".join("abcdefghij").encode())], "w:gz")
+
+
+def _cifar10_python() -> bytes:
+    """Written, never loaded here."""
+    import pickle
+
+    rng = np.random.default_rng(3)
+    members = []
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        batch = {b"data": rng.integers(0, 256, (3, 3072), dtype=np.uint8), b"labels": [0, 5, 9]}
+        members.append((name, pickle.dumps(batch, protocol=2)))
+    members.append(
+        ("batches.meta", pickle.dumps({b"label_names": [name.encode() for name in "abcdefghij"]}, protocol=2))
+    )
+    return ilsvrc.tar(members, "w:gz")
+
+
+def read_all(split: records.Images) -> Iterator:
+    """The batches of a split, each image once, as for evaluation; any share of it may be bad."""
+    order = Order(len(split.labels), 4, seed=None)
+    with contextlib.closing(Batches(split, order, 0, order.steps_per_epoch, Reading(0, 1, max_bad=1))) as batches:
+        yield from batches
+
+
+def sealed(tree: Any) -> bytes:
+    """A manifest with the checksum that fits it, if it can have one: an attacker can compute it too."""
+    try:
+        described = manifest._sealed(manifest.Manifest.model_validate(tree))
+        return described.model_dump_json().encode()
+    except (ValueError, TypeError):
+        return json.dumps(tree).encode()
+
+
+def described_anew(tree: Any, name: str, content: bytes) -> Any:
+    """A manifest with the length and checksum of another content of `name`."""
+    for of in [tree["mean_image"], *(of for split in tree["splits"].values() for of in split.values())]:
+        for file in of if isinstance(of, list) else [of]:
+            if isinstance(file, dict) and file.get("name") == name:
+                file["bytes"], file["xxh128"] = len(content), xxhash.xxh3_128_hexdigest(content)
+    return tree
