@@ -99,6 +99,7 @@ def _storage(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds
+        _leave_unheard()
         checkpoints.reload()
         there = sorted(checkpoints.all_steps())
         sound = f"the newest that is there is of step {there[-1]}" if there else "there is none yet"
@@ -197,6 +198,7 @@ def _problem(directory: Path, numbers: int | None) -> str:
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+@functools.cache  # once is enough
 def _leave_unheard() -> None:
     """The tasks that Orbax leaves behind after an error print no traces of their own when they are cleared, later."""
     before = sys.unraisablehook

@@ -41,7 +41,6 @@ def loop(run: Run, state: steps.TrainState, position: Position) -> int:
     step = saved = position.next_batch
     validation = position.validation
     validate_every = config.train.eval_every_epochs * epoch_steps
-    patience = config.optim.schedule.patience_epochs * epoch_steps
     in_flight: collections.deque[steps.Seen] = collections.deque()
     pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
     watch = Watch(config, writer, run.batches, step, last_step)
@@ -64,15 +63,7 @@ def loop(run: Run, state: steps.TrainState, position: Position) -> int:
             due = step > 0 and (step % validate_every == 0 or last)
             if due and validation.step != step:
                 settle(0)
-                result = run.validate(step, state)
-                if result is not None:
-                    writer.scalars(step, config.data.eval_split, result)
-                    writer.message(_validation_line(step, step / epoch_steps, config.data.eval_split, result))
-                    if step % validate_every == 0:
-                        validation = optim.validated(
-                            validation, step, result["top1_error"], patience, config.optim.schedule.max_drops
-                        )
-                    validation = validation._replace(step=step)
+                validation = _validated(run, step, state, validation)
                 watch.clock.restart(step)
             stop = last or run.stop()
             if step != saved and (stop or step % config.train.save_every_steps == 0):
@@ -109,8 +100,18 @@ def loop(run: Run, state: steps.TrainState, position: Position) -> int:
         raise DataError(f"{error}{there}") from None
 
 
-def _validation_line(step: int, epoch: float, split: str, result: dict[str, float]) -> str:
-    return (
-        f"step {step}  epoch {epoch:g}  {split}: loss {result['loss']:.4f}  top-1 error {result['top1_error']:.2%}  "
-        f"top-5 error {result['top5_error']:.2%}  of {result['count']} images"
+def _validated(run: Run, step: int, state: steps.TrainState, before: optim.Validation) -> optim.Validation:
+    """Validates, and tells of it. What the schedule has seen then, `before` and now; as before if asked to stop."""
+    result, epoch_steps, split = run.validate(step, state), run.order.steps_per_epoch, run.config.data.eval_split
+    if result is None:
+        return before
+    run.writer.scalars(step, split, result)
+    run.writer.message(
+        f"step {step}  epoch {step / epoch_steps:g}  {split}: loss {result['loss']:.4f}  top-1 error "
+        f"{result['top1_error']:.2%}  top-5 error {result['top5_error']:.2%}  of {result['count']} images"
     )
+    seen, schedule = before, run.config.optim.schedule
+    if step % (run.config.train.eval_every_epochs * epoch_steps) == 0:
+        patience = schedule.patience_epochs * epoch_steps
+        seen = optim.validated(before, step, result["top1_error"], patience, schedule.max_drops)
+    return seen._replace(step=step)

@@ -43,7 +43,7 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds: float = 120) -> str:
+def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:
     """What a process said; it must end with `code`, without a stack trace, before `seconds` are over."""
     try:
         out, messages = process.communicate(timeout=seconds)

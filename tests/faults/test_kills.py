@@ -41,8 +41,8 @@ def kill(process, directory: Path, rng: random.Random, within_save: bool) -> boo
 def test_killed_at_random_moments(tries, tmp_path, survived):
     """Every second one while a checkpoint is written."""
     rng = random.Random(tries)
-    flags = [f"--config.train.save_every_steps={SAVE_EVERY}", f"--config.train.epochs={4 * tries}"]
-    flags += ["--config.train.eval_every_epochs=4"]
+    flags = [f"--config.train.save_every_steps={SAVE_EVERY}", f"--config.train.epochs={2 * tries + 6}"]
+    flags += ["--config.train.eval_every_epochs=2"]
     whole = runs.start(runs.command(tmp_path, "whole", *flags))
     killed, in_saves, before = 0, 0, 0
     while killed < tries:
@@ -54,11 +54,11 @@ def test_killed_at_random_moments(tries, tmp_path, survived):
         assert seen >= before  # what was saved once stays
         before = seen
     last_logged = max((line["step"] for line in runs.log(tmp_path / "killed")), default=0)
-    output = runs.run(runs.command(tmp_path, "killed", *flags))
+    output = runs.end(runs.start(runs.command(tmp_path, "killed", *flags)), seconds=600)
     went_on = int((re.search(r"going on from step (\d+)", output) or [0, "0"])[1])
     assert went_on == before >= last_logged - SAVE_EVERY - 3  # 3: steps that were still on their way
     assert in_saves >= tries // 4
-    runs.end(whole)
+    runs.end(whole, seconds=600)
     runs.assert_same(tmp_path / "whole", tmp_path / "killed")
     survived("SIGKILL at random moments", tries, "at most one save interval; then equal bit for bit", "by the shell")
 

@@ -15,9 +15,6 @@ from alexnet_jax.workdir import CHECKPOINTS
 from tests import runs
 from tests.tiny import tiny_config
 
-# Orbax leaves tasks behind when it cannot read; a command does not show them.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 # Mounts a disk at $1 with the options $2, runs the rest on it, and copies what is there to $1.after.
 ON_A_DISK = (
     'disk=$1; mount -t tmpfs -o "$2" none "$disk" || exit 99; shift 2; "$@"; code=$?; '
