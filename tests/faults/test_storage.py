@@ -50,6 +50,7 @@ def test_disk_full_while_saving(whole, tmp_path, survived):
     survived("A disk full while saving", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
 
 
+@pytest.mark.slow
 def test_disk_full_while_logging(whole, tmp_path, survived):
     flags = ["--config.train.log_every_steps=1", "--config.train.save_every_steps=1000"]
     said = on_a_disk(tmp_path, "size=52k", errors.EXIT_STORAGE, *flags)
@@ -143,6 +144,7 @@ def test_all_checkpoints_damaged(damage, two_checkpoints, tmp_path):
     assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_going_on_from_a_damaged_checkpoint(whole, tmp_path, survived):
     flags = ["--config.train.save_every_steps=10"]
     runs.run(runs.command(tmp_path, "run", *flags, "--config.train.max_steps=22"))

@@ -81,6 +81,7 @@ def shell_words(line: str, folder: Path) -> list[str]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_hostile_values_are_run_as_they_are(tmp_path):
     """Not only printed: the program is given them, and refuses them by name."""
     strange = tmp_path / "run $(touch x); echo `touch y`"
