@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import LostPeer, UserError
+from alexnet_jax.errors import EXIT_INTERRUPTED, EXIT_OK, LostPeer, UserError
 
 MESSAGE_BYTES = 4096
 
@@ -84,9 +84,9 @@ def tell(text: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process with an exit code. After an error at once: the others may wait for what will not come."""
+    """Ends the process with an exit code: together with the others or, after an error, at once, as they may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if several() and code:
+    if several() and code not in (EXIT_OK, EXIT_INTERRUPTED):
         os._exit(code)
     sys.exit(code)
