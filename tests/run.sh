@@ -13,4 +13,5 @@ fi
 ruff format --check .
 ruff check .
 mypy
+if [ $# -eq 0 ]; then set -- -m "not long"; fi # those are run by hand: `pytest -m long`
 pytest --numprocesses=2 --dist=loadfile "$@"

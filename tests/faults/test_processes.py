@@ -46,7 +46,9 @@ def ended():
         process.communicate()
 
 
-@pytest.mark.parametrize("layout", [pytest.param(x, marks=[] if x == TWO else pytest.mark.slow) for x in LAYOUTS])
+@pytest.mark.parametrize(
+    "layout", [pytest.param(x, marks=[] if x == TWO else [pytest.mark.slow, pytest.mark.long]) for x in LAYOUTS]
+)
 def test_several_processes_are_one(layout, tmp_path, ended):
     """Same losses and evaluation as one process on the same mesh. Stopped, they go on bit for bit."""
     count, devices, mesh = LAYOUTS[layout]

@@ -91,6 +91,7 @@ def wait_for(condition, what: str, log: Path, seconds: float = 180) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_job_goes_back_into_the_queue_and_goes_on(slurm, tmp_path):
     """Two processes as two tasks; told by SIGUSR1, as at the end of its time."""
     log = tmp_path / "log.txt"
