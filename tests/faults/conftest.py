@@ -45,7 +45,8 @@ def survived(request) -> Callable[..., None]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-faults") and not hasattr(session.config, "workerinput"):
-        found = {row["fault"]: row for row in map(json.loads, ROWS.read_text().splitlines())}  # the slow come last
+        rows = sorted(map(json.loads, ROWS.read_text().splitlines()), key=lambda row: row["tries"])
+        found = {row["fault"]: row for row in rows}  # of two of a kind that of more tries
         ROWS.unlink()
         if not session.testsfailed:
             RESULTS.write_text(json.dumps([found[fault] for fault in sorted(found)], indent=2) + "\n")

