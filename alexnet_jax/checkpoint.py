@@ -43,6 +43,7 @@ def open_directory(directory: Path, keep: int) -> Iterator[ocp.CheckpointManager
 
     Raises StorageError if that cannot be written.
     """
+    _leave_unheard()
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
@@ -99,7 +100,6 @@ def _storage(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        _leave_unheard()
         checkpoints.reload()
         there = sorted(checkpoints.all_steps())
         sound = f"the newest that is there is of step {there[-1]}" if there else "there is none yet"
@@ -141,6 +141,7 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
         raise UserError(
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
+    _leave_unheard()
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
         step, damaged = _newest_sound(checkpoints, None)
@@ -194,7 +195,6 @@ def _problem(directory: Path, numbers: int | None) -> str:
     try:
         return _difference(directory, numbers)
     except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
-        _leave_unheard()
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -300,8 +300,9 @@ def test_a_member_that_claims_to_be_huge(tmp_path, monkeypatch):
     unpacked = len(gzip.decompress(path.read_bytes()))
     monkeypatch.setattr(module, "MAX_BYTES", unpacked)
     cifar10(path)
-    monkeypatch.setattr(module, "MAX_BYTES", unpacked // 2)
-    fails(path, "goes on behind the archive's end")
+    for share in (2, 3):  # behind a file, and within one
+        monkeypatch.setattr(module, "MAX_BYTES", unpacked // share)
+        fails(path, "whole is damaged")
 
 
 def test_links_and_paths_in_an_archive_lead_nowhere(tmp_path):

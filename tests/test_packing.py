@@ -175,7 +175,12 @@ def flipped(content: bytes) -> bytes:
         ("manifest.json", None, "holds no prepared data"),
         ("manifest.json", lambda content: content[:100], "manifest.json cannot be read"),
         ("manifest.json", lambda content: b"[]", "manifest.json cannot be read"),
-        ("manifest.json", lambda content: content.replace(b'"count": 6', b'"count": 7'), "has been changed since"),
+        (
+            "manifest.json",
+            lambda content: content.replace(b'"quality": null', b'"quality": 7'),
+            "has been changed since",
+        ),
+        ("manifest.json", lambda content: content.replace(b'"count": 6', b'"count": 7'), "not that of its images"),
         ("manifest.json", lambda content: b'{"format": 1, "old": true}', "has format 1 and this program reads 2"),
         ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 3'), "has format 3"),
     ],

@@ -36,7 +36,8 @@ def a_run(directory: Path, values) -> Path:
     values.data.update(source="synthetic", directory="", size=32, eval_split="val")
     config = config_files.parse(values)
     dataset = open_dataset("synthetic", "", 32, config.model.num_classes)
-    workdir.prepare(directory, config, dataset)
+    with workdir.lock(directory):
+        workdir.prepare(directory, config, dataset)
     state = steps.init_state(config, sharding.make_mesh(1, 0, config.model.towers))
     with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=1) as checkpoints:
         position = checkpoint.Position(0, optim.Validation(), 0)
