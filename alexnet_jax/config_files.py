@@ -7,8 +7,9 @@ from pathlib import Path
 import pydantic
 from ml_collections import ConfigDict
 
-from alexnet_jax.config import Config, Section
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
+from alexnet_jax.layers import Section
 
 
 def load(name: str) -> ConfigDict:

@@ -9,8 +9,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import augment, model, sharding
-from alexnet_jax.config import Config, Model
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
+from alexnet_jax.layers import Model
 
 
 @functools.cache

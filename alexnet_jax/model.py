@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax import config, ops, sharding
+from alexnet_jax import layers, ops, sharding
 
 SEEN = "intermediates"  # where Flax leaves what a layer computes, when `activations` asks for it
 
@@ -35,7 +35,7 @@ class Conv(nn.Module):
     """A tower's share of a convolutional layer: [B, H, W, C] -> [B, H', W', features]."""
 
     features: int
-    layer: config.Conv
+    layer: layers.Conv
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -61,7 +61,7 @@ class Dense(nn.Module):
     """
 
     features: int
-    layer: config.Dense | config.Head
+    layer: layers.Dense | layers.Head
     splits_inputs: bool
 
     @nn.compact
@@ -81,7 +81,7 @@ class Dense(nn.Module):
 class Tower(nn.Module):
     """One tower. Runs only where the axis `tower` exists: under `sharding.over_towers` or `init`."""
 
-    spec: config.Model
+    spec: layers.Model
     splits_inputs: bool = False  # of fully connected layers, over the axis `data`
 
     @nn.compact
@@ -92,11 +92,11 @@ class Tower(nn.Module):
         columns past the last class, where classes do not divide by towers, are the lowest finite number.
         """
         spec = self.spec
-        lrn, map_norm, pool = spec.lrn, spec.map_norm, spec.pool
+        map_norm, pool = spec.map_norm, spec.pool
         activation = ACTIVATIONS[spec.activation]
         operations: dict[str, Callable[[Array], Array]] = {
             "activation": activation,
-            "lrn": lambda x: ops.local_response_norm(x, lrn.k, lrn.n, lrn.alpha, lrn.beta),
+            "lrn": self._lrn,
             "map_norm": lambda x: ops.map_norm(x, map_norm.n, map_norm.alpha, map_norm.beta),
             "pool": lambda x: ops.max_pool(ops.fill_last_window(x, pool) if pool.ceil else x, pool.window, pool.stride),
         }
@@ -124,6 +124,13 @@ class Tower(nn.Module):
         real = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
         return jnp.where(real[None, :], logits, jnp.finfo(jnp.float32).min)
 
+    def _lrn(self, x: Array) -> Array:
+        """Paper 3.3, within this tower; or, as Caffe has it, over the channels of all."""
+        lrn = self.spec.lrn
+        whole = sharding.exchange(x) if lrn.across_towers else x
+        whole = ops.local_response_norm(whole, lrn.k, lrn.n, lrn.alpha, lrn.beta)
+        return sharding.own_share(whole, x.shape[-1]) if lrn.across_towers else whole
+
     def _dropout(self, x: Array, keys: Array | None, number: int) -> Array:
         """Paper 4.2: units set to zero in training; at test time all of them, scaled by what was kept.
 
@@ -143,7 +150,7 @@ class Tower(nn.Module):
         return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
 
 
-def init(spec: config.Model, key: Array) -> dict:
+def init(spec: layers.Model, key: Array) -> dict:
     """The parameters at the start of training, each leaf [tower, ...], float32.
 
     Flax leaves biases at their value and kernels at their standard deviation; all kernels are then drawn at once,
@@ -163,7 +170,7 @@ def init(spec: config.Model, key: Array) -> dict:
     }
 
 
-def logits(spec: config.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False) -> Array:
+def logits(spec: layers.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False) -> Array:
     """What `Tower` computes with the parameters of one tower."""
     output = Tower(spec, splits_inputs).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
@@ -171,7 +178,7 @@ def logits(spec: config.Model, params: dict, image: Array, keys: Array | None, s
 
 
 def activations(
-    spec: config.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
+    spec: layers.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
 ) -> dict[str, Array]:
     """What the layers of one tower compute for image [B, S, S, 3], at test time or, with `keys`, in training.
 

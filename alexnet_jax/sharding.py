@@ -44,6 +44,11 @@ def exchange(x: Array) -> Array:
     return jax.lax.all_gather(x, TOWER, axis=-1 % x.ndim, tiled=True)
 
 
+def own_share(x: Array, size: int) -> Array:
+    """What this tower had before `exchange`: [..., towers * C] -> [..., C], C being `size`."""
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(TOWER) * size, size, axis=-1)
+
+
 def split_inputs(x: Array) -> Array:
     """Examples over the data axis become inputs over the data axis: [b, F] -> [B, F / data], b of B on each device."""
     return jax.lax.all_to_all(x, DATA, split_axis=1, concat_axis=0, tiled=True)

@@ -35,7 +35,7 @@ def model() -> dict:
         activation="relu",  # 3.1
         dropout_rate=0.5,  # 4.2
         dropout_scaling="test",  # 4.2: "at test time, we use all the neurons but multiply their outputs by 0.5"
-        lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75),  # 3.3
+        lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75, across_towers=False),  # 3.3; within a GPU as in the authors' code
         map_norm=dict(n=5, alpha=0.001 / 25, beta=0.75),  # not in the paper, and in no layer here; see code2012.py
         pool=dict(window=3, stride=2, ceil=False),  # 3.4: overlapping
         # 3.5: kernels, strides, what is normalized and pooled, and which layers see both GPUs. The padding is not

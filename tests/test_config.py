@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alexnet_jax import config, config_files, workdir
+from alexnet_jax import config, config_files, layers, workdir
 from alexnet_jax.errors import UserError
 from configs import cifar10, code2012, data_parallel, digits, one_device, paper
 
@@ -66,7 +66,7 @@ def test_every_key_is_needed():
         for name, field in section.model_fields.items():
             kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
             for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, config.Section):
+                if isinstance(kind, type) and issubclass(kind, layers.Section):
                     found += optional(kind, f"{path}{name}.")
             found += [] if field.is_required() else [path + name]
         return found

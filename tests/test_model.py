@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config, config_files, model, sharding
+from alexnet_jax import config_files, layers, model, sharding
 from configs import paper
 
 # Layer: kernel shape of a tower, output of a tower before pooling, parameters of the layer.
@@ -21,7 +21,7 @@ TABLE = {
 }
 
 
-def paper_model(**changes) -> config.Model:
+def paper_model(**changes) -> layers.Model:
     values = paper.get_config()
     for name, change in changes.items():
         if isinstance(change, dict) and values.model[name] is not None:
@@ -31,11 +31,11 @@ def paper_model(**changes) -> config.Model:
     return config_files.parse(values).model
 
 
-def shapes_of(spec: config.Model) -> dict:
+def shapes_of(spec: layers.Model) -> dict:
     return jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
 
 
-def init(spec: config.Model) -> dict:
+def init(spec: layers.Model) -> dict:
     return jax.jit(lambda key: model.init(spec, key))(jax.random.key(0))
 
 

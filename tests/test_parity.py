@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, config, config_files, metrics, model, ops, sharding, steps
+from alexnet_jax import augment, config, config_files, layers, metrics, model, ops, sharding, steps
 from alexnet_jax.errors import UserError
 from configs import paper
 from tests.conftest import made_up_statistics, random_batch
@@ -76,6 +76,19 @@ def test_meshes_agree(mesh, statistics, serial):
     assert worst_difference(state.params, state_there.params) < 1e-5
     assert worst_difference(state.opt_state, state_there.opt_state) < 1e-5
     assert worst_difference(state.metrics, state_there.metrics) < 1e-5
+
+
+def test_normalization_across_towers_agrees(statistics):
+    """Caffe's: windows reach over the towers' border, so outcomes differ from the paper's, but not with the mesh."""
+    values = tiny_config()
+    values.model.lrn.update(alpha=0.1, across_towers=True)
+    batch = random_batch()
+    losses, first, _ = train(values, "1x2", statistics, [batch, batch])
+    losses_there, first_there, _ = train(values, "1x1", statistics, [batch, batch])
+    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
+    assert worst_difference(first, first_there) < 1e-5
+    values.model.lrn.across_towers = False
+    assert worst_difference(train(values, "1x1", statistics, [batch])[1], first) > 1e-3
 
 
 def test_a_bfloat16_step_is_near_the_float32_step(statistics, serial):
@@ -161,7 +174,7 @@ def test_the_full_network_agrees_on_one_and_two_devices():
     assert worst_difference(state.params, state_one.params) < 1e-5
 
 
-def numpy_forward(spec: config.Model, params: dict, image: np.ndarray) -> np.ndarray:
+def numpy_forward(spec: layers.Model, params: dict, image: np.ndarray) -> np.ndarray:
     """Log probabilities [B, classes] by plain NumPy in float64: whole layers, with zero blocks where no link is."""
     towers = spec.towers
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, config, config_files, model, ops, optim, sharding, steps
+from alexnet_jax import augment, config, config_files, layers, model, ops, optim, sharding, steps
 from alexnet_jax.data.statistics import Statistics
 from configs import code2012, paper
 from configs.variants import (
@@ -178,7 +178,7 @@ def map_norm_there(x: np.ndarray) -> np.ndarray:
     return y
 
 
-def lrn_here(lrn: config.Lrn) -> Callable:
+def lrn_here(lrn: layers.Lrn) -> Callable:
     return lambda x: ops.local_response_norm(x, lrn.k, lrn.n, lrn.alpha, lrn.beta)
 
 
@@ -305,7 +305,7 @@ def small(recipe, ceil: bool = False, mean_crop: str | None = None) -> config.Co
     return config_files.parse(values)
 
 
-def parameters(spec: config.Model) -> dict:
+def parameters(spec: layers.Model) -> dict:
     """So large that every normalization matters: [tower, ...] float32."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
@@ -375,7 +375,7 @@ def logits_there(recipe, params: dict, image: np.ndarray, ceil: bool = False) ->
     return np.concatenate(heads, axis=-1)
 
 
-def logits_here(spec: config.Model, params: dict, image: np.ndarray) -> np.ndarray:
+def logits_here(spec: layers.Model, params: dict, image: np.ndarray) -> np.ndarray:
     run = jax.jit(jax.vmap(lambda p, x: model.logits(spec, p, x, None), (0, None), axis_name=sharding.TOWER))
     return np.concatenate(list(np.asarray(run(params, image.astype(np.float32)))), axis=-1)
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from alexnet_jax.config import Config, Model
+from alexnet_jax.config import Config
 from alexnet_jax.errors import UserError
+from alexnet_jax.layers import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -60,7 +61,7 @@ class Net(nn.Module):
         if name == "pool":
             return functional.max_pool2d(x, spec.pool.window, spec.pool.stride, ceil_mode=spec.pool.ceil)
         lrn = spec.lrn  # PyTorch divides alpha by the size of the window
-        halves = x.chunk(spec.towers, dim=1)
+        halves = x.chunk(1 if lrn.across_towers else spec.towers, dim=1)
         return torch.cat(
             [functional.local_response_norm(half, lrn.n, lrn.alpha * lrn.n, lrn.beta, lrn.k) for half in halves], dim=1
         )

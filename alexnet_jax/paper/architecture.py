@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from alexnet_jax import hidden
-from alexnet_jax.config import Conv, Model
+from alexnet_jax.layers import Conv, Model
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Picture, Section
 

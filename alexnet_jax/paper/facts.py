@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import augment, config_files, errors, model, sharding
-from alexnet_jax.config import Config, Conv, Dense, Head
+from alexnet_jax.config import Config
 from alexnet_jax.data import statistics
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.errors import UserError
+from alexnet_jax.layers import Conv, Dense, Head
 
 ILSVRC_2012 = EDITIONS["imagenet2012"].images["train"]  # images
 MAX_IMAGES = 24  # for the signal; conv1 alone makes 1.2 MB of each

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import hidden
-from alexnet_jax.config import Model
+from alexnet_jax.layers import Model
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Block, Picture, Section, Text
 from alexnet_jax.paper.images import Network, centre, over, read, sample
