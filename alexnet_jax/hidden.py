@@ -1,6 +1,7 @@
 """What a trained network computes inside, on the centre crop and without dropout. Each is one jitted call."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,6 +74,16 @@ def make_conv_step(config: Config, mesh: Mesh, layers: tuple[str, ...]) -> jax.s
         }
 
     return jax.jit(conv_step)
+
+
+def logits(config: Config, mesh: Mesh) -> Callable[[Any, Array, Any], Array]:
+    """`(params, image, statistics) -> logits`: [B, H, W, 3] uint8 -> [B, num_classes] float32; not compiled."""
+
+    def tower_program(params, image, statistics):
+        return _activations(config, params, image, statistics)["fc8_output"]
+
+    towers = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
+    return lambda *inputs: towers(*inputs)[:, : config.model.num_classes]
 
 
 def _activations(config: Config, params: Any, image: Array, statistics: Any) -> dict[str, Array]:

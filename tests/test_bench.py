@@ -190,5 +190,5 @@ def test_a_step_beside_pytorch():
                 step = torch_net.stepper(cfg, "cpu", training, **settings)
                 assert all(step() is None for _ in range(2))
     local = cfg.model.model_copy(update={"conv1": cfg.model.conv1.model_copy(update={"shared": False})})
-    with pytest.raises(UserError, match="no locally connected layers"):
-        torch_net.Net(local)
+    with pytest.raises(UserError, match="kernels of its own at every place"):
+        torch_net.net(local)

@@ -42,7 +42,7 @@ def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     batch = random_batch(image=28)
     cfg, mesh, state, _, _ = on_mesh(values, "1x2", batch, statistics)
     start = jax.device_get(state.params)
-    net = torch_net.Net(cfg.model)
+    net = torch_net.net(cfg.model)
     names = {"kernel": "weight", "bias": "bias"}
     params = {
         f"{layer}.{names[kind]}": side_by_side(leaf, layer) for layer, of in start.items() for kind, leaf in of.items()

@@ -1,0 +1,33 @@
+"""A network as a StableHLO program that JAX runs without this package.
+
+import jax
+program = jax.export.deserialize(open("network.stablehlo", "rb").read())
+probabilities = program.call(images)   # [batch, size, size, 3] uint8 -> [batch, classes] float32
+"""
+
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from alexnet_jax import hidden, sharding
+from alexnet_jax.interop.networks import Network
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def write(path: Path, network: Network) -> None:
+    """With the weights inside, for any batch, on any of PLATFORMS. All towers run on one device."""
+    config = network.config
+    logits = hidden.logits(config, sharding.make_mesh(1, 1, config.model.towers))
+
+    params, statistics = jax.tree.map(jnp.asarray, (network.params, network.statistics))
+
+    def program(image):
+        return jax.nn.softmax(logits(params, image, statistics), axis=-1)
+
+    size = config.data.size
+    (batch,) = jax.export.symbolic_shape("batch")
+    image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    path.write_bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(image).serialize())

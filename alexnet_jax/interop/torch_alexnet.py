@@ -1,0 +1,82 @@
+"""`load(FILE)`: a network that `alexnet_jax.interop export` wrote, in PyTorch. Needs only torch and safetensors."""
+
+import json
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class AlexNet(nn.Module):
+    """Logits [B, classes] of images [B, 3, S, S] in 0..255 without their mean; towers are groups."""
+
+    def __init__(self, model: dict, state: dict):
+        super().__init__()
+        self.model, self.convs = model, [name for i in range(1, 7) if model[name := f"conv{i}"]]
+        self.hidden = [name for name in ("fc6", "fc7") if model[name]]
+        for name in (*self.convs, *self.hidden, "fc8"):
+            out, into, *kernel = state[f"{name}.weight"].shape
+            groups = 1 if name == "conv1" or model[name]["exchange"] else model["towers"]
+            conv = [into * groups, out, kernel, model[name]["stride"]] if kernel else []
+            setattr(self, name, nn.Conv2d(*conv, groups=groups) if kernel else nn.Linear(into, out))
+        self.load_state_dict(state)
+
+    def forward(self, x):
+        for name in self.convs:
+            before, after = self.model[name]["padding"]
+            x = functional.pad(x, (before, after, before, after)) if after else x
+            x = getattr(self, name)(x)
+            for operation in self.model[name]["then"]:
+                x = getattr(self, operation)(x)
+        x, rate = x.flatten(1), self.model["dropout_rate"]
+        for name in self.hidden:
+            x = self.activation(getattr(self, name)(x))
+            if self.model[name]["dropout"]:
+                x = functional.dropout(x, rate, self.training)  # scaled in training, which "test" undoes
+                x = x * (1 - rate) if self.model["dropout_scaling"] == "test" else x
+        return self.fc8(x)
+
+    def activation(self, x):
+        return functional.relu(x) if self.model["activation"] == "relu" else torch.tanh(x)
+
+    def lrn(self, x):
+        n, alpha, beta, k = (self.model["lrn"][name] for name in ("n", "alpha", "beta", "k"))
+        towers = x.chunk(1 if self.model["lrn"]["across_towers"] else self.model["towers"], dim=1)
+        return torch.cat([functional.local_response_norm(of, n, alpha * n, beta, k) for of in towers], dim=1)
+
+    def map_norm(self, x):
+        n, alpha, beta = (self.model["map_norm"][name] for name in ("n", "alpha", "beta"))
+        return x / (1 + alpha * functional.avg_pool2d(x * x, n, 1, n // 2, divisor_override=1)) ** beta
+
+    def pool(self, x):
+        pool = self.model["pool"]
+        return functional.max_pool2d(x, pool["window"], pool["stride"], ceil_mode=pool["ceil"])
+
+
+def load(path):
+    """The network of a .safetensors or .pth file, its class names, and a function that makes images ready.
+
+    That takes [B, size, size, 3] uint8, RGB, as stored by `prepare`, and gives what the network takes.
+    """
+    if str(path).endswith(".pth"):
+        file = torch.load(path, weights_only=True)
+        state, about = file["state_dict"], json.loads(file["alexnet_jax"])
+    else:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            state, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        about = json.loads(about["alexnet_jax"])
+    mean = state.pop("mean_image")
+    del state["eigenvalues"], state["eigenvectors"]  # only training needs them
+    crop, centred = about["config"]["model"]["image_size"], about["config"]["augment"]["mean_crop"] == "centre"
+
+    def centre(images):
+        top, left = (images.shape[-3] - crop) // 2, (images.shape[-2] - crop) // 2
+        return images[..., top : top + crop, left : left + crop, :]
+
+    def ready(images):
+        seen = centre(images.float()) - centre(mean) if centred else centre(images.float() - mean)
+        return seen.permute(0, 3, 1, 2)
+
+    return AlexNet(about["config"]["model"], state).eval(), about["classes"], ready
