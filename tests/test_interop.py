@@ -120,6 +120,8 @@ def test_a_network_in_onnx_gives_our_numbers_and_comes_back_bit_for_bit(kind, tm
     onnx_out.write(tmp_path / "net.onnx", found)
     images = pictures(32)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    assert {of.name for of in graph.initializer} <= {name for node in graph.node for name in node.input}  # else it warns
     logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
     np.testing.assert_allclose(log_softmax(logits), ours(found, images), atol=1e-4)
     np.testing.assert_allclose(np.log(probabilities), ours(found, images), atol=1e-3)
@@ -469,7 +471,14 @@ def test_files_that_are_no_network(kind, tmp_path):
 def test_a_damaged_file_of_ours(tmp_path):
     files.write_safetensors(tmp_path / "net.safetensors", random_network(small()))
     tensors = load_file(tmp_path / "net.safetensors")
-    about = json.dumps({"format": 1, "config": small().model_dump(mode="json"), "classes": ["a"] * 10})
+    about = json.dumps(
+        {
+            "format": 1,
+            "config": small().model_dump(mode="json"),
+            "classes": ["a"] * 10,
+            "colours": [[0] * 3, [[0] * 3] * 3],
+        }
+    )
     for change, message_ in (
         ({"mean_image": np.zeros((5, 5, 3), np.float32)}, "mean image"),
         ({"conv1.weight": np.zeros((1, 3, 5, 5), np.float32)}, "conv1.weight has the shape"),

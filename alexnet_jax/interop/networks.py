@@ -15,6 +15,7 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.interop.layouts import Params, from_torch, to_torch
 
 FORMAT = 1
+MEAN = "mean_image"
 
 
 class Network(NamedTuple):
@@ -50,8 +51,14 @@ def to_workdir(network: Network, directory: Path) -> None:
 
 def described(network: Network) -> tuple[dict[str, np.ndarray], str]:
     """All arrays of a network by name, parameters as PyTorch has them, and the rest as JSON: what files hold."""
-    about = {"format": FORMAT, "config": network.config.model_dump(mode="json"), "classes": network.classes}
-    return to_torch(network.config.model, network.params) | network.statistics._asdict(), json.dumps(about)
+    mean_image, *colours = network.statistics
+    about = {
+        "format": FORMAT,
+        "config": network.config.model_dump(mode="json"),
+        "classes": network.classes,
+        "colours": [of.tolist() for of in colours],  # eigenvalues and eigenvectors, which only training needs
+    }
+    return to_torch(network.config.model, network.params) | {MEAN: mean_image}, json.dumps(about)
 
 
 def from_described(tensors: dict[str, np.ndarray], about: str, path: Path) -> Network:
@@ -61,10 +68,12 @@ def from_described(tensors: dict[str, np.ndarray], about: str, path: Path) -> Ne
         if found["format"] != FORMAT:
             raise UserError(f"{path} has format {found['format']} and this program reads {FORMAT}; export it again")
         config = config_files.from_json(json.dumps(found["config"]))
-        statistics = Statistics(**{name: np.asarray(tensors[name], np.float32) for name in Statistics._fields})
+        values, vectors = (np.array(of, np.float32) for of in found["colours"])
+        statistics = Statistics(np.asarray(tensors[MEAN], np.float32), values, vectors)
         size, classes = config.data.size, [str(name) for name in found["classes"]]
-        if statistics.mean_image.shape != (size, size, 3) or len(classes) > config.model.num_classes:
-            raise ValueError("its mean image or its classes do not fit its config")
+        shapes = ((size, size, 3), (3,), (3, 3))
+        if tuple(of.shape for of in statistics) != shapes or len(classes) > config.model.num_classes:
+            raise ValueError("its mean image, its colours or its classes do not fit its config")
         return Network(config, classes, statistics, from_torch(config.model, tensors))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())[:300]}; export it again") from None

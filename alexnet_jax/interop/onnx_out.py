@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_jax.interop.layouts import groups
-from alexnet_jax.interop.networks import Network, described
+from alexnet_jax.interop.networks import MEAN, Network, described
 from alexnet_jax.interop.onnx_in import ABOUT
 from alexnet_jax.layers import Conv, Model
 
@@ -70,7 +70,6 @@ def write(path: Path, network: Network) -> None:
             graph.add("Mul", graph.constant(1 - spec.dropout_rate))
     graph.add("Gemm", "fc8.weight", "fc8.bias", output="logits", transB=1)
     graph.add("Softmax", output="probabilities", axis=1)
-    # What only training needs is kept too: a network that comes back is the one that went.
     shape: list[str | int | None] = ["batch", spec.num_classes]
     made = helper.make_graph(
         graph.nodes,
@@ -91,11 +90,13 @@ def _see(graph: _Graph, crop: int, size: int, mean_crop: str) -> None:
     edges = [graph.constant(value, np.int64) for value in ([start, start], [start + crop, start + crop], [1, 2])]
     graph.add("Cast", to=TensorProto.FLOAT)
     if mean_crop == "same":
-        graph.add("Sub", "mean_image")
-    graph.add("Slice", *edges)
+        graph.add("Sub", MEAN)
+    seen = graph.add("Slice", *edges)
     if mean_crop == "centre":
-        mean = graph.tensors["mean_image"][start : start + crop, start : start + crop]
-        graph.add("Sub", graph.constant(mean))
+        graph.there, axes = MEAN, graph.constant([0, 1], np.int64)
+        mean = graph.add("Slice", *edges[:2], axes)
+        graph.there = seen
+        graph.add("Sub", mean)
     graph.add("Transpose", perm=[0, 3, 1, 2])
 
 

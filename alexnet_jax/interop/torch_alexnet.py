@@ -68,7 +68,6 @@ def load(path):
             state, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
         about = json.loads(about["alexnet_jax"])
     mean = state.pop("mean_image")
-    del state["eigenvalues"], state["eigenvectors"]  # only training needs them
     crop, centred = about["config"]["model"]["image_size"], about["config"]["augment"]["mean_crop"] == "centre"
 
     def centre(images):
