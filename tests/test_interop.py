@@ -121,7 +121,7 @@ def test_a_network_in_onnx_gives_our_numbers_and_comes_back_bit_for_bit(kind, tm
     images = pictures(32)
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     graph = onnx.load(tmp_path / "net.onnx").graph
-    assert {of.name for of in graph.initializer} <= {name for node in graph.node for name in node.input}  # else it warns
+    assert {of.name for of in graph.initializer} <= {name for node in graph.node for name in node.input}
     logits, probabilities = session.run(["logits", "probabilities"], {"image": images})
     np.testing.assert_allclose(log_softmax(logits), ours(found, images), atol=1e-4)
     np.testing.assert_allclose(np.log(probabilities), ours(found, images), atol=1e-3)
