@@ -24,6 +24,7 @@ KEYS = {"pipeline", "images_per_s", "ratio_to_torch", "ratio_to_tfdata", "cores"
 PEER_OF = {"ratio_to_torch": {"raw": "torch DataLoader jpeg", "jpeg": "torch DataLoader jpeg"}}
 PEER_OF["ratio_to_tfdata"] = {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
 PACKAGE = {"torch DataLoader jpeg": "torch", "tf.data raw": "tensorflow", "tf.data jpeg": "tensorflow"}
+PACKAGE["tf.data raw, by records"] = "tensorflow"
 SHORT = ("--batch=8", "--rounds=3", "--seconds=0.05", "--images=60")
 
 
@@ -121,7 +122,8 @@ def test_the_peers_hand_out_the_same_images(tmp_path, package):
     else:
         jpeg = peers.write_tfrecords(tmp_path, "jpeg", (file.read_bytes() for file in files), 2)
         raw = peers.write_tfrecords(tmp_path, "raw", (image.tobytes() for image in pixels), 2)
-        found = [peers.tfdata_jpeg(jpeg, 2, 16, 1), peers.tfdata_raw(raw, 2, 16, 1)]
+        found = [peers.tfdata_jpeg(jpeg, 2, 16, 1)]
+        found += [peers.tfdata_raw(raw, 2, 16, 1, by_records) for by_records in (False, True)]
     for batches in found:
         seen = set()
         for _ in range(20):

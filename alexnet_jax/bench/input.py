@@ -23,6 +23,7 @@ from alexnet_jax.data import loader, records
 from alexnet_jax.data.loader import Order
 from alexnet_jax.errors import UserError
 
+BY_RECORDS = "tf.data raw, by records"
 OURS = {"raw": "alexnet_jax raw", "jpeg": "alexnet_jax jpeg"}
 TORCH, TFDATA = "torch DataLoader jpeg", {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
 PEERS = {"ratio_to_torch": {"raw": TORCH, "jpeg": TORCH}, "ratio_to_tfdata": TFDATA}
@@ -128,11 +129,13 @@ def _whole(data: Copies, batch: int, size: int, cores: int) -> list[Pipeline]:
     tfdata: dict[str, Batches] = {}
     if data.tfrecords:
         tfdata["raw"] = peers.tfdata_raw(data.tfrecords["raw"], batch, size, cores)
+        tfdata["records"] = peers.tfdata_raw(data.tfrecords["raw"], batch, size, cores, by_records=True)
         tfdata["jpeg"] = peers.tfdata_jpeg(data.tfrecords["jpeg"], batch, size, cores)
     ahead = PREFETCH + cores
     return [
         Pipeline(OURS["raw"], "whole", "raw", cores, ours(data.raw), ahead),
         Pipeline(TFDATA["raw"], "whole", "raw", cores, tfdata.get("raw"), peers.TFDATA_AHEAD + cores),
+        Pipeline(BY_RECORDS, "whole", "raw", cores, tfdata.get("records"), peers.TFDATA_AHEAD + cores),
         Pipeline(OURS["jpeg"], "whole", "jpeg", cores, ours(data.jpeg), ahead),
         Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.torch_ahead(cores)),
         Pipeline(TFDATA["jpeg"], "whole", "jpeg", cores, tfdata.get("jpeg"), peers.TFDATA_AHEAD + cores),

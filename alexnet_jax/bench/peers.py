@@ -83,14 +83,17 @@ def tfdata_jpeg(paths: list[str], batch: int, size: int, threads: int) -> Batche
     return _endless(tf, records.map(decode, tf.data.AUTOTUNE).batch(batch), threads)
 
 
-def tfdata_raw(paths: list[str], batch: int, size: int, threads: int) -> Batches:
-    """TFRecords of pixels. Turning whole batches into pixels is faster than turning single records."""
+def tfdata_raw(paths: list[str], batch: int, size: int, threads: int, by_records: bool = False) -> Batches:
+    """TFRecords of pixels. Whole batches are turned into pixels or, `by_records`, one record after the other, as one
+    would write it first; that is slower."""
     tf = _tensorflow()
 
-    def decode(records: Any) -> Any:
-        return tf.reshape(tf.io.decode_raw(records, tf.uint8), (batch, size, size, 3))
+    def decode(record: Any) -> Any:
+        return tf.reshape(tf.io.decode_raw(record, tf.uint8), (-1, size, size, 3)[by_records:])
 
     records = _shuffled(tf, paths, batch, threads)
+    if by_records:
+        return _endless(tf, records.map(decode, tf.data.AUTOTUNE).batch(batch), threads)
     return _endless(tf, records.batch(batch).map(decode, tf.data.AUTOTUNE), threads)
 
 
