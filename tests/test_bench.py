@@ -48,7 +48,7 @@ def measured(data) -> tuple[str, list[dict]]:
 
 def test_a_row_for_every_stage_and_pipeline(measured):
     output, rows = measured
-    assert len({row["pipeline"] for row in rows}) == len(rows) == 11
+    assert len({row["pipeline"] for row in rows}) == len(rows) == 12
     assert {(row["stage"], row["store"]) for row in rows} == {
         *(("read", "raw"), ("batch", "raw"), ("whole", "raw")),
         *(("read", "jpeg"), ("decode", "jpeg"), ("batch", "jpeg"), ("whole", "jpeg")),
