@@ -72,6 +72,7 @@ class Start(Section):
 
     workdir: str  # "": none
     layers: tuple[str, ...]  # that are taken from there; the others start at random
+    statistics: bool  # True: its mean image and colours too; False: those of the data
 
 
 class Train(Section):

@@ -45,6 +45,8 @@ def parse_flags(argv: list[str]) -> list[str]:
         return rest
     except (UserError, flags.Error) as error:
         problem = str(error)
+        if "Traceback" in problem:  # of the config file, in ml_collections' words
+            problem = f"{file}: {problem.strip().splitlines()[-1].partition(': ')[2]}"
     except (AttributeError, KeyError, ValueError) as error:  # of ConfigDict, which guesses what was meant
         cause = error.args[0] if error.args else error
         cause = cause.args[0] if isinstance(cause, KeyError) else cause

@@ -7,6 +7,7 @@ import jax
 
 from alexnet_jax import checkpoint, sharding, steps, workdir
 from alexnet_jax.config import Config
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
 
@@ -29,3 +30,17 @@ def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
             )
     wanted = {layer: ours[layer] for layer in config.start.layers}
     return checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)[1]
+
+
+def statistics(config: Config) -> Statistics:
+    """The mean image and colours of the run `config.start.workdir`, which its kernels are used to.
+
+    Raises UserError if its images are of another size.
+    """
+    found, size = workdir.open_finished(Path(config.start.workdir)).statistics, config.data.size
+    if found.mean_image.shape[0] != size:
+        raise UserError(
+            f"{config.start.workdir} was trained on images of {found.mean_image.shape[0]} pixels and config.data.size "
+            f"is {size}; prepare the images at its size, or give --config.start.statistics=False"
+        )
+    return found

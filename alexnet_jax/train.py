@@ -84,7 +84,10 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
         moved = stack.enter_context(watchdog(config.train.stall_seconds))
         opened = _open(config)
         stack.enter_context(workdir.lock(directory))
-        workdir.prepare(directory, config, opened.dataset)
+        statistics = opened.dataset.statistics
+        if config.start.workdir and config.start.statistics and not (directory / workdir.CONFIG).exists():
+            statistics = start.statistics(config)
+        workdir.prepare(directory, config, opened.dataset._replace(statistics=statistics))
         step, stopped = _train(config, directory, opened, moved, stack)
     if stopped:  # even at the last step: its validation may be missing
         raise Interrupted(
@@ -98,7 +101,7 @@ def _train(
     config: Config, directory: Path, opened: _Opened, moved: Callable[[str], None], stack: contextlib.ExitStack
 ) -> tuple[int, bool]:
     """Returns the step it ended at, and whether it was stopped there."""
-    mesh, dataset, train_images, eval_images, order, last_step = opened
+    mesh, _, train_images, eval_images, order, last_step = opened
     stop = Stop(stack.enter_context(stop_signals()), mesh)
     checkpoints = stack.enter_context(
         checkpoint.open_directory(directory / workdir.CHECKPOINTS, config.train.keep_checkpoints)
@@ -116,7 +119,7 @@ def _train(
     reading = _reading(config, mesh)
     batches = Batches(train_images, order, first, max(first, last_step), reading)
     stack.callback(batches.close)
-    statistics = sharding.put(dataset.statistics, mesh, sharding.REPLICATED)
+    statistics = sharding.put(workdir.open_finished(directory).statistics, mesh, sharding.REPLICATED)
     eval_step = steps.make_eval_step(config, mesh, views=1)
     train_step = steps.make_train_step(config, mesh, order.steps_per_epoch)
 

@@ -119,7 +119,7 @@ def data() -> dict:
 
 
 def start() -> dict:
-    return dict(workdir="", layers=())
+    return dict(workdir="", layers=(), statistics=False)
 
 
 def train() -> dict:

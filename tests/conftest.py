@@ -93,3 +93,17 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / at
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real one, without a window."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs a browser: no chromium is installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()

@@ -310,19 +310,6 @@ def test_without_its_data_the_page_says_so(trained, tmp_path):
     )
 
 
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("needs a browser: no chromium is installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield started
-        started.close()
-
-
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_the_page(browser, trained, width):
     told: list[str] = []

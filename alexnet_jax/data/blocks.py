@@ -34,9 +34,11 @@ class Block(NamedTuple):
     sums: statistics.Sums
 
 
-def stored_pixels(content: bytes | np.ndarray, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def stored_pixels(
+    content: bytes | np.ndarray, size: int, max_pixels: int = images.MAX_PIXELS
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """An image's content -> [size, size, 3] uint8, and what is odd about it. Raises images.CorruptImage."""
-    decoded = images.decode(content) if isinstance(content, bytes) else images.Decoded(content, ())
+    decoded = images.decode(content, max_pixels) if isinstance(content, bytes) else images.Decoded(content, ())
     return images.to_square(decoded.pixels, size), decoded.unusual
 
 

@@ -45,6 +45,11 @@ def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Da
             f"the data has {len(dataset.classes)} classes and the network only {num_classes}; give "
             f"--config.model.num_classes={len(dataset.classes)}"
         )
+    if source == "prepared" and len(dataset.classes) < num_classes:
+        raise UserError(
+            f"the network has {num_classes} classes and the data only {len(dataset.classes)}; give "
+            f"--config.model.num_classes={len(dataset.classes)}"
+        )
     return dataset
 
 

@@ -30,12 +30,12 @@ class Decoded(NamedTuple):
     unusual: tuple[str, ...]  # what is odd about the file, if anything
 
 
-def decode(content: bytes) -> Decoded:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     """The image in a file of any of FORMATS, as RGB, turned upright if its EXIF data says so.
 
     What it is called does not count, only what is in it. Grey, palette, CMYK, transparent and gzip-packed images
     become RGB. A JPEG that is cut short or whose decoder warns of damage is refused: its pixels would be part
-    garbage.
+    garbage, and so is any image of more than `max_pixels`.
     """
     try:
         unusual = []
@@ -46,11 +46,11 @@ def decode(content: bytes) -> Decoded:
                 raise CorruptImage(f"gzip-packed, and cut short or of more than {MAX_BYTES:,} bytes")
             unusual.append("gzip")
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads no more than the header
-        _check_size(image.width, image.height)
+        _check_size(image.width, image.height, max_pixels)
         unusual += _unusual(image)
         orientation = image.getexif().get(0x0112, 1)
         if content.startswith(JPEG_MAGIC):
-            pixels = _decode_jpeg_file(content)
+            pixels = _decode_jpeg_file(content, max_pixels)
         elif image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
             grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
             pixels = np.repeat(grey[..., None], 3, axis=-1)
@@ -71,9 +71,9 @@ def decode(content: bytes) -> Decoded:
     return Decoded(pixels, tuple(unusual))
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise CorruptImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise CorruptImage(f"{width}x{height} pixels are more than {max_pixels:,}")
 
 
 def _unusual(image: Image.Image) -> list[str]:
@@ -85,11 +85,11 @@ def _unusual(image: Image.Image) -> list[str]:
     return found
 
 
-def _decode_jpeg_file(content: bytes) -> np.ndarray:
+def _decode_jpeg_file(content: bytes, max_pixels: int) -> np.ndarray:
     height, width, _, _ = simplejpeg.decode_jpeg_header(content)  # the decoder may see another one than Pillow
-    _check_size(width, height)
+    _check_size(width, height, max_pixels)
     scans = content.count(b"\xff\xda")  # each of which may change every pixel, in a few bytes
-    if scans * width * height > MAX_PASSES * MAX_PIXELS:
+    if scans * width * height > MAX_PASSES * max_pixels:
         raise CorruptImage(f"{scans} scans of {width}x{height} pixels take too long")
     try:
         return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)

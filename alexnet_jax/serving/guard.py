@@ -1,0 +1,61 @@
+"""What every request passes before the program sees it: the size of its body; and headers of every answer."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """ASGI. A body of more than `max_bytes`, whether or not it says so beforehand, is answered with 413."""
+
+    def __init__(self, app: Any, max_bytes: int):
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = dict(scope["headers"]).get(b"content-length", b"")
+        body = SimpleNamespace(seen=0, refused=False, too_large=told.isdigit() and int(told) > self._max_bytes)
+
+        async def counted() -> dict:
+            message = await receive()
+            body.seen += len(message.get("body", b""))
+            if body.seen > self._max_bytes:
+                body.too_large = True
+                return {"type": "http.disconnect"}  # nothing more is read
+            return message
+
+        async def guarded(message: dict) -> None:
+            if body.too_large:
+                if not body.refused:
+                    body.refused = True
+                    await self._refuse(send)
+                return
+            if message["type"] == "http.response.start":
+                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = message | {"headers": [*message["headers"], *extra]}
+            await send(message)
+
+        if body.too_large:
+            await self._refuse(send)
+            return
+        try:
+            await self._app(scope, counted, guarded)
+        finally:
+            if body.too_large and not body.refused:
+                await self._refuse(send)
+
+    async def _refuse(self, send: Any) -> None:
+        text = json.dumps({"detail": f"the request is larger than {self._max_bytes / 1e6:g} MB"}).encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": text})

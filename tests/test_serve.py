@@ -1,0 +1,325 @@
+"""The page, in a real server and a real browser, and under load."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax import config_files
+from alexnet_jax.data.blocks import stored_pixels
+from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.interop import networks
+from alexnet_jax.serving import batching, explain
+from tests.conftest import ROOT, encoded
+from tests.runs import environment
+from tests.test_commands import run
+from tests.test_interop import ours, random_network
+from tests.tiny import tiny_config
+
+CLASSES = ['<b>bold</b> & "quoted"', "plain", "图"]
+
+
+class Server(NamedTuple):
+    url: str
+    process: subprocess.Popen
+    said: list[str]  # on stderr, so far
+    network: networks.Network
+
+
+def start(*flags: str) -> tuple[subprocess.Popen, list[str]]:
+    """A server, and what it says; its first line of output tells its address."""
+    line = [sys.executable, "-m", "alexnet_jax.serve", "--port=0", *flags]
+    process = subprocess.Popen(
+        line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said: list[str] = []
+    assert process.stderr
+    threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True).start()
+    return process, said
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+    """A network with random weights that knows three classes of the data beside it."""
+    home, rng = tmp_path_factory.mktemp("serve"), np.random.default_rng(0)
+    for name in CLASSES:
+        folder = home / "images" / name.replace("/", "")
+        folder.mkdir(parents=True)
+        for i in range(12):
+            (folder / f"{i}.png").write_bytes(encoded(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), "PNG"))
+    source = ["--source=folder", "--input", home / "images", "--output", home / "data"]
+    run("alexnet_jax.prepare", *source, "--size=32")
+    values = tiny_config()
+    values.model.num_classes = 3
+    values.data.update(source="prepared", directory=str(home / "data"), eval_split="val")
+    config = config_files.parse(values)
+    dataset = open_dataset("prepared", str(home / "data"), 32, 3)
+    made = random_network(config)._replace(classes=dataset.classes, statistics=dataset.statistics)
+    networks.to_workdir(made, home / "run <&>")
+    return home / "run <&>"
+
+
+@pytest.fixture(scope="module")
+def server(workdir) -> Iterator[Server]:
+    process, said = start("--workdir", str(workdir), "--max_megabytes=2", "--max_images=20", "--max_megapixels=1")
+    assert process.stdout
+    first = process.stdout.readline()
+    assert "at http://127.0.0.1:" in first, (first, said)
+    yield Server(first.rpartition(" at ")[2].strip(), process, said, networks.of_workdir(workdir))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, said
+    assert not [line for line in said if "Traceback" in line or "ERROR" in line], said
+
+
+def photos(count: int, seed: int = 1) -> list[bytes]:
+    rng = np.random.default_rng(seed)
+    return [encoded(rng.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8), "PNG") for i in range(count)]
+
+
+def expected(server: Server, content: bytes) -> np.ndarray:
+    return np.exp(ours(server.network, stored_pixels(content, 32)[0][None])[0][:3])
+
+
+def check(server: Server, content: bytes, top: list[dict]) -> None:
+    there = dict(zip(server.network.classes, expected(server, content).tolist(), strict=True))
+    assert [one["name"] for one in top] == sorted(there, key=lambda name: -there[name])
+    assert [one["probability"] for one in top] == pytest.approx(sorted(there.values(), reverse=True), abs=1e-5)
+
+
+def test_one_image_and_several(server):
+    contents = photos(3)
+    files = [("images", (f"{i}.png", content)) for i, content in enumerate(contents)]
+    answer = httpx.post(f"{server.url}/api/predict", files=files)
+    assert answer.status_code == 200 and [one["name"] for one in answer.json()] == ["0.png", "1.png", "2.png"]
+    for content, one in zip(contents, answer.json(), strict=True):
+        check(server, content, one["top"])
+    answer = httpx.post(f"{server.url}/api/predict", files=[*files[:1], ("images", ("x.txt", b"no image"))])
+    first, second = answer.json()
+    assert answer.status_code == 200 and first["error"] is None
+    assert second["top"] == [] and "not a sound image" in second["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_an_explanation(server):
+    content = photos(1)[0]
+    answer = httpx.post(f"{server.url}/api/explain", files={"image": ("a.png", content)}, timeout=60).json()
+    check(server, content, answer["top"])
+    evidence = np.array(answer["evidence"])
+    assert evidence.shape == (7, 7) and np.isfinite(evidence).all() and evidence.std() > 0
+    assert [len(tower) for tower in answer["kernels"]] == [4, 4]  # of tiny_config; the page shows eight at most
+    assert [one["response"] for one in answer["kernels"][0]] == sorted(
+        (one["response"] for one in answer["kernels"][0]), reverse=True
+    )
+    assert len(answer["neighbours"]) == 6 and {one["name"] for one in answer["neighbours"]} <= set(CLASSES)
+    picture = base64.b64decode(answer["seen"].partition(",")[2])
+    with Image.open(io.BytesIO(picture)) as seen:
+        np.testing.assert_array_equal(np.asarray(seen), stored_pixels(content, 32)[0][2:30, 2:30])
+    asked = httpx.post(
+        f"{server.url}/api/explain", files={"image": content}, data={"of": CLASSES[0]}, timeout=60
+    ).json()
+    assert asked["of"] == CLASSES[0]
+
+
+def test_evidence_is_sought_under_squares_of_the_mean_image():
+    """Squares that cover nothing but what the mean image has anyway change nothing."""
+    pixels = np.full((32, 32, 3), 7, np.uint8)
+    made = explain.Served(
+        "x",
+        0,
+        CLASSES,
+        32,
+        28,
+        np.full((32, 32, 3), 7, np.uint8),
+        len,
+        None,
+        [],
+        len,
+        None,
+        "",  # type: ignore[arg-type]
+    )
+    np.testing.assert_array_equal(explain.covered(made, pixels), np.repeat(pixels[None], 49, axis=0))
+    pixels[2:9, 2:9] = 200
+    changed = (explain.covered(made, pixels) != pixels).any(axis=(1, 2, 3)).reshape(7, 7)
+    assert changed[0, 0] and not changed[3:, 3:].any() and not changed[:, 3:].any()
+
+
+def test_it_describes_itself(server):
+    described = httpx.get(f"{server.url}/openapi.json").json()
+    assert set(described["paths"]) == {"/api/health", "/api/predict", "/api/explain"}
+    answers = described["paths"]["/api/predict"]["post"]["responses"]
+    assert {"200", "413", "422", "503"} <= set(answers)
+    assert described["components"]["schemas"]["Prediction"]["properties"]["top"]["description"]
+
+
+def bad_requests() -> dict[str, tuple[int, dict]]:
+    png = photos(1)[0]
+    huge = b"\x89PNG\r\n\x1a\n" + png[8:16] + (50_000).to_bytes(4, "big") * 2 + png[24:]
+    boundary = {"content-type": "multipart/form-data; boundary=x"}
+    return {
+        "no body": (422, {}),
+        "an empty file": (422, {"files": {"images": ("a.png", b"")}}),
+        "another field": (422, {"files": {"other": ("a.png", png)}}),
+        "text": (422, {"files": {"images": ("a.txt", b"hello")}}),
+        "text instead of a file": (422, {"data": {"images": "hello"}}),
+        "a cut image": (422, {"files": {"images": ("a.png", png[:200])}}),
+        "an image that claims 2.5 billion pixels": (422, {"files": {"images": ("a.png", huge)}}),
+        "an image of more pixels than allowed": (422, {"files": {"images": encoded(np.zeros((1100, 1000, 3), np.uint8), "PNG")}}),
+        "a script that says it is an image": (422, {"files": {"images": ("../../x.svg", b"<svg onload='alert(1)'/>", "image/svg+xml")}}),
+        "PostScript": (422, {"files": {"images": ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")}}),
+        "more images than allowed": (413, {"files": [("images", ("a.png", png))] * 21}),
+        "more bytes than allowed": (413, {"files": {"images": ("a.png", os.urandom(2_100_000))}}),
+        "more bytes than allowed, untold": (413, {"content": iter([b"--x\r\n", *[bytes(100_000)] * 30]), "headers": boundary}),
+        "a broken multipart body": (400, {"content": b"--x\r\nno header at all", "headers": boundary}),
+        "multipart without a boundary": (400, {"content": b"abc", "headers": {"content-type": "multipart/form-data"}}),
+        "JSON": (422, {"json": {"images": ["a"]}}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", bad_requests())
+def test_bad_requests_get_clean_answers(server, kind):
+    code, request = bad_requests()[kind]
+    answer = httpx.post(f"{server.url}/api/predict", **request, timeout=30)
+    assert answer.status_code == code, answer.text
+    assert answer.json()["detail"] and "Traceback" not in answer.text
+    content = photos(1)[0]
+    check(server, content, httpx.post(f"{server.url}/api/predict", files={"images": content}).json()[0]["top"])
+
+
+def test_other_methods_paths_hosts_and_classes(server):
+    assert httpx.get(f"{server.url}/api/predict").status_code == 405
+    assert httpx.get(f"{server.url}/../../etc/passwd").status_code == 404
+    assert httpx.get(server.url, headers={"host": "evil.example"}).status_code == 400
+    content = photos(1)[0]
+    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, data={"of": "x"}, timeout=60)
+    assert answer.status_code == 422 and "there is no class x" in answer.text
+    answer = httpx.post(f"{server.url}/api/explain", files={"image": b"x"})
+    assert answer.status_code == 422 and "not a sound image" in answer.json()["detail"]
+    with socket.create_connection(server.url.removeprefix("http://").split(":")) as raw:  # type: ignore[arg-type]
+        raw.sendall(b"\x00\xff no HTTP\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 400")
+
+
+def test_fifty_clients_at_once_and_some_that_mean_harm(server):
+    """Each is answered, rightly, and many in one pass."""
+    contents = photos(10)
+    there = [expected(server, content) for content in contents]
+    before = httpx.get(f"{server.url}/api/health").json()
+
+    def client(number: int) -> list[int]:
+        codes = []
+        with httpx.Client(timeout=60) as session:
+            for i in range(6):
+                which = (number + i) % 10
+                if number % 5 == 4:
+                    answer = session.post(f"{server.url}/api/predict", files={"images": contents[which][: 50 + number]})
+                else:
+                    answer = session.post(f"{server.url}/api/predict", files={"images": contents[which]})
+                    probabilities = {one["name"]: one["probability"] for one in answer.json()[0]["top"]}
+                    found = [probabilities[name] for name in server.network.classes]
+                    np.testing.assert_allclose(found, there[which], atol=1e-5)
+                codes.append(answer.status_code)
+        return codes
+
+    with ThreadPoolExecutor(50) as threads:
+        codes = list(threads.map(client, range(50)))
+    assert all(set(of) == ({422} if number % 5 == 4 else {200}) for number, of in enumerate(codes))
+    after = httpx.get(f"{server.url}/api/health").json()
+    assert after["images"] - before["images"] == 240
+    assert after["passes"] - before["passes"] < 200  # alone, each would take one
+
+
+def test_a_batch_is_filled_up_to_a_size_that_is_compiled():
+    for count, size in ((1, 1), (2, 8), (8, 8), (9, 32), (32, 32)):
+        images = np.ones((count, 2, 2, 3), np.uint8)
+        found = batching.filled(images)
+        assert found.shape == (size, 2, 2, 3) and found.sum() == images.sum()
+
+
+DROP = """([content, type]) => {
+    const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+    const data = new DataTransfer();
+    data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+    const event = type === "paste" ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
+        : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+    document.body.dispatchEvent(event);
+}"""
+
+
+@pytest.mark.parametrize(("width", "how"), [(1200, "drop"), (390, "paste"), (390, "file")])
+def test_the_page_in_a_browser(server, browser, width, how):
+    content = photos(1)[0]
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(request.url) if server.url not in request.url[:60]
+            and not request.url.startswith("data:") else None)  # fmt: skip
+    page.goto(server.url)
+    assert page.title().startswith("run <&>")
+    if how == "file":
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
+    else:
+        page.evaluate(DROP, [base64.b64encode(content).decode(), how])
+    page.wait_for_selector("#answer:not([hidden])")
+    page.wait_for_function("document.getElementById('message').textContent.includes('%')")
+    there = expected(server, content)
+    names = [name for _, name in sorted(zip(-there, server.network.classes, strict=True))]
+    assert page.locator("#top .name span:first-child").all_inner_texts() == names  # as text, whatever they hold
+    widths = page.locator("#top .fill").evaluate_all(
+        "(all) => all.map((one) => one.getBoundingClientRect().width / one.parentElement.getBoundingClientRect().width)"
+    )
+    assert widths == pytest.approx(sorted(there.tolist(), reverse=True), abs=0.01)
+    assert page.locator("#towers img").count() == 8 and page.locator("#near img").count() == 6
+    assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".picture").scroll_into_view_if_needed()
+    shot = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
+    page.click("#toggle")  # without the evidence on it
+    plain = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
+    drawn = np.abs(np.asarray(shot, int) - np.asarray(plain, int)).max(axis=2) > 8
+    assert 0.1 < drawn.mean() < 1
+    seen = np.asarray(plain.resize((28, 28), Image.Resampling.BOX), int)
+    assert np.corrcoef(seen.ravel(), stored_pixels(content, 32)[0][2:30, 2:30].ravel())[0, 1] > 0.9
+    page.locator("#top .bar").nth(2).click()
+    page.wait_for_function(f"document.getElementById('legend').textContent.includes({json.dumps(names[2])})")
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
+    page.wait_for_selector("#message.bad")
+    assert "not a sound image" in page.inner_text("#message") and not page.is_visible("#answer")
+    expected_noise = "the server responded with a status of 422"  # that is how browsers tell it
+    assert [problem for problem in problems if expected_noise not in problem] == []
+    page.close()
+
+
+def test_without_its_data_there_are_no_neighbours_and_it_says_why(workdir, tmp_path):
+    process, said = start("--workdir", str(workdir), "--neighbours_of=0")
+    assert process.stdout
+    url = process.stdout.readline().rpartition(" at ")[2].strip()
+    answer = httpx.post(f"{url}/api/explain", files={"image": photos(1)[0]}, timeout=60).json()
+    assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0 and not any("Traceback" in line for line in said)
+
+
+def test_what_cannot_be_served_is_told(workdir, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = run("alexnet_jax.serve", "--workdir", workdir, f"--port={port}", code=2)
+        assert f"cannot listen at 127.0.0.1, port {port}" in said and "give another --port" in said
+    assert "is no workdir" in run("alexnet_jax.serve", "--workdir", tmp_path, "--port=0", code=2)
+    assert "--max_images must be more" in run("alexnet_jax.serve", "--workdir", workdir, "--max_images=0", code=2)
+    assert "--data" in run("alexnet_jax.serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2)
