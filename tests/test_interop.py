@@ -75,6 +75,7 @@ def random_network(config: Config, seed: int = 0) -> Network:
         lambda leaf: rng.normal(0, np.sqrt(2 / max(1, np.prod(leaf.shape[1:-1]))), leaf.shape).astype(np.float32),
         jax.device_get(state.params),
     )
+    spread["conv1"]["kernel"] /= 60  # as pixels are large, and probabilities are to be neither 0 nor 1
     padding = config.model.towers * spread["fc8"]["bias"].shape[1] - config.model.num_classes
     if padding:  # columns that stand for no class
         spread["fc8"]["bias"][-1, -padding:] = 0

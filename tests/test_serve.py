@@ -1,9 +1,8 @@
 """The page, in a real server and a real browser, and under load."""
 
 import base64
+import contextlib
 import io
-import json
-import os
 import signal
 import socket
 import subprocess
@@ -30,26 +29,35 @@ from tests.test_commands import run
 from tests.test_interop import ours, random_network
 from tests.tiny import tiny_config
 
-CLASSES = ['<b>bold</b> & "quoted"', "plain", "图"]
+CLASSES = ['<b>bold & "quoted"', "plain", "图"]
 
 
 class Server(NamedTuple):
     url: str
-    process: subprocess.Popen
-    said: list[str]  # on stderr, so far
     network: networks.Network
 
 
-def start(*flags: str) -> tuple[subprocess.Popen, list[str]]:
-    """A server, and what it says; its first line of output tells its address."""
-    line = [sys.executable, "-m", "alexnet_jax.serve", "--port=0", *flags]
+@contextlib.contextmanager
+def started(workdir: Path, stop: signal.Signals, *flags: str) -> Iterator[tuple[str, list[str]]]:
+    """A server's address, and what it says on stderr; at the end `stop` must end it, cleanly."""
+    line = [sys.executable, "-m", "alexnet_jax.serve", "--workdir", str(workdir), "--port=0", *flags]
     process = subprocess.Popen(
         line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     said: list[str] = []
-    assert process.stderr
-    threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True).start()
-    return process, said
+    with process:
+        assert process.stdout and process.stderr
+        reader = threading.Thread(target=said.extend, args=(process.stderr,))
+        reader.start()
+        try:
+            first = process.stdout.readline()
+            assert "at http://127.0.0.1:" in first, (first, said)
+            yield first.rpartition(" at ")[2].strip(), said
+        finally:
+            process.send_signal(stop)
+            code = process.wait(20)
+            reader.join()
+    assert code == 0 and not [line for line in said if "Traceback" in line or "ERROR" in line], (code, said)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def workdir(tmp_path_factory) -> Path:
     """A network with random weights that knows three classes of the data beside it."""
     home, rng = tmp_path_factory.mktemp("serve"), np.random.default_rng(0)
     for name in CLASSES:
-        folder = home / "images" / name.replace("/", "")
+        folder = home / "images" / name
         folder.mkdir(parents=True)
         for i in range(12):
             (folder / f"{i}.png").write_bytes(encoded(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), "PNG"))
@@ -75,14 +83,9 @@ def workdir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(workdir) -> Iterator[Server]:
-    process, said = start("--workdir", str(workdir), "--max_megabytes=2", "--max_images=20", "--max_megapixels=1")
-    assert process.stdout
-    first = process.stdout.readline()
-    assert "at http://127.0.0.1:" in first, (first, said)
-    yield Server(first.rpartition(" at ")[2].strip(), process, said, networks.of_workdir(workdir))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0, said
-    assert not [line for line in said if "Traceback" in line or "ERROR" in line], said
+    limits = ("--max_megabytes=2", "--max_images=20", "--max_megapixels=1")
+    with started(workdir, signal.SIGTERM, *limits) as (url, _):
+        yield Server(url, networks.of_workdir(workdir))
 
 
 def photos(count: int, seed: int = 1) -> list[bytes]:
@@ -150,7 +153,7 @@ def test_evidence_is_sought_under_squares_of_the_mean_image():
         [],
         len,
         None,
-        "",  # type: ignore[arg-type]
+        "",
     )
     np.testing.assert_array_equal(explain.covered(made, pixels), np.repeat(pixels[None], 49, axis=0))
     pixels[2:9, 2:9] = 200
@@ -167,9 +170,12 @@ def test_it_describes_itself(server):
 
 
 def bad_requests() -> dict[str, tuple[int, dict]]:
-    png = photos(1)[0]
+    png, large = photos(1)[0], encoded(np.zeros((1100, 1000, 3), np.uint8), "PNG")
     huge = b"\x89PNG\r\n\x1a\n" + png[8:16] + (50_000).to_bytes(4, "big") * 2 + png[24:]
+    script = ("../../x.svg", b"<svg onload='alert(1)'/>", "image/svg+xml")
     boundary = {"content-type": "multipart/form-data; boundary=x"}
+    start = b'--x\r\ncontent-disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
+    endless = iter([start, *[bytes(100_000)] * 30])
     return {
         "no body": (422, {}),
         "an empty file": (422, {"files": {"images": ("a.png", b"")}}),
@@ -178,16 +184,16 @@ def bad_requests() -> dict[str, tuple[int, dict]]:
         "text instead of a file": (422, {"data": {"images": "hello"}}),
         "a cut image": (422, {"files": {"images": ("a.png", png[:200])}}),
         "an image that claims 2.5 billion pixels": (422, {"files": {"images": ("a.png", huge)}}),
-        "an image of more pixels than allowed": (422, {"files": {"images": encoded(np.zeros((1100, 1000, 3), np.uint8), "PNG")}}),
-        "a script that says it is an image": (422, {"files": {"images": ("../../x.svg", b"<svg onload='alert(1)'/>", "image/svg+xml")}}),
+        "an image of more pixels than allowed": (422, {"files": {"images": large}}),
+        "a script that says it is an image": (422, {"files": {"images": script}}),
         "PostScript": (422, {"files": {"images": ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")}}),
         "more images than allowed": (413, {"files": [("images", ("a.png", png))] * 21}),
-        "more bytes than allowed": (413, {"files": {"images": ("a.png", os.urandom(2_100_000))}}),
-        "more bytes than allowed, untold": (413, {"content": iter([b"--x\r\n", *[bytes(100_000)] * 30]), "headers": boundary}),
+        "more bytes than allowed": (413, {"files": {"images": ("a.png", bytes(2_100_000))}}),
+        "more bytes than allowed, untold": (413, {"content": endless, "headers": boundary}),
         "a broken multipart body": (400, {"content": b"--x\r\nno header at all", "headers": boundary}),
         "multipart without a boundary": (400, {"content": b"abc", "headers": {"content-type": "multipart/form-data"}}),
         "JSON": (422, {"json": {"images": ["a"]}}),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("kind", bad_requests())
@@ -209,7 +215,7 @@ def test_other_methods_paths_hosts_and_classes(server):
     assert answer.status_code == 422 and "there is no class x" in answer.text
     answer = httpx.post(f"{server.url}/api/explain", files={"image": b"x"})
     assert answer.status_code == 422 and "not a sound image" in answer.json()["detail"]
-    with socket.create_connection(server.url.removeprefix("http://").split(":")) as raw:  # type: ignore[arg-type]
+    with socket.create_connection(server.url.removeprefix("http://").split(":")) as raw:
         raw.sendall(b"\x00\xff no HTTP\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 
@@ -276,7 +282,7 @@ def test_the_page_in_a_browser(server, browser, width, how):
     else:
         page.evaluate(DROP, [base64.b64encode(content).decode(), how])
     page.wait_for_selector("#answer:not([hidden])")
-    page.wait_for_function("document.getElementById('message').textContent.includes('%')")
+    page.locator("#message", has_text="%").wait_for()
     there = expected(server, content)
     names = [name for _, name in sorted(zip(-there, server.network.classes, strict=True))]
     assert page.locator("#top .name span:first-child").all_inner_texts() == names  # as text, whatever they hold
@@ -296,7 +302,7 @@ def test_the_page_in_a_browser(server, browser, width, how):
     seen = np.asarray(plain.resize((28, 28), Image.Resampling.BOX), int)
     assert np.corrcoef(seen.ravel(), stored_pixels(content, 32)[0][2:30, 2:30].ravel())[0, 1] > 0.9
     page.locator("#top .bar").nth(2).click()
-    page.wait_for_function(f"document.getElementById('legend').textContent.includes({json.dumps(names[2])})")
+    page.locator("#legend", has_text=f"“{names[2]}”").wait_for()
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
     page.wait_for_selector("#message.bad")
     assert "not a sound image" in page.inner_text("#message") and not page.is_visible("#answer")
@@ -305,14 +311,10 @@ def test_the_page_in_a_browser(server, browser, width, how):
     page.close()
 
 
-def test_without_its_data_there_are_no_neighbours_and_it_says_why(workdir, tmp_path):
-    process, said = start("--workdir", str(workdir), "--neighbours_of=0")
-    assert process.stdout
-    url = process.stdout.readline().rpartition(" at ")[2].strip()
-    answer = httpx.post(f"{url}/api/explain", files={"image": photos(1)[0]}, timeout=60).json()
+def test_where_there_are_no_neighbours_it_says_why(workdir):
+    with started(workdir, signal.SIGINT, "--neighbours_of=0") as (url, _):
+        answer = httpx.post(f"{url}/api/explain", files={"image": photos(1)[0]}, timeout=60).json()
     assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0 and not any("Traceback" in line for line in said)
 
 
 def test_what_cannot_be_served_is_told(workdir, tmp_path):
@@ -322,4 +324,6 @@ def test_what_cannot_be_served_is_told(workdir, tmp_path):
         assert f"cannot listen at 127.0.0.1, port {port}" in said and "give another --port" in said
     assert "is no workdir" in run("alexnet_jax.serve", "--workdir", tmp_path, "--port=0", code=2)
     assert "--max_images must be more" in run("alexnet_jax.serve", "--workdir", workdir, "--max_images=0", code=2)
-    assert "--data" in run("alexnet_jax.serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2)
+    assert "no prepared data" in run(
+        "alexnet_jax.serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2
+    )
