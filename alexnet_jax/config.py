@@ -88,6 +88,7 @@ class Train(Section):
     stop_error: Fraction  # stop once the training error (top-1, between two log lines) is no larger; 0: never
     plateau_steps: PositiveInt  # a loss that stays at ln(classes) for so long is told of
     stall_seconds: NonNegativeInt  # a run that nothing moves in for so long is ended, with exit code 124; 0: never
+    wandb_project: str  # at Weights & Biases, where scalars are logged too; "": none
     deterministic: bool  # the same bits in every run on GPUs too, at a cost in speed
 
 

@@ -105,6 +105,11 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on all devices."""
+    return NamedSharding(mesh, REPLICATED)
+
+
 def put_as(x: np.ndarray, sharding: NamedSharding) -> Array:
     """A host array that all processes have, placed like another."""
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, nonfinite, optim, processes, sharding, start, steps, workdir
+from alexnet_jax import checkpoint, nonfinite, optim, parameters, processes, sharding, start, steps, wandb_log, workdir
 from alexnet_jax.checkpoint import Position
 from alexnet_jax.config import Config
 from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
@@ -110,6 +110,7 @@ def _train(
     state, position, told = restored or (_first_state(config, mesh), Position(0, optim.Validation(), 0), [])
     first = position.next_batch
     writer = stack.enter_context(contextlib.closing(Writer(directory, position.log_bytes, first, last_step)))
+    writer.also(wandb_log.start(config, directory, writer.message))
     writer.message(clu.parameter_overview.get_parameter_overview(state.params, include_stats=False))
     writer.message(f"{sharding.describe(mesh, config.model.towers)}; {order.steps_per_epoch} steps an epoch")
     for line in told:
@@ -122,11 +123,14 @@ def _train(
     statistics = sharding.put(workdir.open_finished(directory).statistics, mesh, sharding.REPLICATED)
     eval_step = steps.make_eval_step(config, mesh, views=1)
     train_step = steps.make_train_step(config, mesh, order.steps_per_epoch)
+    look = parameters.make_look(config, mesh)
 
     def validate(step: int, state: Any) -> dict[str, float] | None:
-        compute = functools.partial(eval_step, state.params, statistics=statistics)
-        size = config.train.eval_batch_size
-        return evaluate(compute, eval_images, size, reading, mesh, writer.warning, stop.now, moved)
+        compute, size = functools.partial(eval_step, state.params, statistics=statistics), config.train.eval_batch_size
+        result = evaluate(compute, eval_images, size, reading, mesh, writer.warning, stop.now, moved)
+        if result is not None:
+            writer.parameters(step, jax.device_get(look(state.params)))
+        return result
 
     rates_since: list[np.ndarray] = []  # the newest checkpoint, of each step
 

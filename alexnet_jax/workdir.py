@@ -21,7 +21,7 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -61,6 +61,7 @@ MAY_CHANGE = (
     "train.save_every_steps",
     "train.keep_checkpoints",
     "train.stall_seconds",
+    "train.wandb_project",
 )
 
 
@@ -188,6 +189,11 @@ def differences(old: Config, new: Config) -> list[str]:
     keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
     fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
+
+
+def flat_config(directory: Path) -> dict[str, Any]:
+    """All keys of a workdir's config, `section.key`, with their values. Raises UserError if it is damaged."""
+    return _flat(_config(directory).model_dump())
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

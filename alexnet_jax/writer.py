@@ -8,16 +8,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
-from alexnet_jax import processes
+from alexnet_jax import parameters, processes
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import StorageError
 from alexnet_jax.workdir import METRICS
@@ -43,8 +44,13 @@ class Writer:
             self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}") if self._first else None
         self._event(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=start_step + 1)
         self._total = total_steps
+        self._log: Callable[[dict[str, Any]], None] | None = None
         live = self._first and sys.stdout.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", file=sys.stdout, disable=not live)
+
+    def also(self, log: Callable[[dict[str, Any]], None] | None) -> None:
+        """Gives all scalars to `log` as well, with their step."""
+        self._log = log
 
     @property
     def log_bytes(self) -> int:
@@ -74,6 +80,20 @@ class Writer:
             self._file.flush()
         for name, value in values.items():
             self._event(summary=summary.scalar(f"{split}/{name}", value), step=step)
+        if self._log:
+            self._log({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
+
+    def parameters(self, step: int, seen: parameters.Seen) -> None:
+        """Shows TensorBoard what `parameters.make_look` saw after `step` steps."""
+        for name, one in seen.histograms.items():
+            limits = np.linspace(one.low, one.high, parameters.BINS + 1)[1:].tolist()
+            count, counts = int(one.counts.sum()), one.counts.tolist()
+            sums = (float(one.low), float(one.high), count, float(one.total), float(one.squares))
+            self._event(summary=summary.histogram_raw(name, *sums, limits, counts), step=step)
+        if seen.conv1 is not None:
+            for tower, picture in enumerate(parameters.pictures(np.asarray(seen.conv1))):
+                shown = summary.image(f"conv1/tower_{tower}", picture, dataformats="HWC")
+                self._event(summary=shown, step=step)
 
     def _event(self, **content: Any) -> None:
         if self._events:

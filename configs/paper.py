@@ -136,6 +136,7 @@ def train() -> dict:
         stop_error=0.0,
         plateau_steps=2000,
         stall_seconds=900,
+        wandb_project="",
         deterministic=False,
     )
 

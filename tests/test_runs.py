@@ -1,0 +1,106 @@
+"""Watching runs: the list of them, and what TensorBoard and Weights & Biases are shown."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from alexnet_jax import config_files, parameters, sharding, steps
+from alexnet_jax.interop import networks
+from tests import runs
+from tests.test_commands import run
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("runs")
+    runs.run(runs.command(home, "all/a"))
+    runs.run(runs.command(home, "all/deep/b", "--config.optim.learning_rate=0.02", "--config.train.max_steps=5"))
+    return home
+
+
+def test_runs_are_listed_with_what_is_different(home):
+    run("alexnet_jax.evaluate", "--workdir", home / "all/a")
+    lines = run("alexnet_jax.runs", home / "all").splitlines()
+    assert lines[0].split() == [*["run", "step", "best", "error", "last", "error", "evaluated", "written"],
+                                "optim.learning_rate", "train.max_steps"]  # fmt: skip
+    assert lines[1].startswith("a ") and " 46 " in lines[1] and "test x1" in lines[1]
+    assert lines[2].startswith("deep/b") and lines[2].split()[-2:] == ["0.02", "5"]
+    first, second = json.loads(run("alexnet_jax.runs", home / "all", "--json"))
+    validated = [json.loads(line) for line in (home / "all/a/metrics.jsonl").read_text().splitlines()]
+    errors = [line["top1_error"] for line in validated if line["split"] == "test"]
+    assert (first["best_error"], first["last_error"], first["step"]) == (min(errors), errors[-1], 46)
+    assert second["config"] == {"optim.learning_rate": 0.02, "train.max_steps": 5} and second["evaluation"] is None
+
+
+def test_damaged_runs_are_named_and_the_others_listed(home, tmp_path):
+    shutil.copytree(home / "all", tmp_path / "all")
+    (tmp_path / "all/a/config.json").write_text("{")
+    said = run("alexnet_jax.runs", tmp_path / "all", code=2)
+    assert "deep/b" in said and f"not listed: {tmp_path / 'all/a'}" in said and "not valid" in said
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in run("alexnet_jax.runs", tmp_path / "empty", code=2)
+    assert "there is no folder" in run("alexnet_jax.runs", tmp_path / "none", code=2)
+
+
+def test_tensorboard_shows_kernels_and_histograms(home):
+    events = EventAccumulator(str(home / "all/a"), size_guidance={"images": 0, "histograms": 0}).Reload()
+    params = networks.of_workdir(home / "all/a").params
+    assert {"conv1/weights", "fc8/biases", "conv5/weights"} <= set(events.Tags()["histograms"])
+    shown = events.Histograms("fc6/weights")
+    assert [one.step for one in shown] == [23, 46]
+    last, kernel = shown[-1].histogram_value, params["fc6"]["kernel"]
+    assert last.num == kernel.size == sum(last.bucket)
+    assert (last.min, last.max) == pytest.approx((kernel.min(), kernel.max()))
+    counts, _ = np.histogram(kernel, 30)
+    assert np.abs(np.array(last.bucket) - counts).sum() <= 4  # an edge's rounding
+    images = events.Images("conv1/tower_1")
+    assert [one.step for one in images] == [23, 46] and (images[0].height, images[0].width) == (7, 16 * 7)
+
+
+@pytest.mark.parametrize("layout", [(1, 2), (2, 2), (1, 1)])
+def test_the_same_is_seen_on_any_mesh(layout):
+    values = tiny_config()
+    values.mesh.update(data=layout[0], tower=layout[1])
+    config = config_files.parse(values)
+    mesh = sharding.make_mesh(layout[0], layout[1], 2)
+    params = steps.init_state(config, mesh).params
+    seen = jax.device_get(parameters.make_look(config, mesh)(params))
+    for name, one in seen.histograms.items():
+        layer, _, kind = name.partition("/")
+        leaf = np.asarray(params[layer]["kernel" if kind == "weights" else "bias"])
+        assert one.counts.sum() == leaf.size and one.low == leaf.min() and one.high == leaf.max()
+        assert float(one.squares) == pytest.approx(float((leaf.astype(np.float64) ** 2).sum()), rel=1e-4)
+    np.testing.assert_array_equal(seen.conv1, params["conv1"]["kernel"])
+
+
+def test_kernels_as_a_picture():
+    kernels = np.linspace(-1, 1, 2 * 3 * 3 * 3 * 20).reshape(2, 3, 3, 3, 20)
+    first, second = parameters.pictures(kernels)
+    assert first.shape == (2 * 5, 16 * 5, 3) and first[1, 1, 0] == 0 and second.max() == 255
+    np.testing.assert_array_equal(first[6:9, 1:4], np.round((kernels[0, ..., 16] + 1) / 2 * 255).astype(np.uint8))
+
+
+def test_weights_and_biases(tmp_path):
+    pytest.importorskip("wandb", reason="wandb is not here; `bash tests/run.sh --peers` installs it")
+    flags = ["--config.train.wandb_project=alexnet", "--config.train.max_steps=6"]
+    env = {"WANDB_MODE": "offline"}
+    line = runs.command(tmp_path, "run", *flags)[2:]
+    run(*line, env=env)
+    run(*line, "--config.train.max_steps=9", env=env)
+    logs = sorted((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 2 and logs[0].name == logs[1].name  # one run there, gone on with
+    contents = [log.read_bytes() for log in logs]
+    assert all(b"train/loss" in content and b"learning_rate" in content for content in contents)
+
+
+def test_weights_and_biases_that_is_not_installed(tmp_path):
+    (tmp_path / "wandb.py").write_text("raise ImportError")
+    line = runs.command(tmp_path, "run", "--config.train.wandb_project=alexnet")[2:]
+    said = run(*line, env={"PYTHONPATH": str(tmp_path)}, code=2)
+    assert 'pip install "alexnet_jax[wandb]"' in said
