@@ -16,27 +16,47 @@ from tests.conftest import ROOT
 from tests.faults import conftest as faults
 from tests.runs import environment
 
-README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("   #")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
 
 
-def test_links_and_files_exist():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
+def commands(text: str) -> list[str]:
+    """The lines of the blocks of shell commands, without their comments."""
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    return [line.split("   #")[0].strip() for line in lines if line.strip()]
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+COMMANDS = commands(README)
+
+
+@pytest.mark.parametrize("text", [README, CHINESE], ids=["README.md", "README.zh-CN.md"])
+def test_links_and_files_exist(text):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
     assert targets
     for target in targets:
         assert target.startswith("https://") or (ROOT / target).exists(), target
-    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
-        headings = [
-            re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)", README, re.M)
-        ]
-        assert anchor in headings
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors(text)
+    assert set(re.findall(r"\]\(README\.md#([^)]+)\)", text)) <= anchors(README)
+
+
+def test_scripts_exist():
     for file in re.findall(r"(?:bash|pytest|configs/)\s*((?:launch|tests)/\S+?\.(?:sh|py))", README):
         assert (ROOT / file).exists(), file
+
+
+def test_the_chinese_commands_are_the_english_ones():
+    assert commands(CHINESE) == COMMANDS
+
+
+def test_the_chinese_numbers_are_the_english_ones():
+    """Each number of the first table there, but for dates, is in the English one."""
+    english, chinese = (text[: text.index("```bash")] for text in (README, CHINESE))
+    numbers = set(re.findall(r"\d[\d.,]*\d|\d", chinese.partition("|---|")[2]))
+    assert numbers - set(re.findall(r"\d[\d.,]*\d|\d", english)) <= {"3", "90", "2012"}
 
 
 def test_nothing_is_left_to_fill_in():

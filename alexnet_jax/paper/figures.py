@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-matplotlib.use("agg")
 matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # the same figure is the same file
 matplotlib.rcParams["text.parse_math"] = False  # names of runs and classes may hold a $
 
