@@ -45,7 +45,9 @@ def whole(tmp_path_factory) -> Path:
     return home / "run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.long]), signal.SIGKILL]
+)
 def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path):
     stopped = command("stopped", "--config.train.save_every_steps=10")
     process = runs.start(stopped)

@@ -37,7 +37,7 @@ def kill(process, directory: Path, rng: random.Random, within_save: bool) -> boo
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("tries", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("tries", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_killed_at_random_moments(tries, tmp_path, survived):
     """Every second one while a checkpoint is written."""
     rng = random.Random(tries)

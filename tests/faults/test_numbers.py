@@ -16,7 +16,7 @@ from tests.conftest import made_up_statistics, random_batch
 from tests.tiny import tiny_config
 
 
-@pytest.mark.parametrize("rate", ["1e20", pytest.param("3e3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rate", ["1e20", pytest.param("3e3", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_loss_that_is_no_number(rate, tmp_path, survived):
     """The state before that step and its examples are kept, and the layer is named where it began."""
     flags = [f"--config.optim.learning_rate={rate}", "--config.train.save_every_steps=1000"]

@@ -80,7 +80,7 @@ def test_several_processes_are_one(layout, tmp_path, ended):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     """The other ends within a minute, with an exit code of its own; started again, both go on."""
     command = runs.command(tmp_path, "run", *flags("1x2"), devices=1)
