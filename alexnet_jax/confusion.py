@@ -20,7 +20,7 @@ from alexnet_jax.data.sources.source import printable
 from alexnet_jax.predictions import Predictions
 
 CHINESE = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "PingFang SC", "Arial Unicode MS")
-COLUMNS, LETTERS = 6, 24  # of the sheet; of a class name below a picture
+COLUMNS, LETTERS = 6, 20  # of the sheet; of a class name below a picture
 
 
 def matrix(found: Predictions, classes: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def _sheet(found: Predictions, rows: np.ndarray, classes: list[str], images: Ima
             axes.imshow(pixels[0])
             share = float(np.exp(found.log_probabilities[row, taken]))
             axes.set_title(
-                f"{_short(classes[found.label[row]])}\nnot {_short(classes[taken])}, {share:.0%}", fontsize=8
+                f"{_short(classes[found.label[row]])}\ntaken for {_short(classes[taken])}, {share:.0%}", fontsize=8
             )
         if not len(rows):
             figure.suptitle("no mistakes")
