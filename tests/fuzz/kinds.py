@@ -28,6 +28,7 @@ from tests.fuzz.formats import changed_npy, changed_npz, changed_tar
 from tests.fuzz.mutate import Rng, changed, changed_tree
 
 CASE, OUTSIDE = "case", "outside"
+CLASSES = 3  # of the prepared data
 
 
 class Folder:
@@ -160,7 +161,7 @@ class Manifest:
     def check(self, folder: Folder, files: Mapping[str, bytes]) -> bool:
         with folder.holding(files):
             size = manifest.read(folder.path).size
-            dataset = open_dataset("prepared", str(folder.path), size, 1000)
+            dataset = open_dataset("prepared", str(folder.path), size, CLASSES)
             mean = dataset.statistics.mean_image
             assert mean.shape == (size, size, 3) and mean.dtype == np.float32 and np.isfinite(mean).all()
             assert dataset.statistics.eigenvalues.shape == (3,) and dataset.statistics.eigenvectors.shape == (3, 3)
@@ -181,7 +182,7 @@ class Record:
         self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
         self.pixels = []
         for folder in self.folders:
-            opened = open_dataset("prepared", str(folder.path), 8, 1000).splits["train"]
+            opened = open_dataset("prepared", str(folder.path), 8, CLASSES).splits["train"]
             self.pixels.append(np.concatenate([batch.image[batch.mask] for batch in read_all(opened)]))
 
     def run(self, rng: Rng) -> bool:
@@ -195,7 +196,7 @@ class Record:
         tree = described_anew(json.loads(folder.sound[manifest.NAME]), name, content)
         text = sealed(tree) if rng.random() < 0.5 else folder.sound[manifest.NAME]
         with folder.holding({name: content, manifest.NAME: text}):
-            split = open_dataset("prepared", str(folder.path), 8, 1000).splits["train"]
+            split = open_dataset("prepared", str(folder.path), 8, CLASSES).splits["train"]
             seen = 0
             for batch in read_all(split):
                 sound = self.pixels[number][batch.example[batch.mask]]

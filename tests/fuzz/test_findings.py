@@ -78,20 +78,18 @@ def test_no_image_is_given_to_another_program(monkeypatch):
         images.decode(eps)
 
 
-def test_a_jpeg_of_countless_scans_is_refused(monkeypatch):
+def test_a_jpeg_of_countless_scans_is_refused():
     progressive = encoded(SMOOTH, "JPEG", progressive=True)
     images.decode(progressive)
-    monkeypatch.setattr(images, "MAX_PIXELS", 30 * 40)
-    images.decode(progressive)
+    images.decode(progressive, 30 * 40)
     with pytest.raises(images.CorruptImage, match=r"\d+ scans of 40x30 pixels take too long"):
-        images.decode(progressive[:-2] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 20 + progressive[-2:])
+        images.decode(progressive[:-2] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 20 + progressive[-2:], 30 * 40)
 
 
 def test_the_size_is_that_which_the_decoder_sees(monkeypatch):
     monkeypatch.setattr(images.Image, "open", lambda *_, **__: Image.new("RGB", (3, 3)))
-    monkeypatch.setattr(images, "MAX_PIXELS", 30 * 40 - 1)
     with pytest.raises(images.CorruptImage, match="40x30 pixels are more than"):
-        images.decode(JPEG)
+        images.decode(JPEG, 30 * 40 - 1)
 
 
 # --- prepared data ---
@@ -117,7 +115,7 @@ def prepared(tmp_path) -> Path:
 def refused(directory: Path, message: str) -> None:
     """Training and verify_data do not take it."""
     with pytest.raises(UserError, match=message):
-        open_dataset("prepared", str(directory), manifest.read(directory).size, 1000)
+        open_dataset("prepared", str(directory), manifest.read(directory).size, 3)
     problems: list[str] = []
     with pytest.raises(UserError, match=message):
         problems += [each for check in verification.packed(directory, False, 1) for each in check.problems]
@@ -188,7 +186,7 @@ def test_files_that_fit_their_sums_and_nothing_else_are_refused(name, content, m
     tree = json.loads((prepared / manifest.NAME).read_text())
     (prepared / manifest.NAME).write_bytes(sealed(described_anew(tree, name, content)))
     if "names" in name:
-        split = open_dataset("prepared", str(prepared), 8, 1000).splits["val"]
+        split = open_dataset("prepared", str(prepared), 8, 3).splits["val"]
         with pytest.raises(DataError, match=message):
             split.name(0)
     else:
@@ -254,9 +252,11 @@ def test_nothing_that_is_read_is_carried_out_or_unpacked(path):
     names = {name.split(".")[0] for name in imports(path)} | imports(path)
     assert not names & PICKLES
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":  # by the loader that runs no code
+            assert [ast.unparse(one.value) for one in node.keywords if one.arg == "weights_only"] == ["True"]
         if isinstance(node, ast.Attribute):
             called = ast.unparse(node)
-            assert called not in ("np.load", "numpy.load", "torch.load", "np.lib.npyio.NpzFile"), "see data/arrays.py"
+            assert called not in ("np.load", "numpy.load", "np.lib.npyio.NpzFile"), "see data/arrays.py"
             assert node.attr not in UNPACKING, "tars are read in place: see data/sources/tars.py"
         if isinstance(node, ast.keyword):
             assert node.arg != "allow_pickle"
