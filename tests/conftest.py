@@ -4,6 +4,7 @@ import atexit
 import io
 import os
 import shutil
+import signal
 import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
@@ -28,6 +29,11 @@ from tests.tiny import tiny_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# In `nohup bash tests/run.sh &` these are ignored, and all that tests start and signal would inherit that.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 ROOT = Path(__file__).parent.parent

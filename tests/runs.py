@@ -47,9 +47,9 @@ def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds
     """What a process said; it must end with `code`, without a stack trace, before `seconds` are over."""
     try:
         out, messages = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise AssertionError(f"it hangs: {process.communicate()}") from None
+    except subprocess.TimeoutExpired as error:
+        process.kill()  # and what it has started may keep its output open: no more is read
+        raise AssertionError(f"it hangs: {error.output!r} {error.stderr!r}") from None
     assert process.returncode in (code if isinstance(code, tuple) else (code,)), f"{process.returncode}: {messages}"
     assert "Traceback" not in messages or process.returncode == -6, messages  # JAX ends a process so, by SIGABRT
     return out + messages

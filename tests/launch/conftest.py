@@ -75,7 +75,8 @@ def project(tmp_path: Path) -> Iterator[Project]:
     yield made
     for process in made.started:
         process.kill()
-        process.communicate()
-    for pid in made.left():
+    for pid in made.left():  # they keep the output open
         os.kill(pid, 9)
+    for process in made.started:
+        process.communicate(timeout=60)
     assert not list(tmp_path.rglob("x"))
