@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     request = Request(
         arguments.input, "", arguments.val_fraction, arguments.seed or 0, arguments.size, num_classes=1000
     )
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end it in order
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, in order
     print(f"listing the images of {arguments.input or arguments.source}", flush=True)
     try:
         manifest = packing.pack(open_source(arguments.source, request), arguments.output, settings, show_progress=True)

@@ -126,11 +126,12 @@ def test_prepared_archives_are_trained_on(prepare, tmp_path):
     assert re.search(rf"step 8  epoch 2  val: loss .* of {CLASSES} images", output)
 
 
-def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path):
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$0" "$@"']], ids=["", "in the background"])
+def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path, shell):
     arguments, _, whole = prepare(2012, "raw")
     slow = "import builtins, time\nsay = print\nbuiltins.print = lambda *a, **k: (say(*a, **k), time.sleep(0.3))\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", slow + PROGRAM, "prepare", *arguments, "--output", str(tmp_path / "out")],
+        [*shell, sys.executable, "-c", slow + PROGRAM, "prepare", *arguments, "--output", str(tmp_path / "out")],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
