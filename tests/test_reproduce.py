@@ -113,7 +113,7 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
         for each in wanted:
             error = {"paper": 0.30, "no_lrn": 0.34, "one_gpu": 0.301}.get(each.arm, 0.3) + rng.normal(0, 0.002)
             steps = (100 if each.arm == "relu" else 620) * (
-                1 + abs(np.log((each.rate or 1e-3) / 1e-3))
+                1 + abs(np.log((each.rate or 1e-2) / 1e-2))
             ) + each.seed / 10
             path = directory / each.name / experiments.RESULT
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
     assert rows["two_gpus"]["verdict"] == "inconclusive"
     assert (
         rows["relu"]["ours"].startswith("6.2x")
-        and "learning rates 0.001 and 0.001; both at 0.001: 6.2x" in rows["relu"]["ours"]
+        and "learning rates 0.01 and 0.01; both at 0.01: 6.2x" in rows["relu"]["ours"]
     )
     assert (
         rows["relu"]["data"].startswith("x, 4,000 images; widths 16-16-32, 150 epochs") and rows["links"]["data"] == "-"
