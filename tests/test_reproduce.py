@@ -140,7 +140,7 @@ def test_the_table_of_runs_that_are_there(tmp_path, monkeypatch):
         and "learning rates 0.01 and 0.01; both at 0.01: 6.2x" in rows["relu"]["ours"]
     )
     assert (
-        rows["relu"]["data"].startswith("x, 4,000 images; widths 16-16-32, 150 epochs") and rows["links"]["data"] == "-"
+        rows["relu"]["data"].startswith("x, 10,000 images; widths 32-32-16-16, 60 epochs") and rows["links"]["data"] == "-"
     )
     runs = json.loads((tmp_path / "small" / "runs.json").read_text())
     assert len(runs) == 3 * 3 + (3 + 4 - 1 - 1) + 2 * 3
