@@ -143,6 +143,8 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
         of: Annotated[str | None, Form(description="the class to show evidence for; else the best")] = None,
     ) -> Explanation:
         """The best classes of an image, and why: evidence, kernels, neighbours."""
+        if of is not None and of not in served.classes:
+            raise HTTPException(422, f"there is no class {of}")
         try:
             pixels = await _pixels(served, limits, image)
         except CorruptImage as error:
@@ -180,8 +182,6 @@ async def _explained(served: Served, batcher: Batcher, pixels: np.ndarray, name:
         run_in_threadpool(explain.neighbours, served, pixels),
         asked,
     )
-    if of is not None and of not in served.classes:
-        raise HTTPException(422, f"there is no class {of}")
     label = int(whole.argmax()) if of is None else served.classes.index(of)
     lost = whole[label] - np.array([one[label] for one in covered])
     return Explanation(
