@@ -17,8 +17,13 @@ def load(name: str) -> ConfigDict:
     path, _, argument = name.partition(":")
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}; configs/ has some, and paths start from this folder")
-    make = runpy.run_path(path)["get_config"]
-    return make(argument) if argument else make()
+    try:
+        file = runpy.run_path(path)
+        if "get_config" not in file:
+            raise UserError("it has no get_config")
+        return file["get_config"](argument) if argument else file["get_config"]()
+    except Exception as error:  # of the file's own code
+        raise UserError(f"the config file {name} does not work: {error}") from error
 
 
 def parse(values: ConfigDict) -> Config:

@@ -7,6 +7,7 @@ it. Only this machine can reach it, unless --host says otherwise. Ctrl-C ends it
 
 import argparse
 import importlib.util
+import math
 import signal
 import socket
 import sys
@@ -39,8 +40,10 @@ def run(arguments: argparse.Namespace) -> None:
     if missing := [name for name in NEEDS if importlib.util.find_spec(name) is None]:
         raise UserError(f'the page needs {", ".join(missing)}: pip install "alexnet_jax[serve]"')
     for name in ("max_megabytes", "max_images", "max_megapixels"):
-        if getattr(arguments, name) <= 0:
+        if not 0 < getattr(arguments, name) < math.inf:
             raise UserError(f"--{name} must be more than 0")
+    if arguments.neighbours_of < 0:
+        raise UserError("--neighbours_of must be 0, for none, or more")
     import uvicorn
 
     from alexnet_jax.serving import app, explain
@@ -58,7 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
         application = app.make_app(served, limits, arguments.host, lambda: print(said, flush=True))
         for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, and then raises them once more
             signal.signal(stop, lambda *_: None)
-        config = uvicorn.Config(application, log_level="warning", timeout_keep_alive=5, server_header=False)
+        config = uvicorn.Config(
+            application, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=5, server_header=False
+        )
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -175,6 +175,8 @@ def open_data(finished: Workdir, moved_to: str | None) -> Dataset:
     """
     config = finished.config
     directory = moved_to or config.data.directory
+    if config.data.source == "prepared" and not directory:
+        raise UserError("the network was imported, and with what data is not known; give its folder as --data DIR")
     if config.data.source == "prepared" and not Path(directory).is_dir():
         raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
     dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)

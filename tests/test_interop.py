@@ -200,7 +200,7 @@ def bvlc(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return tensors
 
 
-def zoo(path: Path, tensors: dict[str, np.ndarray]) -> None:
+def zoo(path: Path, tensors: dict[str, np.ndarray], activated: tuple[str, ...] = ("fc6", "fc7")) -> None:
     """As the model zoo has bvlcalexnet: images of 224, pooling with zeros behind, Reshape before fc6, Softmax."""
     nodes: list[onnx.NodeProto] = []
     there = "data_0"
@@ -230,11 +230,12 @@ def zoo(path: Path, tensors: dict[str, np.ndarray]) -> None:
     conv("conv5", 2, 1, 1)
     norm_pool(norm=False)
     add("Reshape", "shape")
-    for name in ("fc6", "fc7"):
+    for name in ("fc6", "fc7", "fc8"):
         add("Gemm", f"{name}_w", f"{name}_b", transB=1)
-        add("Relu")
-        add("Dropout", ratio=0.5)
-    add("Gemm", "fc8_w", "fc8_b", transB=1)
+        if name in activated:
+            add("Relu")
+        if name != "fc8":
+            add("Dropout", ratio=0.5)
     logits = there
     add("Softmax", axis=1)
     graph = helper.make_graph(
@@ -501,11 +502,29 @@ def test_a_graph_that_is_no_alexnet(tmp_path):
     for node, message_ in (
         (helper.make_node("Sigmoid", ["x"], ["y"]), "has Sigmoid"),
         (helper.make_node("Relu", ["z"], ["y"]), "is no row of layers"),
+        (helper.make_node("Conv", ["x", "w"], ["y"], auto_pad="SAME_UPPER"), "pads by auto_pad"),
     ):
         graph = helper.make_graph([node], "g", [one], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
         onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
         with pytest.raises(UserError, match=message_):
             onnx_in.read(tmp_path / "g.onnx")
+
+
+@pytest.mark.parametrize("activated", [("fc6",), (), ("fc6", "fc7", "fc8")])
+def test_other_activations_than_ours_are_refused(few_tensors, tmp_path, activated):
+    zoo(tmp_path / "net.onnx", few_tensors, activated)
+    chain = onnx_in.read(tmp_path / "net.onnx")
+    assert isinstance(chain, Chain)
+    with pytest.raises(UserError, match=r"behind .* comes .* this network cannot run"):
+        network(chain, base(caffe_config.get_config), PIXELS["caffe"], None)
+
+
+def test_weights_that_are_not_finite_are_refused(few_tensors, tmp_path):
+    zoo(tmp_path / "net.onnx", few_tensors | {"conv3_b": few_tensors["conv3_b"] * np.nan})
+    chain = onnx_in.read(tmp_path / "net.onnx")
+    assert isinstance(chain, Chain)
+    with pytest.raises(UserError, match="weights that are not finite"):
+        network(chain, base(caffe_config.get_config), PIXELS["caffe"], None)
 
 
 def test_what_is_missing_or_too_much_is_told(workdir, tmp_path):
@@ -518,7 +537,14 @@ def test_what_is_missing_or_too_much_is_told(workdir, tmp_path):
     assert "give its --config" in run(*line, code=2)
     full = [*line, "--config=configs/paper.py", "--pixels=rgb"]
     assert "fc6.weight has the shape" in run(*full, code=2)
-    assert "no three numbers" in run(*full, "--mean=1,2", code=2)
+    for mean in ("1,2", "nan,0,0"):
+        assert "no three numbers" in run(*full, f"--mean={mean}", code=2)
+    (tmp_path / "bad.py").write_text("x = 1\n")
+    assert "bad.py does not work: it has no get_config" in run(
+        *line, f"--config={tmp_path / 'bad.py'}", "--pixels=rgb", code=2
+    )
+    (tmp_path / "names").write_bytes(b"\xe9t\xe9\n")
+    assert "is not in UTF-8" in run(*full, f"--classes={tmp_path / 'names'}", code=2)
     assert "says itself what it is" in run(*line[:2], tmp_path / "net.safetensors", *line[3:], "--pixels=rgb", code=2)
     assert "nothing is written to files that end in '.h5'" in run(
         "alexnet_jax.interop", "export", "--workdir", workdir, "--output", tmp_path / "net.h5", code=2

@@ -2,12 +2,14 @@
 
 import base64
 import contextlib
+import gzip
 import io
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -174,6 +176,7 @@ def bad_requests() -> dict[str, tuple[int, dict]]:
     huge = b"\x89PNG\r\n\x1a\n" + png[8:16] + (50_000).to_bytes(4, "big") * 2 + png[24:]
     script = ("../../x.svg", b"<svg onload='alert(1)'/>", "image/svg+xml")
     boundary = {"content-type": "multipart/form-data; boundary=x"}
+    seven = {"content-type": "multipart/form-data; boundary=x; charset=utf-7"}
     start = b'--x\r\ncontent-disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
     endless = iter([start, *[bytes(100_000)] * 30])
     return {
@@ -192,6 +195,8 @@ def bad_requests() -> dict[str, tuple[int, dict]]:
         "more bytes than allowed, untold": (413, {"content": endless, "headers": boundary}),
         "a broken multipart body": (400, {"content": b"--x\r\nno header at all", "headers": boundary}),
         "multipart without a boundary": (400, {"content": b"abc", "headers": {"content-type": "multipart/form-data"}}),
+        "packed with gzip": (422, {"files": {"images": ("a.png", gzip.compress(png))}}),
+        "a charset that makes no text": (400, {"content": start + b"--x--", "headers": seven}),
         "JSON": (422, {"json": {"images": ["a"]}}),
     }
 
@@ -317,6 +322,22 @@ def test_where_there_are_no_neighbours_it_says_why(workdir):
     assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
 
 
+def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
+    line = [sys.executable, "-m", "alexnet_jax.serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    port = int(process.stdout.readline().rpartition(":")[2])
+    head = b"POST /api/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n"
+    with process, socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head + b"content-length: 1000\r\n\r\n--x")
+        time.sleep(1)  # it waits for the rest
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
 def test_what_cannot_be_served_is_told(workdir, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -324,6 +345,8 @@ def test_what_cannot_be_served_is_told(workdir, tmp_path):
         assert f"cannot listen at 127.0.0.1, port {port}" in said and "give another --port" in said
     assert "is no workdir" in run("alexnet_jax.serve", "--workdir", tmp_path, "--port=0", code=2)
     assert "--max_images must be more" in run("alexnet_jax.serve", "--workdir", workdir, "--max_images=0", code=2)
+    for flag in ("--max_megabytes=nan", "--neighbours_of=-3"):
+        assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax.serve", "--workdir", workdir, flag, code=2)
     assert "no prepared data" in run(
         "alexnet_jax.serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2
     )

@@ -16,6 +16,7 @@ Files that this program wrote need no other flags, and come back bit for bit.
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,8 @@ def _pixels(name: str, mean: str | None) -> Pixels:
         return PIXELS[name]
     try:
         first, second, third = (float(part) for part in mean.split(","))
+        if not math.isfinite(first + second + third):
+            raise ValueError
     except ValueError:
         raise UserError(f"--mean {mean} is no three numbers with commas between them") from None
     return PIXELS[name]._replace(mean=(first, second, third))

@@ -116,10 +116,10 @@ def read(path: Path, image_size: int) -> Chain:
         if kind == "Convolution":
             layers.append(Layer(one.name, *_blobs(one, 4, path), _conv(one, path) | {"then": []}))
         elif kind == "InnerProduct":
-            layers.append(Layer(one.name, *_blobs(one, 2, path), None))
+            layers.append(Layer(one.name, *_blobs(one, 2, path), {"then": []}))
         elif kind in THEN and layers:
-            if (settings := layers[-1].settings) is not None:
-                settings["then"].append(THEN[kind])
+            assert layers[-1].settings is not None
+            layers[-1].settings["then"].append(THEN[kind])
             agree(said, _model(kind, one, path), f"{path}: {one.name}")
         elif kind not in IDLE:
             raise UserError(f"{path} has {kind} ({one.name}), which is in no AlexNet that runs here")

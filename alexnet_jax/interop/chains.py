@@ -21,7 +21,7 @@ class Layer(NamedTuple):
     name: str
     weight: np.ndarray  # [out, in / groups, k, k], or [out, in]
     bias: np.ndarray
-    settings: dict[str, Any] | None  # of a convolution, keys of layers.Conv; None where the file does not say
+    settings: dict[str, Any] | None  # keys of layers.Conv, `then` alone if fully connected; None: the file does not say
 
 
 class Chain(NamedTuple):
@@ -60,10 +60,13 @@ def network(chain: Chain, base: Config, pixels: Pixels, classes: list[str] | Non
     model["towers"] = max(split.values(), default=1)
     for name, layer in zip(names, chain.layers, strict=True):
         weight = layer.weight
+        if not (np.isfinite(weight).all() and np.isfinite(layer.bias).all()):
+            raise UserError(f"{layer.name} has weights that are not finite; the file is damaged, or training diverged")
         done: list[str] = []
         if name.startswith("conv"):
             _describe_conv(model, name, layer, split[name], done)
         else:
+            _check_what_follows(name, layer)
             model[name] |= {"exchange": True} | ({} if name == "fc8" else {"features": len(weight)})
         if name == "conv1":
             weight = _for_our_pixels(weight, pixels, done)
@@ -154,6 +157,16 @@ def _describe_conv(model: dict, name: str, layer: Layer, split: int, done: list[
         done.append(f"{split} groups are {split} towers")
     elif model["towers"] > 1:
         done.append("sees both towers" if name != "conv1" else "kernels over the towers")
+
+
+def _check_what_follows(name: str, layer: Layer) -> None:
+    """Raises UserError if behind a fully connected layer comes other than here: an activation, but for the last."""
+    here = [] if name == "fc8" else ["activation"]
+    if layer.settings is not None and layer.settings["then"] != here:
+        raise UserError(
+            f"behind {layer.name} comes {', '.join(layer.settings['then']) or 'nothing'}, and behind {name} here "
+            f"{', '.join(here) or 'nothing'}; this network cannot run"
+        )
 
 
 def _for_our_pixels(weight: np.ndarray, pixels: Pixels, done: list[str]) -> np.ndarray:

@@ -96,4 +96,8 @@ def read_classes(path: Path) -> list[str]:
             return [str(name) for name in json.loads((path / "manifest.json").read_text())["classes"]]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path} holds no prepared data; give its folder, or a file with a name a line") from None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not in UTF-8; save it so, a name a line") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -36,7 +36,8 @@ def _chain(graph: Any, tensors: dict[str, np.ndarray], path: Path) -> Chain:
     if len(inputs) != 1:
         raise UserError(f"{path} takes {len(inputs)} inputs, not one image")
     layers: list[Layer] = []
-    said: dict[str, Any] = {"image_size": inputs[0].type.tensor_type.shape.dim[-1].dim_value}
+    shape = inputs[0].type.tensor_type.shape.dim
+    said: dict[str, Any] = {"image_size": shape[-1].dim_value if shape else 0}
     if not said["image_size"]:
         raise UserError(f"{path} does not say how large its images are; export it with a fixed height and width")
     there = inputs[0].name
@@ -57,20 +58,22 @@ def _chain(graph: Any, tensors: dict[str, np.ndarray], path: Path) -> Chain:
 def _take(node: Any, with_: dict, arrays: list, layers: list[Layer], said: dict, path: Path) -> None:
     """One node more: a layer, or what follows the one before."""
     kind, name = node.op_type, node.name or node.output[0]
+    if with_.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise UserError(f"{path}: {name} pads by auto_pad; export it with pads written out")
     if kind == "Conv":
         bias = arrays[1] if len(arrays) > 1 else np.zeros(len(arrays[0]), np.float32)
         layers.append(Layer(name, arrays[0], bias, _conv(with_, path, name) | {"then": []}))
     elif kind in ("Gemm", "MatMul"):
-        weight = arrays[0] if kind == "Gemm" and with_["transB"] else arrays[0].T
+        weight = arrays[0] if kind == "Gemm" and with_.get("transB", 0) else arrays[0].T
         bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
         if with_.get("alpha", 1.0) != 1 or with_.get("beta", 1.0) != 1:
             raise UserError(f"{path}: {name} scales its product; that cannot run here")
-        layers.append(Layer(name, weight, bias, None))
+        layers.append(Layer(name, weight, bias, {"then": []}))
     elif kind == "Add" and layers and layers[-1].weight.ndim == 2:
         layers[-1] = layers[-1]._replace(bias=layers[-1].bias + arrays[0].reshape(-1))
     elif kind in THEN and layers:
-        if (settings := layers[-1].settings) is not None:
-            settings["then"].append(THEN[kind])
+        assert layers[-1].settings is not None
+        layers[-1].settings["then"].append(THEN[kind])
         agree(said, _model(kind, with_, path), f"{path}: {name}")
     elif kind not in IDLE:
         raise UserError(f"{path} has {kind} ({name}), which is in no AlexNet that runs here")
@@ -92,10 +95,11 @@ def _model(kind: str, with_: dict, path: Path) -> dict[str, Any]:
         size = with_["size"]  # its alpha is of the mean over the window; over all channels, whatever the groups
         alpha, beta, k = (written(with_.get(*of)) for of in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
         return {"lrn": {"k": k, "n": size, "alpha": alpha / size, "beta": beta, "across_towers": True}}
-    window, stride = with_["kernel_shape"], with_["strides"]
+    window, stride = with_["kernel_shape"], with_.get("strides", [1, 1])
     top, left, bottom, right = with_.get("pads", [0, 0, 0, 0])
     # As Caffe rounds up: a last window over the edge, by zeros behind it that no maximum takes.
     rounds = bool(with_.get("ceil_mode", 0)) or bottom > 0
-    if top or left or bottom != right or bottom >= stride[0] or len({*window}) > 1 or len({*stride}) > 1:
+    other = len({*window}) > 1 or len({*stride}) > 1 or {*with_.get("dilations", [1])} != {1}
+    if top or left or bottom != right or bottom >= stride[0] or other:
         raise UserError(f"{path}: pooling {window} with pads {[top, left, bottom, right]} cannot run here")
     return {"pool": {"window": window[0], "stride": stride[0], "ceil": rounds}}

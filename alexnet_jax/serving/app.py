@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.resources
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -15,13 +16,14 @@ from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from alexnet_jax.data.blocks import stored_pixels
-from alexnet_jax.data.images import CorruptImage
+from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage
 from alexnet_jax.serving import explain
 from alexnet_jax.serving.batching import Batcher, Busy
 from alexnet_jax.serving.explain import Served
 from alexnet_jax.serving.guard import Guard
 
 BEST = 5
+ROOM = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -157,8 +159,15 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
 async def _pixels(served: Served, limits: Limits, image: UploadFile) -> np.ndarray:
     """Raises CorruptImage."""
     content = await image.read()
-    pixels, _ = await run_in_threadpool(stored_pixels, content, served.size, limits.max_pixels)
+    if content.startswith(GZIP_MAGIC):  # `prepare` takes it, but a small one may unpack to anything
+        raise CorruptImage("packed with gzip")
+    pixels, _ = await run_in_threadpool(_in_turn, stored_pixels, content, served.size, limits.max_pixels)
     return pixels
+
+
+def _in_turn(work: Callable[..., Any], *arguments: Any) -> Any:
+    with ROOM:
+        return work(*arguments)
 
 
 async def _predicted(served: Served, batcher: Batcher, limits: Limits, image: UploadFile) -> Prediction:
@@ -179,7 +188,7 @@ async def _explained(served: Served, batcher: Batcher, pixels: np.ndarray, name:
     asked = asyncio.gather(*(batcher.ask(image) for image in (pixels, *explain.covered(served, pixels))))
     fired, near, (whole, *covered) = await asyncio.gather(
         run_in_threadpool(explain.strongest, served, pixels),
-        run_in_threadpool(explain.neighbours, served, pixels),
+        run_in_threadpool(_in_turn, explain.neighbours, served, pixels),
         asked,
     )
     label = int(whole.argmax()) if of is None else served.classes.index(of)

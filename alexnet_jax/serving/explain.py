@@ -2,6 +2,7 @@
 training images nearest to it."""
 
 import base64
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +103,7 @@ def _index(directory: Path, found: extract.Network, data: str | None, most: int)
     path = directory / VECTORS
     identity = f"{found.identity} {dataset.fingerprint} {len(images.labels)}"
     about = vectors.About(found.layer, identity, found.finished.classes)
-    if path.exists():
+    with contextlib.suppress(FileNotFoundError, UserError):  # damaged, it is made again
         saved = vectors.open_saved(path)
         if saved.about == about:
             places = [int(name) for name in saved.names]

@@ -1,4 +1,4 @@
-"""What every request passes before the program sees it: the size of its body; and headers of every answer."""
+"""What every request passes before the program sees it: its encoding and size; and headers of every answer."""
 
 import json
 from types import SimpleNamespace
@@ -18,12 +18,18 @@ class Guard:
 
     def __init__(self, app: Any, max_bytes: int):
         self._app, self._max_bytes = app, max_bytes
+        self._too_large = f"the request is larger than {max_bytes / 1e6:g} MB"
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = dict(scope["headers"]).get(b"content-length", b"")
+        headers = dict(scope["headers"])
+        _, says, charset = headers.get(b"content-type", b"").lower().partition(b"charset=")
+        if says and charset.partition(b";")[0].strip(b' "') not in (b"utf-8", b"utf8"):  # others write what is no text
+            await self._refuse(send, 400, "only UTF-8 is understood")
+            return
+        told = headers.get(b"content-length", b"")
         body = SimpleNamespace(seen=0, refused=False, too_large=told.isdigit() and int(told) > self._max_bytes)
 
         async def counted() -> dict:
@@ -38,7 +44,7 @@ class Guard:
             if body.too_large:
                 if not body.refused:
                     body.refused = True
-                    await self._refuse(send)
+                    await self._refuse(send, 413, self._too_large)
                 return
             if message["type"] == "http.response.start":
                 extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
@@ -46,16 +52,16 @@ class Guard:
             await send(message)
 
         if body.too_large:
-            await self._refuse(send)
+            await self._refuse(send, 413, self._too_large)
             return
         try:
             await self._app(scope, counted, guarded)
         finally:
             if body.too_large and not body.refused:
-                await self._refuse(send)
+                await self._refuse(send, 413, self._too_large)
 
-    async def _refuse(self, send: Any) -> None:
-        text = json.dumps({"detail": f"the request is larger than {self._max_bytes / 1e6:g} MB"}).encode()
+    async def _refuse(self, send: Any, status: int, why: str) -> None:
+        text = json.dumps({"detail": why}).encode()
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": text})
