@@ -4,11 +4,13 @@ Stored images are [B, H, W, 3], 0..255. The mean over the training set is subtra
 divided by a deviation. All randomness comes from a key an example.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax import config
+from alexnet_jax import run_config
 from alexnet_jax.data.statistics import Statistics
 
 
@@ -23,7 +25,7 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
 
 
 def training_view(
-    image: Array, keys: Array, statistics: Statistics, size: int, augment: config.Augment, epoch: Array
+    image: Array, keys: Array, statistics: Statistics, size: int, augment: run_config.Augment, epoch: Array
 ) -> Array:
     """Random crop, random mirror image and colour noise: [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
 
@@ -42,7 +44,7 @@ def training_view(
         flip = jax.random.bernoulli(flip_key) if augment.flip else jnp.bool_(False)
         view = jnp.where(flip, view[:, ::-1], view)
         if augment.mean_crop == "centre":
-            view = view - _centre(mean_image, size)
+            view = view - centre_crop(mean_image, size)
         if augment.colour_noise_std:
             coloured = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
             if augment.colour_noise_shrinks:
@@ -55,7 +57,7 @@ def training_view(
     return jax.vmap(one)(image, place_keys, keys)
 
 
-def _colour_noise(key: Array, statistics: Statistics, augment: config.Augment) -> Array:
+def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augment) -> Array:
     """One colour [3], in 0..255, for all pixels of an image: P (alpha * lambda) of paper section 4.1.
 
     P and lambda are eigenvectors and eigenvalues of the colour covariance. `eigenvalue` follows the text, with
@@ -86,14 +88,15 @@ def evaluation_views(image: Array, statistics: Statistics, size: int, views: int
     if views == 10:
         crops += [crop[:, :, ::-1] for crop in crops]
     if mean_crop == "centre":
-        mean = _centre(jnp.asarray(statistics.mean_image), size)[None]
+        mean = centre_crop(jnp.asarray(statistics.mean_image), size)[None]
         crops = [crop - mean for crop in crops]
     return jnp.stack(crops, axis=1)
 
 
-def _centre(image: Array, size: int) -> Array:
-    down, right = image.shape[0] - size, image.shape[1] - size
-    return image[down // 2 : down // 2 + size, right // 2 : right // 2 + size]
+def centre_crop(image: Any, size: int) -> Any:
+    """The centre of images, of JAX or NumPy: [..., H, W, C] -> [..., size, size, C]."""
+    down, right = image.shape[-3] - size, image.shape[-2] - size
+    return image[..., down // 2 : down // 2 + size, right // 2 : right // 2 + size, :]
 
 
 def _crop(image: Array, row: Array, column: Array, size: int) -> Array:

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax import STARTED, optim, processes, steps
-from alexnet_jax.checkpoint import Position
-from alexnet_jax.config import Config
+from alexnet_jax import STARTED, optim, steps
 from alexnet_jax.data.loader import Batches, Order
 from alexnet_jax.errors import DataError, NonFinite
-from alexnet_jax.stopping import Stop
-from alexnet_jax.watch import Watch
-from alexnet_jax.writer import Writer
+from alexnet_jax.run import processes
+from alexnet_jax.run.checkpoint import Position
+from alexnet_jax.run.log_lines import Watch
+from alexnet_jax.run.stopping import Stop
+from alexnet_jax.run.writer import Writer
+from alexnet_jax.run_config import Config
 
 STEPS_AHEAD = 2  # the host runs so many steps ahead of the device: enough to keep it busy, and bounded memory
 

@@ -1,65 +1,76 @@
-"""Trains the network that a config describes.
+"""Train the network that a config describes.
 
     python -m alexnet_jax.main --config configs/paper.py --workdir runs/paper [--config.KEY=VALUE ...]
 
-Started again with the same workdir, it goes on from the newest checkpoint.
+`alexnet train` is the same program. Given the same workdir again, it resumes from the newest checkpoint.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import config_files, errors, processes, train
+from alexnet_jax import errors
 from alexnet_jax.errors import UserError
+from alexnet_jax.run import config_files
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; see configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Made if need be.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config: a file, or a name such as digits; see configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Created if missing.")
 SIMULATED_DEVICES = flags.DEFINE_integer(
-    "simulated_devices", 0, "Run on so many simulated CPU devices, as XLA_FLAGS=--xla_force_host_platform_device_count."
+    "simulated_devices",
+    0,
+    "Run on this many CPU devices that XLA simulates; 0: on the real ones.",
 )
-PREFLIGHT = flags.DEFINE_bool("preflight", False, "Only check devices, data, workdir, versions; then end.")
+PREFLIGHT = flags.DEFINE_bool("preflight", False, "Check devices, data, workdir and versions, then exit.")
 DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "One of several processes that Slurm, Open MPI, Cloud TPU or GKE started; see launch/."
+    "distributed", False, "Join the processes that Slurm, Open MPI, Cloud TPU or GKE started; see launch/."
 )
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where processes meet.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are in all.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes in the run.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0.", lower_bound=0)
+
+
+class _ConfigParser(flags.ArgumentParser):
+    """Loads the config that --config names, as all commands do."""
+
+    syntactic_help = "a config file, or the name of one of configs/"
+
+    def parse(self, argument: str) -> ConfigDict:
+        return config_files.load(argument)
+
+    def flag_type(self) -> str:
+        return "config"
+
+
+flags.FLAGS["config"].parser = _ConfigParser()
+flags.mark_flags_as_required(["config", "workdir"])
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser, with what can be wrong about a config file or key as a message instead of a trace."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", default="")
-    early_config = early.parse_known_args(argv)[0].config
-    file = Path(early_config.partition(":")[0])
+    """Parse flags with absl; what is wrong with a flag, a config or a key is one line on stderr, and exit code 2."""
     try:
-        if early_config and not file.is_file():
-            raise UserError(f"there is no config file {file}; configs/ has some, and paths start from this folder")
         rest = flags.FLAGS(argv)
         if rest[1:]:
-            raise UserError(f"what is {' '.join(rest[1:])}? Every argument is a flag, --name=value")
+            raise UserError(f"unexpected argument {' '.join(rest[1:])}; write every flag as --name=value")
         return rest
     except (UserError, flags.Error) as error:
         problem = str(error)
-        if "Traceback" in problem:  # of the config file, in ml_collections' words
-            problem = f"{file}: {problem.strip().splitlines()[-1].partition(': ')[2]}"
-    except (AttributeError, KeyError, ValueError) as error:  # of ConfigDict, which guesses what was meant
+    except (AttributeError, KeyError, ValueError) as error:  # from ConfigDict, which suggests the nearest key
         cause = error.args[0] if error.args else error
         cause = cause.args[0] if isinstance(cause, KeyError) else cause
-        problem = f"the config, or a --config.KEY, has what it cannot have: {cause}"
-    except ImportError as error:
-        problem = f"the config file imports what is not there ({error}); start in the folder that holds configs/"
+        problem = f"a --config.KEY is unknown or has a wrong value: {cause}"
     print("error:", " ".join(problem.split()), file=sys.stderr)
     sys.exit(errors.EXIT_USER_ERROR)
 
 
 def main(argv: list[str]) -> None:
+    import jax  # only now: wrong flags are reported at once
+
+    from alexnet_jax.run import processes
+
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.FATAL)  # Orbax tells every step of a save, and traces of what it raises
+        logging.set_verbosity(logging.FATAL)  # Orbax logs every step of a save, and tracebacks of what it raises
     if SIMULATED_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
@@ -67,13 +78,21 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
+    from alexnet_jax import training
+    from alexnet_jax.run import processes
+
     config, directory = config_files.parse(CONFIG.value), Path(WORKDIR.value or "")
-    known = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if DISTRIBUTED.value or any(value is not None for value in known):
-        processes.start(*known)
-    (train.check if PREFLIGHT.value else train.train_and_evaluate)(config, directory)
+    identity = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if DISTRIBUTED.value or any(value is not None for value in identity):
+        processes.start(*identity)
+    (training.check if PREFLIGHT.value else training.train_and_evaluate)(config, directory)
+
+
+def start(argv: list[str]) -> None:
+    """Parse `argv`, the program's name first, and train. Does not return."""
+    sys.argv = argv  # absl and ml_collections read it
+    app.run(main, argv, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    start(sys.argv)

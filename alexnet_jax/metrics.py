@@ -4,6 +4,8 @@ The classes of fc8 are split over the towers, so the softmax needs two scalars a
 maximum and its sum), and the errors one more (how many of its classes score higher than the label).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from clu.metrics import Average
@@ -22,17 +24,22 @@ def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
     """Log probabilities [B, C] of each tower and labels [B] -> per example [B], the same in all towers:
 
     loss: cross-entropy, nats; top1_error and top5_error: 1 where the label is not among the best one or five.
-    A class that ties with the label, or is not a number, counts as better: chance never counts as a success.
+    Ties count against the label, as `not_below` has it: chance never counts as a success.
     """
     classes = log_probabilities.shape[-1]
     own = label[:, None] - lax.axis_index(TOWER) * classes == jnp.arange(classes)[None, :]
     of_label = lax.psum(jnp.where(own, log_probabilities, 0.0).sum(-1), TOWER)
-    better = lax.psum((~(log_probabilities < of_label[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
+    better = lax.psum((not_below(log_probabilities, of_label[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
     return {
         "loss": -of_label,
         "top1_error": (better >= 1).astype(jnp.float32),
         "top5_error": (better >= 5).astype(jnp.float32),
     }
+
+
+def not_below(scores: Any, of_label: Any) -> Any:
+    """Which scores count as better than the label's: what ties with it, or is not a number, does."""
+    return ~(scores < of_label)
 
 
 # Sums and counts over examples, one for each name of `outcomes`; the means are taken once, by `summary`.

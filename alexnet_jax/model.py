@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax import layers, ops, sharding
+from alexnet_jax import model_config, ops, sharding
 
 SEEN = "intermediates"  # where Flax leaves what a layer computes, when `activations` asks for it
 
@@ -35,7 +35,7 @@ class Conv(nn.Module):
     """A tower's share of a convolutional layer: [B, H, W, C] -> [B, H', W', features]."""
 
     features: int
-    layer: layers.Conv
+    layer: model_config.Conv
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -61,7 +61,7 @@ class Dense(nn.Module):
     """
 
     features: int
-    layer: layers.Dense | layers.Head
+    layer: model_config.Dense | model_config.Head
     splits_inputs: bool
 
     @nn.compact
@@ -81,7 +81,7 @@ class Dense(nn.Module):
 class Tower(nn.Module):
     """One tower. Runs only where the axis `tower` exists: under `sharding.over_towers` or `init`."""
 
-    spec: layers.Model
+    spec: model_config.Model
     splits_inputs: bool = False  # of fully connected layers, over the axis `data`
 
     @nn.compact
@@ -150,7 +150,7 @@ class Tower(nn.Module):
         return jnp.where(jax.vmap(mask)(keys), kept, jnp.zeros((), x.dtype))
 
 
-def init(spec: layers.Model, key: Array) -> dict:
+def init(spec: model_config.Model, key: Array) -> dict:
     """The parameters at the start of training, each leaf [tower, ...], float32.
 
     Flax leaves biases at their value and kernels at their standard deviation; all kernels are then drawn at once,
@@ -170,7 +170,9 @@ def init(spec: layers.Model, key: Array) -> dict:
     }
 
 
-def logits(spec: layers.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False) -> Array:
+def logits(
+    spec: model_config.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False
+) -> Array:
     """What `Tower` computes with the parameters of one tower."""
     output = Tower(spec, splits_inputs).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
@@ -178,7 +180,7 @@ def logits(spec: layers.Model, params: dict, image: Array, keys: Array | None, s
 
 
 def activations(
-    spec: layers.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
+    spec: model_config.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
 ) -> dict[str, Array]:
     """What the layers of one tower compute for image [B, S, S, 3], at test time or, with `keys`, in training.
 

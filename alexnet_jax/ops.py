@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax.layers import Pool
+from alexnet_jax.model_config import Pool
 
 
 def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:

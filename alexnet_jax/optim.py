@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from jax import Array
 
-from alexnet_jax import config
+from alexnet_jax import run_config
 
 
-def update_rule(optim: config.Optim) -> optax.GradientTransformationExtraArgs:
+def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArgs:
     """The rule above, or AdamW. `update` takes the learning rates, as `rates` gives them, as the keyword `rates`.
 
     A rate of 0 leaves its parameters as they are, whatever the momentum, as in the authors' code.
@@ -35,7 +35,7 @@ def _leaf(path: Any) -> tuple[str, int]:
     return path[0].key, int(path[-1].key == "bias")
 
 
-def _decay(optim: config.Optim) -> optax.GradientTransformation:
+def _decay(optim: run_config.Optim) -> optax.GradientTransformation:
     def decay(path: Any) -> float:
         layer, is_bias = _leaf(path)
         own = optim.layers[layer].weight_decay if layer in optim.layers else None
@@ -89,12 +89,12 @@ def validated(validation: Validation, step: int, error: float, patience_steps: i
     return Validation(step, best_error, best_step, drops)
 
 
-def learning_rate(optim: config.Optim, epoch: int, validation: Validation) -> float:
+def learning_rate(optim: run_config.Optim, epoch: int, validation: Validation) -> float:
     """The learning rate in `epoch`, counted from 0, of a layer that nothing is different for."""
     return optim.learning_rate * optim.schedule.factor ** _drops(optim.schedule, epoch, validation)
 
 
-def rates(optim: config.Optim, layers: Iterable[str], epoch: int, validation: Validation) -> np.ndarray:
+def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation: Validation) -> np.ndarray:
     """The learning rates in `epoch`: [layers, 2] float32, of weights and biases, the layers sorted by name."""
     drops = _drops(optim.schedule, epoch, validation)
     of_kinds = [
@@ -109,7 +109,7 @@ def rates(optim: config.Optim, layers: Iterable[str], epoch: int, validation: Va
     return np.array(found, np.float32)
 
 
-def _drops(schedule: config.Schedule, epoch: int, validation: Validation) -> int:
+def _drops(schedule: run_config.Schedule, epoch: int, validation: Validation) -> int:
     return {
         "constant": 0,
         "steps": sum(epoch >= boundary for boundary in schedule.boundaries_epochs),

@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import augment, metrics, model, optim, sharding
-from alexnet_jax.config import Config
+from alexnet_jax.run_config import Config
 
 # On CPU XLA gives convolutions to YNNPACK since jaxlib 0.10, which takes 1.4 times as long for a whole training step,
 # and 3 to 10 times for the gradients of the first kernels, as the Eigen that is used without it.

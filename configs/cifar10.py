@@ -1,6 +1,6 @@
 """CIFAR-10 from a prepared folder of its images, 32x32, on two towers.
 
-    python -m alexnet_jax.prepare --source folder --input CIFAR10 --size 32 --output data/cifar10
+    alexnet prepare --source folder --input CIFAR10 --size 32 --output data/cifar10
     python -m alexnet_jax.main --config configs/cifar10.py --config.data.directory=data/cifar10 --workdir runs/cifar10
 
 CIFAR10 holds train/ and test/, each with one folder of images a class. The layers, connections and training are
@@ -10,7 +10,7 @@ top-1 error on the test images.
 
 from ml_collections import ConfigDict
 
-from configs import digits, paper
+from alexnet_jax.configs import digits, paper
 
 
 def get_config() -> ConfigDict:

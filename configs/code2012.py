@@ -9,7 +9,7 @@ below stands alone: leave it out, and that one thing is as in the paper. On one 
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ For more devices give --config.mesh.data=N; --config.mesh.tower=2 splits each co
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

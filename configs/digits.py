@@ -8,7 +8,7 @@ the same training. Expect under 5 % top-1 error on the test digits, by other wri
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 FROZEN, SLOW = ("conv1", "conv2"), ("conv3", "conv4", "conv5", "conv6", "fc6", "fc7")
 

@@ -5,7 +5,7 @@ python -m alexnet_jax.main --config configs/one_device.py --config.data.director
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -106,7 +106,7 @@ def augment() -> dict:
 def data() -> dict:
     return dict(
         source="prepared",
-        directory="",  # from `python -m alexnet_jax.prepare`
+        directory="",  # from `alexnet prepare`
         size=256,  # 2: short side 256, then the central 256x256
         train_split="train",
         eval_split="val",

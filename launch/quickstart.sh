@@ -10,7 +10,7 @@ echo; echo "== Training on two simulated devices"
 python -m alexnet_jax.main --config configs/digits.py --workdir "$workdir" --simulated_devices=2
 
 echo; echo "== Evaluating"
-python -m alexnet_jax.evaluate --workdir "$workdir"
+alexnet evaluate --workdir "$workdir"
 
 echo; echo "== Predicting: three digits the network has not seen"
 python - "$workdir" <<'PYTHON'
@@ -27,7 +27,7 @@ for i in (0, 100, 200):
     pixels, label = test.read(i)
     Image.fromarray(pixels).save(Path(sys.argv[1]) / f"test_{i}_is_{source.classes[label]}.png")
 PYTHON
-python -m alexnet_jax.predict --workdir "$workdir" "$workdir"/test_*.png
+alexnet predict --workdir "$workdir" "$workdir"/test_*.png
 
 echo; echo "== Report"
-python -m alexnet_jax.report --workdir "$workdir"
+alexnet report --workdir "$workdir"

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax import checkpoint, config_files, sharding, steps, workdir
+from alexnet_jax import sharding, steps
+from alexnet_jax.run import checkpoint, config_files, workdir
 from tests.conftest import ROOT
 
 # A config file for the command: 23 steps an epoch, as quick as they can be.

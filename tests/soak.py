@@ -14,8 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from alexnet_jax import errors, workdir
-from alexnet_jax.workdir import CHECKPOINTS
+from alexnet_jax import errors
+from alexnet_jax.run import workdir
+from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
 
 SAVE_EVERY = 4

@@ -4,15 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, config
+from alexnet_jax import augment, run_config
 from alexnet_jax.data.statistics import Statistics
 from tests.conftest import random_batch
 
 
-def settings(**changes) -> config.Augment:
+def settings(**changes) -> run_config.Augment:
     values = {"flip": True, "shared_by": 1, "mean_crop": "same", "colour_noise_std": 0.0}
     values |= {"colour_noise_scale": "sqrt_eigenvalue", "colour_noise_shrinks": False, "colour_noise_epochs": 0}
-    return config.Augment(**values | changes)
+    return run_config.Augment(**values | changes)
 
 
 def views(image, index, statistics, augment_settings, size=28, epoch=0, seed=0):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import config_files
 from alexnet_jax.bench import input as input_
 from alexnet_jax.bench import peers
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
+from alexnet_jax.run import config_files
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
@@ -42,7 +42,7 @@ def data(tmp_path_factory) -> Path:
 def measured(data) -> tuple[str, list[dict]]:
     """What `bench input` prints, and its rows."""
     file = data.parent / "rows.json"
-    output = run("alexnet_jax.bench", "input", "--data", data, "--json", file, "--step_rate=1", "--cores=1", *SHORT)
+    output = run("alexnet_jax", "bench", "input", "--data", data, "--json", file, "--step_rate=1", "--cores=1", *SHORT)
     return output, json.loads(file.read_text())
 
 
@@ -94,8 +94,8 @@ def test_which_side_limits(measured):
 
 
 def test_mistakes_are_told(data, tmp_path):
-    assert "holds no prepared data" in run("alexnet_jax.bench", "input", "--data", tmp_path / "none", code=2)
-    assert "--batch 0 must be more than 0" in run("alexnet_jax.bench", "input", "--data", data, "--batch=0", code=2)
+    assert "holds no prepared data" in run("alexnet_jax", "bench", "input", "--data", tmp_path / "none", code=2)
+    assert "--batch 0 must be more than 0" in run("alexnet_jax", "bench", "input", "--data", data, "--batch=0", code=2)
     parser = argparse.ArgumentParser()
     input_.add_arguments(parser)
     wrong = {
@@ -140,7 +140,8 @@ def test_the_peers_hand_out_the_same_images(tmp_path, package):
 def test_preparing_is_measured_beside_its_work_alone(image_folder, tmp_path):
     images = image_folder({"cat": 6, "dog": 5})
     output = run(
-        "alexnet_jax.bench",
+        "alexnet_jax",
+        "bench",
         "prepare",
         "--input",
         images,
@@ -164,7 +165,7 @@ def test_a_step_is_timed_and_taken_apart(tmp_path):
     tiny.write_text("from tests.conftest import tiny_config\n\n\ndef get_config():\n    return tiny_config()\n")
     alone = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     flags = ["--batch=8", "--rounds=2", "--seconds=0.1", "--peak_size=64", f"--json={tmp_path / 'step.json'}"]
-    output = run("alexnet_jax.bench", "step", f"--config={tiny}", *flags, "--no_torch", env=alone)
+    output = run("alexnet_jax", "bench", "step", f"--config={tiny}", *flags, "--no_torch", env=alone)
     (found,) = json.loads((tmp_path / "step.json").read_text())
     assert found["ours_images_per_s"] > 0 and f"{found['ours_images_per_s']:,.1f}" in output
     assert found["torch_variant"] is None and found["ratio"] is None
@@ -173,13 +174,13 @@ def test_a_step_is_timed_and_taken_apart(tmp_path):
     assert {"normalization", "pooling", "optimizer", "fully connected", "collectives"} <= set(found["shares"])
     assert found["peak_gflops"] > 0 and found["memory_bytes_a_device"] > 0
     flags = ["--batch=8", "--steps=10", f"--json={tmp_path / 'train.json'}"]
-    run("alexnet_jax.prepare", "--source=digits", "--size=32", f"--output={tmp_path / 'data'}")
-    told = run("alexnet_jax.bench", "train", f"--config={tiny}", f"--data={tmp_path / 'data'}", *flags, env=alone)
+    run("alexnet_jax", "prepare", "--source=digits", "--size=32", f"--output={tmp_path / 'data'}")
+    told = run("alexnet_jax", "bench", "train", f"--config={tiny}", f"--data={tmp_path / 'data'}", *flags, env=alone)
     assert re.search(r"the first step ended \d+\.\d s after the start", told)
     assert list((tmp_path / "cache" / "alexnet_jax").glob("*/jit_train_step-*"))  # kept for the next start
     trained = json.loads((tmp_path / "train.json").read_text())
     assert trained["images_per_s"] > 0 and 0 <= trained["data_wait"] <= 1 and len(trained["lines"]) == 9
-    wrong = run("alexnet_jax.bench", "step", f"--config={tiny}", "--mesh=2", "--no_torch", code=2)
+    wrong = run("alexnet_jax", "bench", "step", f"--config={tiny}", "--mesh=2", "--no_torch", code=2)
     assert "--mesh 2 is no data x tower" in wrong
 
 

@@ -56,7 +56,7 @@ def trained(tmp_path_factory) -> Path:
                 pixels[..., 2 - label] += 120
                 Image.fromarray(pixels).save(home / "images" / split / name / f"{i}.jpg")
     output = run(
-        "alexnet_jax.prepare", "--source=folder", "--input", home / "images", "--output", home / "data", "--size=32"
+        "alexnet_jax", "prepare", "--source=folder", "--input", home / "images", "--output", home / "data", "--size=32"
     )
     assert "train: 96 images, 0 skipped" in output and "val: 21 images" in output
     (home / "config.py").write_text(CONFIG)
@@ -96,7 +96,7 @@ def test_a_run_leaves_its_record(trained):
 
 @pytest.mark.parametrize("views", [1, 10])
 def test_evaluate(trained, views):
-    output = run("alexnet_jax.evaluate", "--workdir", trained / "run", f"--views={views}")
+    output = run("alexnet_jax", "evaluate", "--workdir", trained / "run", f"--views={views}")
     result = json.loads((trained / "run" / "evaluation.json").read_text())
     assert result.keys() == {
         *("loss", "top1_error", "top1_interval", "top5_error", "top5_interval"),
@@ -109,14 +109,14 @@ def test_evaluate(trained, views):
     last = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()][-1]
     if views == 1:  # the same network, on one device now
         assert result["loss"] == pytest.approx(last["loss"], rel=1e-5)
-    assert "train, 1 view" in run("alexnet_jax.evaluate", "--workdir", trained / "run", "--split=train")
+    assert "train, 1 view" in run("alexnet_jax", "evaluate", "--workdir", trained / "run", "--split=train")
 
 
 def test_predict_needs_only_the_workdir(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "copy")
     red, blue = (trained / "images" / "val" / name / "0.jpg" for name in ("red", "blue"))
     Image.open(blue).save(tmp_path / "blue.png")
-    output = run("alexnet_jax.predict", "--workdir", tmp_path / "copy", red, tmp_path / "blue.png").splitlines()
+    output = run("alexnet_jax", "predict", "--workdir", tmp_path / "copy", red, tmp_path / "blue.png").splitlines()
     assert output[0] == str(red) and output[4] == str(tmp_path / "blue.png")
     assert output[1].split()[1] == "red" and output[5].split()[1] == "blue"
     shares = [float(line.split()[0].rstrip("%")) for line in output[1:4]]
@@ -127,7 +127,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_rest(trained, tmp_path):
     (tmp_path / "broken.jpg").write_bytes((trained / "images" / "val" / "red" / "0.jpg").read_bytes()[:500])
     good = trained / "images" / "val" / "green" / "1.jpg"
     output = run(
-        "alexnet_jax.predict", "--workdir", trained / "run", tmp_path / "broken.jpg", tmp_path / "none.jpg", good,
+        "alexnet_jax", "predict", "--workdir", trained / "run", tmp_path / "broken.jpg", tmp_path / "none.jpg", good,
         code=errors.EXIT_USER_ERROR,
     )  # fmt: skip
     assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not a sound image.*none.jpg: ", output)
@@ -135,8 +135,8 @@ def test_predict_names_what_it_cannot_read_and_does_the_rest(trained, tmp_path):
 
 
 def test_report(trained):
-    run("alexnet_jax.evaluate", "--workdir", trained / "run")
-    assert "wrote" in run("alexnet_jax.report", "--workdir", trained / "run")
+    run("alexnet_jax", "evaluate", "--workdir", trained / "run")
+    assert "wrote" in run("alexnet_jax", "report", "--workdir", trained / "run")
     page = (trained / "run" / "report.html").read_text()
     assert page.count('src="data:image/') == 11  # more of it in test_report.py
     assert "Tower 0" in page and "Tower 1" in page and "<td>21</td>" in page and "Left out" not in page
@@ -178,22 +178,25 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.data.directory=data/x"], "not read by config.data.source=digits; give .*=prepared"),
         ([*DIGITS, "--config.data.eval_split=val"], "no split 'val', only test, train"),
         (["alexnet_jax.main", "--config=configs/digits.py", "--workdir=/proc/none"], "cannot be written"),
-        (["alexnet_jax.evaluate", "--workdir={tmp}"], "is no workdir"),
-        (["alexnet_jax.predict", "--workdir={tmp}", "x.jpg"], "is no workdir"),
-        (["alexnet_jax.report", "--workdir={tmp}"], "is no workdir"),
-        (["alexnet_jax.prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input"),
-        (["alexnet_jax.prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder"),
+        (["alexnet_jax", "evaluate", "--workdir={tmp}"], "is no workdir"),
+        (["alexnet_jax", "predict", "--workdir={tmp}", "x.jpg"], "is no workdir"),
+        (["alexnet_jax", "report", "--workdir={tmp}"], "is no workdir"),
+        (["alexnet_jax", "prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input"),
+        (["alexnet_jax", "prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder"),
         (
-            ["alexnet_jax.prepare", "--source=tape", "--output={tmp}/o"],
+            ["alexnet_jax", "prepare", "--source=tape", "--output={tmp}/o"],
             "there is no source 'tape'; give one of cifar10, ",
         ),
-        (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--max_corrupt=3"], "--max_corrupt 3.0 is"),
+        (["alexnet_jax", "prepare", "--source=digits", "--output={tmp}/o", "--max_corrupt=3"], "--max_corrupt 3.0 is"),
         (
-            ["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--quality=9"],
+            ["alexnet_jax", "prepare", "--source=digits", "--output={tmp}/o", "--quality=9"],
             "--quality is for --store jpeg",
         ),
-        (["alexnet_jax.prepare", "--source=digits", "--output={tmp}/o", "--seed=9"], "--seed is for --source imagenet"),
-        (["alexnet_jax.verify_data", "{tmp}", "--source=tape"], "there is no source 'tape'"),
+        (
+            ["alexnet_jax", "prepare", "--source=digits", "--output={tmp}/o", "--seed=9"],
+            "--seed is for --source imagenet",
+        ),
+        (["alexnet_jax", "verify-data", "{tmp}", "--source=tape"], "there is no source 'tape'"),
     ],
 )
 def test_bad_input_is_one_paragraph(arguments, message, tmp_path):
@@ -207,9 +210,9 @@ def test_evaluate_says_when_the_data_has_moved(trained):
     shutil.move(trained / "data", trained / "moved")
     try:
         assert "is not there; give its folder as --data" in run(
-            "alexnet_jax.evaluate", "--workdir", trained / "run", code=2
+            "alexnet_jax", "evaluate", "--workdir", trained / "run", code=2
         )
-        output = run("alexnet_jax.evaluate", "--workdir", trained / "run", "--data", trained / "moved")
+        output = run("alexnet_jax", "evaluate", "--workdir", trained / "run", "--data", trained / "moved")
         assert "21 images" in output
     finally:
         shutil.move(trained / "moved", trained / "data")

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from alexnet_jax import config, config_files, layers, workdir
+from alexnet_jax import model_config, run_config
+from alexnet_jax.configs import cifar10, code2012, data_parallel, digits, one_device, paper
 from alexnet_jax.errors import UserError
-from configs import cifar10, code2012, data_parallel, digits, one_device, paper
+from alexnet_jax.run import config_files, workdir
 
 
 @pytest.mark.parametrize("module", [paper, code2012, digits, cifar10, one_device, data_parallel])
@@ -16,7 +17,7 @@ def test_shipped_configs_are_valid_and_survive_json(module):
     assert workdir.differences(parsed, parsed) == []
 
 
-def edited(change) -> config.Config:
+def edited(change) -> run_config.Config:
     values = paper.get_config().unlock()
     change(values)
     return config_files.parse(values)
@@ -66,12 +67,12 @@ def test_every_key_is_needed():
         for name, field in section.model_fields.items():
             kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
             for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, layers.Section):
+                if isinstance(kind, type) and issubclass(kind, model_config.Section):
                     found += optional(kind, f"{path}{name}.")
             found += [] if field.is_required() else [path + name]
         return found
 
-    assert optional(config.Config) == []
+    assert optional(run_config.Config) == []
 
 
 def test_differences_ignore_layout_and_length_only():

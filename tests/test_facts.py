@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files
+from alexnet_jax.configs import code2012, paper
+from alexnet_jax.configs.variants import cifar_four_layer, no_links, one_gpu, one_weird_trick, six_conv
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
-from configs import code2012, paper
-from configs.variants import cifar_four_layer, no_links, one_gpu, one_weird_trick, six_conv
+from alexnet_jax.run import config_files
 from tests.conftest import ROOT
 from tests.ilsvrc import SAMPLES
 

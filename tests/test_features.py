@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import errors, extract, features, hidden, sharding, steps, vectors
+from alexnet_jax import errors, sharding, steps
+from alexnet_jax.commands import features
 from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.inference import activations, feature_store, features
 from tests.conftest import ROOT, random_batch
 from tests.runs import environment
 from tests.test_commands import run
@@ -31,7 +33,7 @@ def get_config():
     config.train.update(batch_size=32, max_steps=60, eval_batch_size=120)
     return config
 """
-ABOUT = vectors.About("fc7", "0123", ["a", "b"])
+ABOUT = feature_store.About("fc7", "0123", ["a", "b"])
 
 
 def stored(home: Path) -> np.ndarray:
@@ -46,7 +48,7 @@ def stored(home: Path) -> np.ndarray:
 def trained(tmp_path_factory) -> Path:
     """A folder with the digits prepared in `data`, a network trained on them in `run`, and five of them as files."""
     home = tmp_path_factory.mktemp("features")
-    run("alexnet_jax.prepare", "--source=digits", "--output", home / "data", "--size=32")
+    run("alexnet_jax", "prepare", "--source=digits", "--output", home / "data", "--size=32")
     (home / "config.py").write_text(CONFIG)
     run(
         "alexnet_jax.main",
@@ -63,7 +65,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 def command(trained: Path, *arguments, code: int = 0) -> str:
-    return run("alexnet_jax.features", "--workdir", trained / "run", *arguments, code=code)
+    return run("alexnet_jax", "features", "--workdir", trained / "run", *arguments, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_the_layers_are_those_of_numpy(dtype, statistics):
     cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
 
     def layer(name):
-        out = hidden.make_features_step(cfg, mesh, name)(state.params, batch.image, constants)
+        out = activations.make_features_step(cfg, mesh, name)(state.params, batch.image, constants)
         assert out.dtype == np.float32
         return np.asarray(out, np.float64)
 
@@ -97,7 +99,7 @@ def test_the_layers_are_those_of_numpy(dtype, statistics):
     check(layer("fc6"), np.maximum(dense(maps.reshape(8, -1), "fc6"), 0))
     last = layer(None)
     check(last, np.maximum(dense(0.5 * layer("fc6"), "fc7"), 0))
-    assert hidden.layer_of(cfg, None) == "fc7" and last.shape == (8, 32) and last.any(axis=1).all()
+    assert activations.layer_of(cfg, None) == "fc7" and last.shape == (8, 32) and last.any(axis=1).all()
     scores = np.exp(dense(0.5 * last, "fc8"))
     probabilities = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
     check(probabilities, scores / scores.sum(axis=1, keepdims=True))
@@ -107,7 +109,7 @@ def test_meshes_give_the_same_vectors(statistics):
     found = {}
     for mesh_name in ("1x1", "1x2"):
         cfg, mesh, state, batch, constants = on_mesh(tiny_config(), mesh_name, random_batch(), statistics)
-        found[mesh_name] = np.asarray(hidden.make_features_step(cfg, mesh)(state.params, batch.image, constants))
+        found[mesh_name] = np.asarray(activations.make_features_step(cfg, mesh)(state.params, batch.image, constants))
     np.testing.assert_allclose(found["1x1"], found["1x2"], rtol=1e-5, atol=1e-6)
 
 
@@ -116,10 +118,10 @@ def test_without_hidden_layers_the_last_maps_are_taken(statistics):
     values.model.fc6 = values.model.fc7 = None
     cfg, mesh = parsed(values, "1x2"), sharding.make_mesh(1, 2, 2)
     params = steps.abstract_state(cfg, mesh).params
-    shape = jax.eval_shape(hidden.make_features_step(cfg, mesh), params, random_batch().image, statistics)
+    shape = jax.eval_shape(activations.make_features_step(cfg, mesh), params, random_batch().image, statistics)
     assert shape.shape == (8, 2 * 2 * 8) and shape.dtype == np.float32
     with pytest.raises(errors.UserError, match=r"no layer fc7 before fc8, only conv1, .*, conv5; give one as --layer"):
-        hidden.make_features_step(cfg, mesh, "fc7")
+        activations.make_features_step(cfg, mesh, "fc7")
 
 
 def test_files_and_folders_with_a_broken_image(trained, tmp_path):
@@ -134,7 +136,7 @@ def test_files_and_folders_with_a_broken_image(trained, tmp_path):
         places = [trained / "images" / ("odd" if i % 2 else "even") / f"{i}.png" for i in order]
         assert out["names"].tolist() == [str(place) for place in places]
         assert out["vectors"].dtype == np.float32 and "labels" not in out
-        there = extract.open_network(trained / "run", None).features(stored(trained)[:5])
+        there = features.open_network(trained / "run", None).features(stored(trained)[:5])
         np.testing.assert_allclose(out["vectors"], there[order], rtol=1e-5, atol=1e-6)
     nothing = command(trained, broken, "--output", tmp_path / "nothing.npz", code=errors.EXIT_USER_ERROR)
     assert "1 of 1 images cannot be read" in nothing and "wrote" not in nothing
@@ -145,7 +147,7 @@ def test_both_formats_hold_the_same(trained, kept, tmp_path, monkeypatch):
     shutil.copytree(trained / "data", tmp_path / "moved")
     command(trained, "--split=test", "--data", tmp_path / "moved", "--output", tmp_path / "out.parquet")
     monkeypatch.setattr(vectors, "BLOCK", 1000)  # 31 vectors of 32 numbers
-    npz, parquet = vectors.open_saved(kept), vectors.open_saved(tmp_path / "out.parquet")
+    npz, parquet = feature_store.open_saved(kept), feature_store.open_saved(tmp_path / "out.parquet")
     assert npz.about == parquet.about and npz.about.layer == "fc7" and len(npz.about.classes) == 10
     assert npz.names == parquet.names and npz.names[7] == "test/7"
     blocks = list(npz.blocks())
@@ -167,7 +169,7 @@ def test_a_damaged_record_is_left_out_and_named(trained, tmp_path):
     shard.write_bytes(content)
     output = command(trained, "--split=test", "--data", tmp_path / "data", "--output", tmp_path / "out.npz")
     assert "359 vectors" in output and "bad record: image 5, test/5, " in output
-    saved = vectors.open_saved(tmp_path / "out.npz")
+    saved = feature_store.open_saved(tmp_path / "out.npz")
     assert len(saved.names) == len(saved.labels) == 359 and "test/5" not in saved.names
     content[0] ^= 1
     shard.write_bytes(content)
@@ -190,7 +192,7 @@ def test_neighbours_are_those_of_brute_force(rows):
     known[50] = known[60] = known[150]
     known[51:55] = known[150] + np.array([[3], [1], [2], [4]], np.float32) * 2**-16
     queries = np.concatenate([known[[150, 51, 3]], np.maximum(rng.normal(size=(4, 64)), 0).astype(np.float32) + 100])
-    places, distances = vectors.nearest(
+    places, distances = feature_store.nearest(
         queries, (known[start : start + rows] for start in range(0, len(known), rows)), 9
     )
     expected_places, expected = brute_force(queries, known, 9)
@@ -203,8 +205,8 @@ def test_neighbours_are_those_of_brute_force(rows):
 def test_scale_does_not_change_the_ranking(scale):
     rng = np.random.default_rng(1)
     queries, known = (rng.normal(size=(count, 32)).astype(np.float32) for count in (5, 300))
-    places, distances = vectors.nearest(queries, [known], 20)
-    scaled_places, scaled = vectors.nearest(queries * np.float32(scale), [known * np.float32(scale)], 20)
+    places, distances = feature_store.nearest(queries, [known], 20)
+    scaled_places, scaled = feature_store.nearest(queries * np.float32(scale), [known * np.float32(scale)], 20)
     np.testing.assert_array_equal(places, scaled_places)
     np.testing.assert_allclose(scaled, scale * distances, rtol=1e-5)
 
@@ -259,32 +261,32 @@ def test_bad_input_is_one_paragraph(trained, kept, arguments, message, tmp_path,
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_files_of_another_network_or_damaged_are_refused(suffix, trained, tmp_path):
     path = tmp_path / f"other{suffix}"
-    some = vectors.Named(["x", "y"], None, np.ones((2, 32), np.float32))
-    assert vectors.save(path, [some, some], ABOUT) == 4
-    saved = vectors.open_saved(path)
+    some = feature_store.Named(["x", "y"], None, np.ones((2, 32), np.float32))
+    assert feature_store.save(path, [some, some], ABOUT) == 4
+    saved = feature_store.open_saved(path)
     assert saved.about == ABOUT and saved.labels is None and saved.names == ["x", "y", "x", "y"]
     image = trained / "images" / "even" / "0.png"
     assert "of another network" in command(trained, image, "--neighbours=1", "--of", path, code=2)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(errors.UserError, match="is damaged, or not a file"):
-        vectors.open_saved(path)
+        feature_store.open_saved(path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     def parts():
-        yield vectors.Named(["x"], None, np.ones((1, 4), np.float32))
+        yield feature_store.Named(["x"], None, np.ones((1, 4), np.float32))
         raise errors.DataError("in the middle")
 
-    assert vectors.save(tmp_path / "x.npz", [], ABOUT) == 0
+    assert feature_store.save(tmp_path / "x.npz", [], ABOUT) == 0
     with pytest.raises(errors.DataError, match="in the middle"):
-        vectors.save(tmp_path / "x.npz", parts(), ABOUT)
+        feature_store.save(tmp_path / "x.npz", parts(), ABOUT)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_probe_beats_chance(trained, tmp_path):
     flags = ["--train_split=train", "--eval_split=test", "--images=300", "--json", tmp_path / "probe.json"]
-    lines = run("alexnet_jax.probe", "--workdir", trained / "run", *flags).splitlines()
+    lines = run("alexnet_jax", "probe", "--workdir", trained / "run", *flags).splitlines()
     assert lines[0] == "300 images of train to learn from, 300 of test to count errors on; step 60"
     result = json.loads((tmp_path / "probe.json").read_text())
     assert (result["train_images"], result["eval_images"], result["layer"]) == (300, 300, "fc7")
@@ -297,7 +299,7 @@ def test_the_probe_beats_chance(trained, tmp_path):
         width = 2 * 1.96 * (row["top1_error"] * (1 - row["top1_error"]) / 300) ** 0.5  # of the normal approximation
         assert high - low == pytest.approx(width, rel=0.1, abs=1 / 300)
         assert line.startswith(row["method"]) and f"{row['top1_error']:.2%}" in line and f"{high:.2%}" in line
-    again = run("alexnet_jax.probe", "--workdir", trained / "run", "--train_split=test", code=errors.EXIT_USER_ERROR)
+    again = run("alexnet_jax", "probe", "--workdir", trained / "run", "--train_split=test", code=errors.EXIT_USER_ERROR)
     assert "--train_split and --eval_split are both test" in again
 
 

@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from alexnet_jax import config_files, workdir
+from alexnet_jax.configs import finetune
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import networks
-from configs import finetune
+from alexnet_jax.run import config_files, workdir
 from tests.test_commands import CONFIG, run
 
 SAVED = """
 import json
 from ml_collections import ConfigDict
-from configs.finetune import tuples
+from alexnet_jax.configs.finetune import tuples
 
 def get_config():
     return ConfigDict(tuples(json.loads(open("PATH").read())))
@@ -50,7 +50,9 @@ def photos(tmp_path_factory):
         for i in np.flatnonzero(digits.target[1437:] == digit)[:30].tolist():
             pixels = np.round(digits.images[1437 + i] * (255 / 16)).astype(np.uint8)
             Image.fromarray(pixels).resize((40, 40), Image.Resampling.BICUBIC).save(home / f"images/{name}/{i}.png")
-    said = run("alexnet_jax.prepare", *f"--source=folder --input={home}/images --output={home}/data --size=32".split())
+    said = run(
+        "alexnet_jax", "prepare", *f"--source=folder --input={home}/images --output={home}/data --size=32".split()
+    )
     return home / "data", said
 
 
@@ -96,10 +98,10 @@ def test_what_it_is_given_must_be_a_run(tmp_path):
 def test_images_of_another_size_have_no_mean_image_there(source, photos, tmp_path):
     values = finetune.get_config(str(source))
     values.data.size = 40
-    from alexnet_jax import start
+    from alexnet_jax.run import warm_start
 
     with pytest.raises(UserError, match=r"images of 32 pixels and config.data.size is 40.*start.statistics=False"):
-        start.statistics(config_files.parse(values))
+        warm_start.statistics(config_files.parse(values))
 
 
 def test_more_classes_than_the_data_has(source, photos, tmp_path):

@@ -17,15 +17,16 @@ from google.protobuf import message
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from alexnet_jax import config_files, sharding, steps
-from alexnet_jax.config import Config
+from alexnet_jax import sharding, steps
+from alexnet_jax.configs.variants import caffe as caffe_config
+from alexnet_jax.configs.variants import one_weird_trick
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.interop import caffe, files, networks, onnx_in, onnx_out, programs
 from alexnet_jax.interop.chains import PIXELS, Chain, Pixels, network
 from alexnet_jax.interop.networks import Network
-from configs.variants import caffe as caffe_config
-from configs.variants import one_weird_trick
+from alexnet_jax.run import config_files
+from alexnet_jax.run_config import Config
 from tests.conftest import ROOT, encoded, made_up_statistics
 from tests.runs import environment
 from tests.test_commands import run
@@ -421,11 +422,11 @@ def workdir(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_export_and_import_as_commands(workdir, suffix, tmp_path):
     file = tmp_path / f"net{suffix}"
-    assert "wrote" in run("alexnet_jax.interop", "export", "--workdir", workdir, "--output", file)
-    assert "10 classes, 2 tower" in run("alexnet_jax.interop", "import", file, "--workdir", tmp_path / "back")
+    assert "wrote" in run("alexnet_jax", "export", "--workdir", workdir, "--output", file)
+    assert "10 classes, 2 tower" in run("alexnet_jax", "import", file, "--workdir", tmp_path / "back")
     assert_same(networks.of_workdir(tmp_path / "back"), networks.of_workdir(workdir))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    again = run("alexnet_jax.interop", "import", file, "--workdir", tmp_path / "back", code=2)
+    again = run("alexnet_jax", "import", file, "--workdir", tmp_path / "back", code=2)
     assert "is a workdir already; give another --workdir" in again
 
 
@@ -443,7 +444,7 @@ def test_an_imported_network_predicts(few_tensors, tmp_path):
     )
     assert "2 groups are 2 towers" in said and "BGR to RGB" in said
     (tmp_path / "photo.png").write_bytes(encoded(pictures(count=1)[0], "PNG"))
-    assert "kind " in run("alexnet_jax.predict", "--workdir", tmp_path / "run", tmp_path / "photo.png")
+    assert "kind " in run("alexnet_jax", "predict", "--workdir", tmp_path / "run", tmp_path / "photo.png")
 
 
 def damaged_files() -> dict[str, tuple[str, bytes]]:
@@ -462,7 +463,7 @@ def damaged_files() -> dict[str, tuple[str, bytes]]:
 
 @pytest.mark.parametrize("kind", damaged_files())
 def test_files_that_are_no_network(kind, tmp_path):
-    from alexnet_jax.interop.__main__ import _read
+    from alexnet_jax.commands.weights import _read
 
     name, content = damaged_files()[kind]
     (tmp_path / name).write_bytes(content)
@@ -528,12 +529,12 @@ def test_weights_that_are_not_finite_are_refused(few_tensors, tmp_path):
 
 
 def test_what_is_missing_or_too_much_is_told(workdir, tmp_path):
-    run("alexnet_jax.interop", "export", "--workdir", workdir, "--output", tmp_path / "net.safetensors")
+    run("alexnet_jax", "export", "--workdir", workdir, "--output", tmp_path / "net.safetensors")
     tensors = {
         name: of for name, of in load_file(tmp_path / "net.safetensors").items() if "." in name and name[0] in "cf"
     }
     save_file(tensors, tmp_path / "plain.safetensors")
-    line = ["alexnet_jax.interop", "import", tmp_path / "plain.safetensors", "--workdir", tmp_path / "new"]
+    line = ["alexnet_jax", "import", tmp_path / "plain.safetensors", "--workdir", tmp_path / "new"]
     assert "give its --config" in run(*line, code=2)
     full = [*line, "--config=configs/paper.py", "--pixels=rgb"]
     assert "fc6.weight has the shape" in run(*full, code=2)
@@ -547,7 +548,7 @@ def test_what_is_missing_or_too_much_is_told(workdir, tmp_path):
     assert "is not in UTF-8" in run(*full, f"--classes={tmp_path / 'names'}", code=2)
     assert "says itself what it is" in run(*line[:2], tmp_path / "net.safetensors", *line[3:], "--pixels=rgb", code=2)
     assert "nothing is written to files that end in '.h5'" in run(
-        "alexnet_jax.interop", "export", "--workdir", workdir, "--output", tmp_path / "net.h5", code=2
+        "alexnet_jax", "export", "--workdir", workdir, "--output", tmp_path / "net.h5", code=2
     )
     assert not (tmp_path / "new").exists()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_jax.configs.variants import caffe, one_weird_trick
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.interop import files, networks
 from alexnet_jax.interop.chains import PIXELS, Chain, network
-from configs.variants import caffe, one_weird_trick
 from tests import test_interop as interop
 from tests.runs import environment
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files, layers, model, sharding
-from configs import paper
+from alexnet_jax import model, model_config, sharding
+from alexnet_jax.configs import paper
+from alexnet_jax.run import config_files
 
 # Layer: kernel shape of a tower, output of a tower before pooling, parameters of the layer.
 TABLE = {
@@ -21,7 +22,7 @@ TABLE = {
 }
 
 
-def paper_model(**changes) -> layers.Model:
+def paper_model(**changes) -> model_config.Model:
     values = paper.get_config()
     for name, change in changes.items():
         if isinstance(change, dict) and values.model[name] is not None:
@@ -31,11 +32,11 @@ def paper_model(**changes) -> layers.Model:
     return config_files.parse(values).model
 
 
-def shapes_of(spec: layers.Model) -> dict:
+def shapes_of(spec: model_config.Model) -> dict:
     return jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
 
 
-def init(spec: layers.Model) -> dict:
+def init(spec: model_config.Model) -> dict:
     return jax.jit(lambda key: model.init(spec, key))(jax.random.key(0))
 
 

@@ -5,15 +5,17 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import config, optim
+from alexnet_jax import optim, run_config
 
 
 def kind(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3):
-    return config.Kind(lr_multiplier=lr_multiplier, weight_decay=weight_decay, max_drops=max_drops)
+    return run_config.Kind(lr_multiplier=lr_multiplier, weight_decay=weight_decay, max_drops=max_drops)
 
 
 def schedule(name, boundaries=(), patience=2):
-    return config.Schedule(name=name, factor=0.1, boundaries_epochs=boundaries, max_drops=3, patience_epochs=patience)
+    return run_config.Schedule(
+        name=name, factor=0.1, boundaries_epochs=boundaries, max_drops=3, patience_epochs=patience
+    )
 
 
 def settings(schedule, **changes):
@@ -27,11 +29,11 @@ def settings(schedule, **changes):
         layers={},
         schedule=schedule,
     )
-    return config.Optim(**values | changes)
+    return run_config.Optim(**values | changes)
 
 
 def layer(weight_decay=None, lr_multipliers=()):
-    return config.LayerOptim(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
+    return run_config.LayerOptim(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
 
 
 def test_the_papers_update_across_a_drop_of_the_learning_rate():

@@ -5,9 +5,10 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, config, config_files, layers, metrics, model, ops, sharding, steps
+from alexnet_jax import augment, metrics, model, model_config, ops, run_config, sharding, steps
+from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
-from configs import paper
+from alexnet_jax.run import config_files
 from tests.conftest import made_up_statistics, random_batch
 from tests.tiny import tiny_config
 
@@ -16,7 +17,7 @@ MESHES = {"1x2": (1, 2, "tower"), "1x1": (1, 1, "tower"), "2x1": (2, 1, "tower")
 MESHES["2x2 split"] = (2, 2, "data_tower")  # of 2x2 and with fully connected layers over all four devices
 
 
-def parsed(values, mesh: str) -> config.Config:
+def parsed(values, mesh: str) -> run_config.Config:
     values.mesh.data, values.mesh.tower, values.mesh.fc_sharding = MESHES[mesh]
     return config_files.parse(values)
 
@@ -174,7 +175,7 @@ def test_the_full_network_agrees_on_one_and_two_devices():
     assert worst_difference(state.params, state_one.params) < 1e-5
 
 
-def numpy_forward(spec: layers.Model, params: dict, image: np.ndarray) -> np.ndarray:
+def numpy_forward(spec: model_config.Model, params: dict, image: np.ndarray) -> np.ndarray:
     """Log probabilities [B, classes] by plain NumPy in float64: whole layers, with zero blocks where no link is."""
     towers = spec.towers
 

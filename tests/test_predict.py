@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import confusion, predictions
 from alexnet_jax.data.records import InMemory
+from alexnet_jax.inference import confusion, predictions
+from alexnet_jax.inference.predictions import Predictions
 from alexnet_jax.interop import networks
-from alexnet_jax.predictions import Predictions
 from tests.conftest import ROOT, encoded
 from tests.runs import environment
 from tests.test_commands import run
@@ -37,7 +37,7 @@ def home(tmp_path_factory) -> Path:
 
 
 def test_one_folder_in_three_forms(home):
-    line = ["alexnet_jax.predict", "--workdir", home / "run", home / "photos", "--top=3"]
+    line = ["alexnet_jax", "predict", "--workdir", home / "run", home / "photos", "--top=3"]
     text = run(*line, code=2)
     assert "1 of 40 images cannot be read" in text and "05, x.png: not a sound image" in text
     done = [
@@ -66,7 +66,7 @@ def test_one_folder_in_three_forms(home):
 
 def test_an_image_on_standard_input_is_that_of_the_file(home):
     path = home / "photos/00, x.png"
-    line = [sys.executable, "-m", "alexnet_jax.predict", "--workdir", str(home / "run"), "--json"]
+    line = [sys.executable, "-m", "alexnet_jax", "predict", "--workdir", str(home / "run"), "--json"]
     there = json.loads(run(*line[2:], path))
     done = subprocess.run([*line, "-"], cwd=ROOT, input=path.read_bytes(), capture_output=True, env=environment())
     (here,) = json.loads(done.stdout)
@@ -82,9 +82,9 @@ def test_a_reader_that_leaves_early_is_no_error(home):
 
 
 def test_what_cannot_be_is_told(home):
-    assert "--top 0 is too few" in run("alexnet_jax.predict", "--workdir", home / "run", "x", "--top=0", code=2)
+    assert "--top 0 is too few" in run("alexnet_jax", "predict", "--workdir", home / "run", "x", "--top=0", code=2)
     (home / "empty").mkdir()
-    assert "holds no image" in run("alexnet_jax.predict", "--workdir", home / "run", home / "empty", code=2)
+    assert "holds no image" in run("alexnet_jax", "predict", "--workdir", home / "run", home / "empty", code=2)
 
 
 # --- which classes are taken for which ---
@@ -150,10 +150,10 @@ def test_many_classes_and_letters_that_no_font_has(tmp_path):
 def test_the_command_tells_and_writes(tmp_path):
     classes = [str(i) for i in range(10)]
     networks.to_workdir(random_network(small())._replace(classes=classes), tmp_path / "run")
-    said = run("alexnet_jax.evaluate", "--workdir", tmp_path / "run", "--details", "--mistakes=7")
+    said = run("alexnet_jax", "evaluate", "--workdir", tmp_path / "run", "--details", "--mistakes=7")
     assert "the classes with the most errors:" in said and "taken for" in said
     for name in ("classes.csv", "confusion.csv", "mistakes.png", "evaluation.json"):
         assert (tmp_path / "run" / name).stat().st_size > 0
     table = read(tmp_path / "run/confusion.csv")
     assert sum(int(cell) for row in table[1:] for cell in row[1:]) == 360
-    assert "is of one network" in run("alexnet_jax.evaluate", "--ensemble", tmp_path / "run", "--details", code=2)
+    assert "is of one network" in run("alexnet_jax", "evaluate", "--ensemble", tmp_path / "run", "--details", code=2)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_jax import predictions
 from alexnet_jax.errors import UserError
-from alexnet_jax.predictions import Predictions
+from alexnet_jax.inference import predictions
+from alexnet_jax.inference.predictions import Predictions
 from tests.test_commands import run
 
 
@@ -91,10 +91,10 @@ def test_the_command_averages_runs(tmp_path):
         flags = ["--config=configs/digits.py", f"--workdir={directories[-1]}", f"--config.seed={seed}"]
         run("alexnet_jax.main", *flags, "--config.train.max_steps=20")
     for directory in directories:
-        run("alexnet_jax.evaluate", "--workdir", directory)
+        run("alexnet_jax", "evaluate", "--workdir", directory)
     kept = [predictions.load(directory / "predictions-test-1.npz") for directory in directories]
     mean = predictions.score(predictions.average([each for each in kept if each]))
-    output = run("alexnet_jax.evaluate", "--ensemble", *directories, "--tune_weights")
+    output = run("alexnet_jax", "evaluate", "--ensemble", *directories, "--tune_weights")
     assert "the mean of 2 networks: split test, 1 view(s)" in output
     assert f"top-1 error  {mean['top1_error']:.2%}  [" in output and "TUNED on the split test itself" in output
     alone = json.loads((directories[0] / "evaluation.json").read_text())

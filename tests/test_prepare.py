@@ -214,7 +214,7 @@ def test_bad_records_in_the_validation_images(prepare, tmp_path):
     assert "going on from step 4" in went_on and re.search(r"bad record: image \d+.*; it is left out", went_on)
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(line["count"], line["bad_records"]) for line in log if line["split"] == "val"] == [(19, 1), (19, 1)]
-    evaluate = ["alexnet_jax.evaluate", f"--workdir={workdir}"]
+    evaluate = ["alexnet_jax", "evaluate", f"--workdir={workdir}"]
     assert "19 images, 1 left out as damaged" in run_module(*evaluate)
     assert json.loads((workdir / "evaluation.json").read_text())["bad_records"] == 1
     assert "1 of 20 records are bad" in run_module(*evaluate, "--max_bad=0", code=errors.EXIT_DATA_ERROR)

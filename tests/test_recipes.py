@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, config, config_files, layers, model, ops, optim, sharding, steps
-from alexnet_jax.data.statistics import Statistics
-from configs import code2012, paper
-from configs.variants import (
+from alexnet_jax import augment, model, model_config, ops, optim, run_config, sharding, steps
+from alexnet_jax.configs import code2012, paper
+from alexnet_jax.configs.variants import (
     caffe,
     no_links,
     no_lrn,
@@ -26,6 +25,8 @@ from configs.variants import (
     six_conv,
     without,
 )
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.run import config_files
 from tests.conftest import ROOT, made_up_statistics, random_batch
 from tests.test_parity import MESHES, train, worst_difference
 from tests.test_variants import flat
@@ -51,7 +52,7 @@ def code_rates(epoch: int) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize(("recipe", "rates_there", "bias_decay"), [(TEXT, text_rates, 0.0005), (CODE, code_rates, 0.0)])
-def test_update_rules_over_93_short_epochs(recipe: config.Config, rates_there: Callable, bias_decay: float):
+def test_update_rules_over_93_short_epochs(recipe: run_config.Config, rates_there: Callable, bias_decay: float):
     """v <- 0.9 v - decay rate w - rate g; w <- w + v; what has a rate of 0 is left alone. Four steps an epoch."""
     rng = np.random.default_rng(0)
     there = {
@@ -117,7 +118,7 @@ def published(size: int, mean: float = 0.0) -> Statistics:
     )
 
 
-def views(image, settings: config.Augment, statistics: Statistics, size: int, epoch: int = 0) -> np.ndarray:
+def views(image, settings: run_config.Augment, statistics: Statistics, size: int, epoch: int = 0) -> np.ndarray:
     keys, _ = augment.example_keys(0, np.int32(epoch), np.arange(len(image), dtype=np.int32))
     run = jax.jit(augment.training_view, static_argnums=(3, 4))
     return np.asarray(run(image, keys, statistics, size, settings, np.int32(epoch)))
@@ -178,7 +179,7 @@ def map_norm_there(x: np.ndarray) -> np.ndarray:
     return y
 
 
-def lrn_here(lrn: layers.Lrn) -> Callable:
+def lrn_here(lrn: model_config.Lrn) -> Callable:
     return lambda x: ops.local_response_norm(x, lrn.k, lrn.n, lrn.alpha, lrn.beta)
 
 
@@ -291,7 +292,7 @@ def test_sizes_of_the_maps(name, monkeypatch):
 # --- the whole network ---
 
 
-def small(recipe, ceil: bool = False, mean_crop: str | None = None) -> config.Config:
+def small(recipe, ceil: bool = False, mean_crop: str | None = None) -> run_config.Config:
     """A recipe's network with 92x92 images and few kernels: the same layers, strides, padding, norms and links."""
     values = recipe.get_config()
     values.model.update(image_size=92, num_classes=10)
@@ -305,7 +306,7 @@ def small(recipe, ceil: bool = False, mean_crop: str | None = None) -> config.Co
     return config_files.parse(values)
 
 
-def parameters(spec: layers.Model) -> dict:
+def parameters(spec: model_config.Model) -> dict:
     """So large that every normalization matters: [tower, ...] float32."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
@@ -375,7 +376,7 @@ def logits_there(recipe, params: dict, image: np.ndarray, ceil: bool = False) ->
     return np.concatenate(heads, axis=-1)
 
 
-def logits_here(spec: layers.Model, params: dict, image: np.ndarray) -> np.ndarray:
+def logits_here(spec: model_config.Model, params: dict, image: np.ndarray) -> np.ndarray:
     run = jax.jit(jax.vmap(lambda p, x: model.logits(spec, p, x, None), (0, None), axis_name=sharding.TOWER))
     return np.concatenate(list(np.asarray(run(params, image.astype(np.float32)))), axis=-1)
 
@@ -455,7 +456,7 @@ def test_crops_and_mirror_images_are_shared_by_32():
     statistics = published(256)._replace(mean_image=mean)
     quiet = CODE.augment.model_copy(update={"colour_noise_std": 0.0})
 
-    def places(settings: config.Augment) -> list[tuple]:
+    def places(settings: run_config.Augment) -> list[tuple]:
         found = []
         for view in views(image, settings, statistics, 224):
             candidates = []

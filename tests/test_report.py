@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import checkpoint, config_files, hidden, model, optim, sharding, steps, workdir
+from alexnet_jax import model, optim, sharding, steps
+from alexnet_jax.configs import paper
+from alexnet_jax.configs.variants import cifar_four_layer, no_links, one_gpu, six_conv, without
 from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.inference import activations
 from alexnet_jax.paper import architecture, curves, examples, images, kernels, page, runs, tables, units
 from alexnet_jax.paper.figures import Table, Text
-from configs import paper
-from configs.variants import cifar_four_layer, no_links, one_gpu, six_conv, without
+from alexnet_jax.run import checkpoint, config_files, workdir
 from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -51,8 +53,8 @@ def trained(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("report")
     (home / "config.py").write_text(CONFIG)
     run("alexnet_jax.main", f"--config={home / 'config.py'}", f"--workdir={home / 'digits & <b>'}")
-    run("alexnet_jax.evaluate", "--workdir", home / "digits & <b>")
-    assert "wrote" in run("alexnet_jax.report", "--workdir", home / "digits & <b>")
+    run("alexnet_jax", "evaluate", "--workdir", home / "digits & <b>")
+    assert "wrote" in run("alexnet_jax", "report", "--workdir", home / "digits & <b>")
     return home / "digits & <b>"
 
 
@@ -81,7 +83,7 @@ def test_hidden_features_are_what_the_last_layer_sees(network):
     spec, found = network.config.model, []
     for tower in (1, 2):
         mesh = sharding.make_mesh(1, tower, 2)
-        found.append(np.asarray(hidden.make_features_step(network.config, mesh)(*on(network, mesh, pixels))))
+        found.append(np.asarray(activations.make_features_step(network.config, mesh)(*on(network, mesh, pixels))))
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
     head = jax.tree.map(np.asarray, network.params["fc8"])
     keep = 1 - spec.dropout_rate
@@ -101,7 +103,7 @@ def on(network: images.Network, mesh, pixels: np.ndarray):
 
 
 def test_nearest_images_are_the_nearest(network):
-    step = hidden.make_features_step(network.config, network.mesh)
+    step = activations.make_features_step(network.config, network.mesh)
     index, queries = np.arange(0, 300, 2), np.array([3, 200])
     _, of_queries = examples.features(network, step, network.evaluation, queries)
     sound, of_train = examples.features(network, step, network.train, index)
@@ -117,7 +119,7 @@ def test_nearest_images_are_the_nearest(network):
 def test_units_show_their_highest_responses(network):
     index = np.arange(0, 360, 3)
     pixels, _ = images.read(network.evaluation, index)
-    responses = hidden.make_conv_step(network.config, network.mesh, ("conv3",))(*on(network, network.mesh, pixels))
+    responses = activations.make_conv_step(network.config, network.mesh, ("conv3",))(*on(network, network.mesh, pixels))
     all_of_them = np.asarray(responses["conv3"])  # [120, tower, H, W, 8]
     found = units.best(network, ("conv3",), index)["conv3"]
     assert found.image.shape == (2, 8, units.PATCHES) and list(found.units) == list(range(8))
@@ -146,7 +148,7 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
     config = config_files.parse(make())
     spec = config.model
     params = jax.jit(lambda key: model.init(spec, key))(jax.random.key(3))
-    _, shapes = hidden.shapes(spec)
+    _, shapes = activations.shapes(spec)
     rng = np.random.default_rng(0)
     image = rng.normal(0, 50, (6, spec.image_size, spec.image_size, 3)).astype(np.float32)
     see = jax.jit(jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER))
@@ -206,7 +208,7 @@ def test_unshared_kernels_of_the_middle_are_what_the_layer_computes_there():
     mesh = sharding.make_mesh(1, 1, 1)
     params = steps.init_state(config, mesh).params
     batch, statistics = random_batch(), made_up_statistics()
-    response = hidden.make_conv_step(config, mesh, ("conv1",))(params, batch.image, statistics)["conv1"]
+    response = activations.make_conv_step(config, mesh, ("conv1",))(params, batch.image, statistics)["conv1"]
     view = (batch.image - statistics.mean_image)[:, 2:30, 2:30]
     (kernel,) = kernels.of_one_place(np.asarray(params["conv1"]["kernel"]), 5)
     expected = np.einsum("bijc,ijcf->bf", view[:, 12:17, 12:17], kernel)  # place 14 of 28, padding 2
@@ -290,7 +292,7 @@ def test_any_network_has_a_page(make, tmp_path):
 def test_several_runs_share_a_page(trained, tmp_path):
     shutil.copytree(trained, tmp_path / trained.name)
     output = run(
-        "alexnet_jax.report", "--workdir", trained, tmp_path / trained.name, "--output", tmp_path / "page.html"
+        "alexnet_jax", "report", "--workdir", trained, tmp_path / trained.name, "--output", tmp_path / "page.html"
     )
     assert f"wrote {tmp_path / 'page.html'}" in output
     html = (tmp_path / "page.html").read_text()
@@ -306,7 +308,7 @@ def test_without_its_data_the_page_says_so(trained, tmp_path):
     (one,) = runs.open_runs([tmp_path / "run"])
     assert page.render([one], None).count("Left out: the data gone is not there; give its folder as --data DIR.") == 3
     assert "the data none is not there" in run(
-        "alexnet_jax.report", "--workdir", tmp_path / "run", "--data=none", code=2
+        "alexnet_jax", "report", "--workdir", tmp_path / "run", "--data=none", code=2
     )
 
 

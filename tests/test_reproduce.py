@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files, reproduce
+from alexnet_jax.commands import reproduce
 from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import claims, experiments, facts
 from alexnet_jax.paper.experiments import Run
+from alexnet_jax.run import config_files
 from tests.test_commands import run
 
 
@@ -80,15 +81,15 @@ def test_towers_without_links_have_as_many_parameters():
 
 def test_what_cannot_be_tested_is_one_paragraph():
     assert "there is no claim 'x'; give some of parameters" in run(
-        "alexnet_jax.reproduce", "--claims=x", "--scale=smoke", code=2
+        "alexnet_jax", "reproduce", "--claims=x", "--scale=smoke", code=2
     )
-    assert "--seeds must be 2 or more" in run("alexnet_jax.reproduce", "--seeds=1", "--scale=smoke", code=2)
-    assert "give --data DIR" in run("alexnet_jax.reproduce", "--scale=small", code=2)
+    assert "--seeds must be 2 or more" in run("alexnet_jax", "reproduce", "--seeds=1", "--scale=smoke", code=2)
+    assert "give --data DIR" in run("alexnet_jax", "reproduce", "--scale=small", code=2)
 
 
 @pytest.mark.slow
 def test_the_command_shares_runs_and_goes_on(tmp_path):
-    command = ["alexnet_jax.reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]
+    command = ["alexnet_jax", "reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]
     output = run(*command, "--claims=lrn,ten_views")
     assert "4 of 4: " in output and output.count("seed") >= 4
     table = (tmp_path / "smoke" / "claims.md").read_text()

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, config_files, errors, sharding, steps, train, workdir
+from alexnet_jax import errors, sharding, steps, training
 from alexnet_jax.errors import StorageError
+from alexnet_jax.run import checkpoint, config_files, workdir
 from tests import runs
 from tests.runs import assert_same, final_state, log, run
 from tests.tiny import tiny_config
@@ -122,7 +123,7 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
     values = tiny_config()
     values.train.update(batch_size=512, epochs=1, log_every_steps=1, eval_every_epochs=1, eval_batch_size=120)
     cfg = config_files.parse(values)  # three steps, then three batches of validation
-    train.train_and_evaluate(cfg, tmp_path / "whole")
+    training.train_and_evaluate(cfg, tmp_path / "whole")
 
     @contextlib.contextmanager
     def stop_later():
@@ -132,9 +133,9 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(train, "stop_signals", stop_later)
         with pytest.raises(errors.Interrupted, match=f"step {1 if calls == 2 else 3} of 3 is saved"):
-            train.train_and_evaluate(cfg, tmp_path / "stopped")
+            training.train_and_evaluate(cfg, tmp_path / "stopped")
     assert not any(line["split"] == "test" for line in log(tmp_path / "stopped"))
-    train.train_and_evaluate(cfg, tmp_path / "stopped")
+    training.train_and_evaluate(cfg, tmp_path / "stopped")
     assert log(tmp_path / "stopped") == log(tmp_path / "whole")
     if calls == 2:
         assert_same(tmp_path / "whole", tmp_path / "stopped")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from alexnet_jax import config_files, parameters, sharding, steps
+from alexnet_jax import sharding, steps
 from alexnet_jax.interop import networks
+from alexnet_jax.run import config_files, histograms
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -25,13 +26,13 @@ def home(tmp_path_factory) -> Path:
 
 
 def test_runs_are_listed_with_what_is_different(home):
-    run("alexnet_jax.evaluate", "--workdir", home / "all/a")
-    lines = run("alexnet_jax.runs", home / "all").splitlines()
+    run("alexnet_jax", "evaluate", "--workdir", home / "all/a")
+    lines = run("alexnet_jax", "runs", home / "all").splitlines()
     assert lines[0].split() == [*["run", "step", "best", "error", "last", "error", "evaluated", "written"],
                                 "optim.learning_rate", "train.max_steps"]  # fmt: skip
     assert lines[1].startswith("a ") and " 46 " in lines[1] and "test x1" in lines[1]
     assert lines[2].startswith("deep/b") and lines[2].split()[-2:] == ["0.02", "5"]
-    first, second = json.loads(run("alexnet_jax.runs", home / "all", "--json"))
+    first, second = json.loads(run("alexnet_jax", "runs", home / "all", "--json"))
     validated = [json.loads(line) for line in (home / "all/a/metrics.jsonl").read_text().splitlines()]
     errors = [line["top1_error"] for line in validated if line["split"] == "test"]
     assert (first["best_error"], first["last_error"], first["step"]) == (min(errors), errors[-1], 46)
@@ -41,11 +42,11 @@ def test_runs_are_listed_with_what_is_different(home):
 def test_damaged_runs_are_named_and_the_others_listed(home, tmp_path):
     shutil.copytree(home / "all", tmp_path / "all")
     (tmp_path / "all/a/config.json").write_text("{")
-    said = run("alexnet_jax.runs", tmp_path / "all", code=2)
+    said = run("alexnet_jax", "runs", tmp_path / "all", code=2)
     assert "deep/b" in said and f"not listed: {tmp_path / 'all/a'}" in said and "not valid" in said
     (tmp_path / "empty").mkdir()
-    assert "holds no run" in run("alexnet_jax.runs", tmp_path / "empty", code=2)
-    assert "there is no folder" in run("alexnet_jax.runs", tmp_path / "none", code=2)
+    assert "holds no run" in run("alexnet_jax", "runs", tmp_path / "empty", code=2)
+    assert "there is no folder" in run("alexnet_jax", "runs", tmp_path / "none", code=2)
 
 
 def test_tensorboard_shows_kernels_and_histograms(home):
@@ -70,7 +71,7 @@ def test_the_same_is_seen_on_any_mesh(layout):
     config = config_files.parse(values)
     mesh = sharding.make_mesh(layout[0], layout[1], 2)
     params = steps.init_state(config, mesh).params
-    seen = jax.device_get(parameters.make_look(config, mesh)(params))
+    seen = jax.device_get(histograms.make_look(config, mesh)(params))
     for name, one in seen.histograms.items():
         layer, _, kind = name.partition("/")
         leaf = np.asarray(params[layer]["kernel" if kind == "weights" else "bias"])
@@ -81,7 +82,7 @@ def test_the_same_is_seen_on_any_mesh(layout):
 
 def test_kernels_as_a_picture():
     kernels = np.linspace(-1, 1, 2 * 3 * 3 * 3 * 20).reshape(2, 3, 3, 3, 20)
-    first, second = parameters.pictures(kernels)
+    first, second = histograms.pictures(kernels)
     assert first.shape == (2 * 5, 16 * 5, 3) and first[1, 1, 0] == 0 and second.max() == 255
     np.testing.assert_array_equal(first[6:9, 1:4], np.round((kernels[0, ..., 16] + 1) / 2 * 255).astype(np.uint8))
 

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import config_files
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.interop import networks
+from alexnet_jax.run import config_files
 from alexnet_jax.serving import batching, explain
 from tests.conftest import ROOT, encoded
 from tests.runs import environment
@@ -42,7 +42,7 @@ class Server(NamedTuple):
 @contextlib.contextmanager
 def started(workdir: Path, stop: signal.Signals, *flags: str) -> Iterator[tuple[str, list[str]]]:
     """A server's address, and what it says on stderr; at the end `stop` must end it, cleanly."""
-    line = [sys.executable, "-m", "alexnet_jax.serve", "--workdir", str(workdir), "--port=0", *flags]
+    line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", *flags]
     process = subprocess.Popen(
         line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -72,7 +72,7 @@ def workdir(tmp_path_factory) -> Path:
         for i in range(12):
             (folder / f"{i}.png").write_bytes(encoded(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), "PNG"))
     source = ["--source=folder", "--input", home / "images", "--output", home / "data"]
-    run("alexnet_jax.prepare", *source, "--size=32")
+    run("alexnet_jax", "prepare", *source, "--size=32")
     values = tiny_config()
     values.model.num_classes = 3
     values.data.update(source="prepared", directory=str(home / "data"), eval_split="val")
@@ -323,7 +323,7 @@ def test_where_there_are_no_neighbours_it_says_why(workdir):
 
 
 def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
-    line = [sys.executable, "-m", "alexnet_jax.serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
+    line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout
     port = int(process.stdout.readline().rpartition(":")[2])
@@ -341,12 +341,12 @@ def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
 def test_what_cannot_be_served_is_told(workdir, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = run("alexnet_jax.serve", "--workdir", workdir, f"--port={port}", code=2)
+        said = run("alexnet_jax", "serve", "--workdir", workdir, f"--port={port}", code=2)
         assert f"cannot listen at 127.0.0.1, port {port}" in said and "give another --port" in said
-    assert "is no workdir" in run("alexnet_jax.serve", "--workdir", tmp_path, "--port=0", code=2)
-    assert "--max_images must be more" in run("alexnet_jax.serve", "--workdir", workdir, "--max_images=0", code=2)
+    assert "is no workdir" in run("alexnet_jax", "serve", "--workdir", tmp_path, "--port=0", code=2)
+    assert "--max_images must be more" in run("alexnet_jax", "serve", "--workdir", workdir, "--max_images=0", code=2)
     for flag in ("--max_megabytes=nan", "--neighbours_of=-3"):
-        assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax.serve", "--workdir", workdir, flag, code=2)
+        assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax", "serve", "--workdir", workdir, flag, code=2)
     assert "no prepared data" in run(
-        "alexnet_jax.serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2
+        "alexnet_jax", "serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2
     )

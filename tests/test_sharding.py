@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files, model, sharding, steps
+from alexnet_jax import model, sharding, steps
 from alexnet_jax.augment import Statistics
 from alexnet_jax.bench import scale
+from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
-from configs import paper
+from alexnet_jax.run import config_files
 from tests.conftest import random_batch
 from tests.test_parity import RATES
 

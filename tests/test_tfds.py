@@ -124,11 +124,11 @@ def test_a_set_is_read_as_it_was_prepared(prepared, name):
 
 
 def test_the_commands_verify_and_prepare_a_set(prepared, tmp_path):
-    output = run("alexnet_jax.verify_data", prepared, "--source=tfds:bugs")
+    output = run("alexnet_jax", "verify-data", prepared, "--source=tfds:bugs")
     assert re.search(r"ok +train counts +40 images of \d of 3 classes; 40 published", output)
     assert re.search(r"ok +train images +40 of 40 decoded", output)
     output = run(
-        "alexnet_jax.prepare", "--source=tfds:bugs", "--input", prepared, "--output", tmp_path / "data", "--size=8"
+        "alexnet_jax", "prepare", "--source=tfds:bugs", "--input", prepared, "--output", tmp_path / "data", "--size=8"
     )
     assert "train: 40 images, 0 skipped" in output and "val: 7 images" in output
     dataset = open_dataset("prepared", str(tmp_path / "data"), 8, len(CLASSES))

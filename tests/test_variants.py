@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files, model
-from configs import code2012, paper, variants
-from configs.variants import (
+from alexnet_jax import model
+from alexnet_jax.configs import code2012, paper, variants
+from alexnet_jax.configs.variants import (
     adamw,
     bias,
     caffe,
@@ -28,6 +28,7 @@ from configs.variants import (
     tanh,
     without,
 )
+from alexnet_jax.run import config_files
 
 PAPER = 60_965_224
 PARAMETERS = {  # with 1000 classes; computed by hand or from the authors' logs

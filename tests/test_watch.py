@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, config_files, sharding, start, steps, workdir
-from alexnet_jax.data.records import InMemory, Some
+from alexnet_jax import sharding, steps
+from alexnet_jax.configs import digits
+from alexnet_jax.data.records import InMemory, spread
 from alexnet_jax.errors import UserError
-from configs import digits
+from alexnet_jax.run import checkpoint, config_files, warm_start, workdir
 from tests.test_commands import run
 
 DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_every_steps=5"]
@@ -40,7 +41,7 @@ def test_training_stops_at_the_error_it_was_to_reach(tmp_path):
 
 def test_some_of_the_images():
     pixels = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
-    some = Some(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
+    some = spread(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
     assert some.labels.tolist() == [0, 2, 5, 7]
     out = np.empty((2, 1, 1, 3), np.uint8)
     assert some.read(np.array([3, 1]), out) == {}
@@ -61,7 +62,7 @@ def test_layers_of_another_run(tmp_path):
     config = config_files.parse(values)
     mesh = sharding.make_mesh(1, 2, 2)
     _, there = checkpoint.restore_params(first / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params)
-    params = start.params(config, mesh)
+    params = warm_start.params(config, mesh)
     assert set(params) == {"conv1", "fc6"}
     jax.tree.map(np.testing.assert_array_equal, params, {name: there[name] for name in params})
     assert params["conv1"]["kernel"].sharding.spec == sharding.TOWERS
@@ -75,7 +76,7 @@ def test_layers_of_another_run(tmp_path):
 
     values.model.conv1.features = 48
     with pytest.raises(UserError, match=r"conv1 of .*first has the shapes .* leave it out of config.start.layers"):
-        start.params(config_files.parse(values), mesh)
+        warm_start.params(config_files.parse(values), mesh)
     values.start.workdir = str(tmp_path)
     with pytest.raises(UserError, match="is no workdir"):
-        start.params(config_files.parse(values), mesh)
+        warm_start.params(config_files.parse(values), mesh)

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import digits
+from alexnet_jax.configs import digits
 
 
 def tiny_config() -> ConfigDict:

@@ -15,7 +15,7 @@ mkdir -p "$out"
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # PyTorch needs memory too
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
 run() {
-    echo; echo "\$ python -m alexnet_jax.bench $*"
+    echo; echo "\$ alexnet bench $*"
     python3 -m alexnet_jax.bench "$@"
 }
 {

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import augment, config_files, sharding, steps
+from alexnet_jax import augment, sharding, steps
 from alexnet_jax.bench import rounds
-from alexnet_jax.config import Config
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
+from alexnet_jax.run import config_files
+from alexnet_jax.run_config import Config
 from alexnet_jax.sharding import DATA, TOWER
 
 BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}

@@ -22,15 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import config_files, sharding, steps
+from alexnet_jax import sharding, steps
 from alexnet_jax.bench import rounds
 from alexnet_jax.bench.peers import installed
 from alexnet_jax.bench.rounds import Batches, Pipeline
-from alexnet_jax.config import Config
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
+from alexnet_jax.run import config_files
+from alexnet_jax.run_config import Config
 
 OURS, PEAK = "alexnet_jax", "matrix product"
 PROFILED = 3  # steps

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from alexnet_jax import hidden
-from alexnet_jax.config import Config
+from alexnet_jax.inference import activations
 from alexnet_jax.interop import layouts
 from alexnet_jax.interop.torch_alexnet import AlexNet
-from alexnet_jax.layers import Model
+from alexnet_jax.model_config import Model
+from alexnet_jax.run_config import Config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def net(spec: Model) -> AlexNet:
     """The network of a model that PyTorch has all layers for, with zeros in all places. Raises UserError otherwise."""
     layouts.check(spec)
-    shapes = hidden.shapes(spec)[0]
+    shapes = activations.shapes(spec)[0]
     zeros = {layer: {kind: np.zeros(shape, np.float32) for kind, shape in of.items()} for layer, of in shapes.items()}
     state = {name: torch.from_numpy(array) for name, array in layouts.to_torch(spec, zeros).items()}
     return AlexNet(spec.model_dump(), state)

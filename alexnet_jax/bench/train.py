@@ -10,11 +10,12 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax import config_files, train, workdir
+from alexnet_jax import training
 from alexnet_jax.bench import rounds
 from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
+from alexnet_jax.run import config_files, workdir
 
 PAPER_EPOCHS = 90  # section 5
 LINES = 10  # of the log, each one measurement; the first is not counted
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     values.train.update(batch_size=arguments.batch, eval_batch_size=arguments.batch, compute_dtype=arguments.dtype)
     values.train.update(epochs=10**6, max_steps=arguments.steps, log_every_steps=arguments.steps // LINES)
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
-        train.train_and_evaluate(config_files.parse(values), Path(folder) / "run")
+        training.train_and_evaluate(config_files.parse(values), Path(folder) / "run")
         rows = [json.loads(line) for line in (Path(folder) / "run" / workdir.METRICS).read_text().splitlines()]
     lines = [row for row in rows if row["split"] == values.data.train_split and "images_per_s" in row][1:]
     speed, waited = (statistics.median(line[key] for line in lines) for key in ("images_per_s", "data_wait"))

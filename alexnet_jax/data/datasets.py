@@ -13,7 +13,7 @@ from alexnet_jax.data.sources.source import Request, Source
 from alexnet_jax.errors import UserError
 
 HOW_TO_PREPARE = (
-    "For ImageNet, run `python -m alexnet_jax.prepare --source imagenet2012 --input ARCHIVES --output DATA`; for a "
+    "For ImageNet, run `alexnet prepare --source imagenet2012 --input ARCHIVES --output DATA`; for a "
     "folder with one folder of images a class, the same with --source folder. Then give "
     "--config.data.directory=DATA. To try the program without data, give --config.data.source=synthetic"
 )

@@ -101,7 +101,7 @@ class Batches:
             )
             raise DataError(
                 f"{len(self.bad)} of {self._examples} records are bad, more than the share of {self._max_bad:g} that "
-                "config.data.max_bad allows; `python -m alexnet_jax.verify_data` finds them all. Put the shards back "
+                "config.data.max_bad allows; `alexnet verify-data` finds them all. Put the shards back "
                 f"from a copy or prepare the data again:\n{listed}"
             )
         return batch

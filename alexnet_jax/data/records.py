@@ -71,18 +71,23 @@ class InMemory(NamedTuple):
         return f"image {i}"
 
 
-class Some:
-    """`count` images of a split, spread evenly over it."""
+class Subset:
+    """The images `index` [n] of a split."""
 
-    def __init__(self, images: Images, count: int):
-        self._images, self._index = images, np.arange(count) * len(images.labels) // count
-        self.labels, self.size = images.labels[self._index], images.size
+    def __init__(self, images: Images, index: np.ndarray):
+        self._images, self._index = images, index
+        self.labels, self.size = images.labels[index], images.size
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
         return self._images.read(self._index[index], out)
 
     def name(self, i: int) -> str:
         return self._images.name(int(self._index[i]))
+
+
+def spread(images: Images, count: int) -> Subset:
+    """`count` images of a split, spread evenly over it."""
+    return Subset(images, np.arange(count) * len(images.labels) // count)
 
 
 class Packed:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax import config_files
-from alexnet_jax.config import Config
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop.layouts import from_torch, groups
 from alexnet_jax.interop.networks import Network
+from alexnet_jax.run import config_files
+from alexnet_jax.run_config import Config
 
 
 class Layer(NamedTuple):

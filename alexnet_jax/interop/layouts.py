@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from alexnet_jax import hidden
 from alexnet_jax.errors import UserError
-from alexnet_jax.layers import Model
+from alexnet_jax.inference import activations
+from alexnet_jax.model_config import Model
 
 Params = dict[str, dict[str, np.ndarray]]
 
@@ -58,7 +58,7 @@ def from_torch(spec: Model, tensors: dict[str, np.ndarray]) -> Params:
     Columns of fc8 that stand for no class are zeros.
     """
     check(spec)
-    shapes, towers = hidden.shapes(spec)[0], spec.towers
+    shapes, towers = activations.shapes(spec)[0], spec.towers
     params: Params = {}
     for name, wanted in shapes.items():
         *rest, units = wanted["kernel"][1:]
@@ -95,6 +95,6 @@ def _first_dense(spec: Model) -> str:
 def _flattened(spec: Model) -> np.ndarray:
     """For each place in [C, H, W], channels of all towers in a row, that in our [H, W, C]."""
     last = spec.convs()[-1][0]
-    height, width, channels = hidden.shapes(spec)[1][f"{last}_output"]
+    height, width, channels = activations.shapes(spec)[1][f"{last}_output"]
     shape = (height, width, channels * spec.towers)
     return np.arange(math.prod(shape)).reshape(shape).transpose(2, 0, 1).reshape(-1)

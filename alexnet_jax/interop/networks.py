@@ -7,12 +7,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import checkpoint, config_files, optim, sharding, steps, workdir
-from alexnet_jax.config import Config
+from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.interop.layouts import Params, from_torch, to_torch
+from alexnet_jax.run import checkpoint, config_files, workdir
+from alexnet_jax.run_config import Config
 
 FORMAT = 1
 MEAN = "mean_image"

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_jax.interop.layouts import groups
 from alexnet_jax.interop.networks import MEAN, Network, described
 from alexnet_jax.interop.onnx_in import ABOUT
-from alexnet_jax.layers import Conv, Model
+from alexnet_jax.model_config import Conv, Model
 
 OPSET = 26
 

@@ -11,7 +11,8 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from alexnet_jax import hidden, sharding
+from alexnet_jax import sharding
+from alexnet_jax.inference import activations
 from alexnet_jax.interop.networks import Network
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -20,7 +21,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def write(path: Path, network: Network) -> None:
     """With the weights inside, for any batch, on any of PLATFORMS. All towers run on one device."""
     config = network.config
-    logits = hidden.logits(config, sharding.make_mesh(1, 1, config.model.towers))
+    logits = activations.logits(config, sharding.make_mesh(1, 1, config.model.towers))
 
     params, statistics = jax.tree.map(jnp.asarray, (network.params, network.statistics))
 

@@ -7,8 +7,8 @@ import jax
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from alexnet_jax import hidden
-from alexnet_jax.layers import Conv, Model
+from alexnet_jax.inference import activations
+from alexnet_jax.model_config import Conv, Model
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Picture, Section
 
@@ -23,13 +23,13 @@ class Layer(NamedTuple):
 
 def layers(spec: Model) -> list[Layer]:
     """The layers of a tower. Shapes, and who sees whom, are those of its parameters and activations."""
-    params, activations = hidden.shapes(spec)
+    params, sizes = activations.shapes(spec)
     before: tuple[int, ...] = (spec.image_size, spec.image_size, 3)
     found = []
     for name, conv in spec.convs():
         kernel, response, output = (
             params[name]["kernel"],
-            *(activations[f"{name}_{of}"] for of in ("response", "output")),
+            *(sizes[f"{name}_{of}"] for of in ("response", "output")),
         )
         channels = kernel[-2] if conv.shared else kernel[-2] // conv.kernel**2
         own = "" if conv.shared else ", unshared"
@@ -41,7 +41,7 @@ def layers(spec: Model) -> list[Layer]:
         inputs, units = params[name]["kernel"][1:]
         ending = _activation(spec) + (", dropout" if dense.dropout else "")
         found.append(Layer(name, f"{name}: {units} of {inputs}\n{ending}", inputs != math.prod(before)))
-        before = activations[f"{name}_output"]
+        before = sizes[f"{name}_output"]
     inputs, classes = params["fc8"]["kernel"][1:]
     found.append(Layer("fc8", f"fc8: {classes} of {inputs}\nclasses", inputs != math.prod(before)))
     return found
@@ -82,7 +82,7 @@ def figure2(spec: Model, name: str) -> Section:
     place = {layer.name: row for row, layer in enumerate(rows, start=1)}
     for layer_name, start, end in links(spec):
         _arrow(axes, place[layer_name], start, end, "tab:red")
-    parameters = sum(math.prod(shape) for shape in jax.tree.leaves(hidden.shapes(spec)[0], is_leaf=_is_shape))
+    parameters = sum(math.prod(shape) for shape in jax.tree.leaves(activations.shapes(spec)[0], is_leaf=_is_shape))
     crossing = ", ".join(layer.name for layer in rows if layer.crosses)
     count = f"{spec.towers} towers" if spec.towers > 1 else "one tower"
     caption = (

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax import hidden, steps
+from alexnet_jax import steps
+from alexnet_jax.inference import activations
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Picture, Section, Text
 from alexnet_jax.paper.images import Network, centre, over, read, sample
@@ -68,7 +69,7 @@ def nearest(queries: np.ndarray, others: np.ndarray, count: int) -> np.ndarray:
 
 def figure4_right(network: Network) -> Section:
     """Five evaluation images, and the training images nearest to each in the last hidden layer."""
-    step = hidden.make_features_step(network.config, network.mesh)
+    step = activations.make_features_step(network.config, network.mesh)
     # Other images than in the left half, if there are others.
     count = len(network.evaluation.labels)
     pool = np.setdiff1d(np.arange(count), sample(count, SHOWN)) if count > SHOWN else np.arange(count)

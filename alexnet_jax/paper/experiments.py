@@ -8,13 +8,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import config, config_files, evaluate, predictions, train, workdir
+from alexnet_jax import run_config, training
+from alexnet_jax.commands import evaluate
 from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.errors import UserError
+from alexnet_jax.inference import predictions
 from alexnet_jax.paper.claims import ARMS
-from alexnet_jax.workdir import METRICS
+from alexnet_jax.run import config_files, workdir
+from alexnet_jax.run.workdir import METRICS
 
 RESULT, LOG = "result.json", "log.txt"
 
@@ -67,10 +70,10 @@ def config_json(run: Run, scale: str, data: str) -> str:
     return config_files.to_json(config_files.parse(values))
 
 
-def base_data(arm: str, scale: str) -> config.Data:
+def base_data(arm: str, scale: str) -> run_config.Data:
     """The data that an arm's base config asks for."""
     values = _module(SCALES[scale][ARMS[arm].base]).get_config()
-    return config.Data(**values.data.to_dict())
+    return run_config.Data(**values.data.to_dict())
 
 
 def _module(name: str):
@@ -118,13 +121,12 @@ def _one(text: str, directory: Path) -> None:
     with (directory / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         result: dict = {"diverged": False}
         try:
-            train.train_and_evaluate(wanted, directory)
+            training.train_and_evaluate(wanted, directory)
         except UserError as error:
             if "diverged" not in str(error):
                 raise
             result["diverged"] = True
-        training = _training(directory)
-        reached = [line["step"] for line in training if 0 < wanted.train.stop_error >= line["top1_error"]]
+        reached = [line["step"] for line in _training(directory) if 0 < wanted.train.stop_error >= line["top1_error"]]
         result["steps"] = reached[0] if reached else None
         if not result["diverged"] and not wanted.train.stop_error:
             of_train = evaluate.predicted(directory, 1, wanted.data.train_split, None, None)[0]

@@ -1,12 +1,10 @@
-"""What follows from a config alone: python -m alexnet_jax.paper.facts [--config configs/paper.py] [--images DIR]
+"""What follows from a config alone, beside the paper's own numbers.
 
 Parameters, neurons, arithmetic and traffic of each layer, beside the paper's own numbers. Our side is computed from
 the parsed config and the shapes of the network: no parameter is made, but for the signal of images at the start.
 """
 
-import argparse
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import augment, config_files, errors, model, sharding
-from alexnet_jax.config import Config
+from alexnet_jax import augment, model, sharding
 from alexnet_jax.data import statistics
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.errors import UserError
-from alexnet_jax.layers import Conv, Dense, Head
+from alexnet_jax.model_config import Conv, Dense, Head
+from alexnet_jax.run_config import Config
 
 ILSVRC_2012 = EDITIONS["imagenet2012"].images["train"]  # images
 MAX_IMAGES = 24  # for the signal; conv1 alone makes 1.2 MB of each
@@ -192,40 +190,3 @@ def read(directory: Path, size: int) -> np.ndarray:
         except CorruptImage as error:
             raise UserError(f"{path}: {error}; take it out of the folder") from None
     return np.stack(found)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m alexnet_jax.paper.facts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", default="configs/paper.py", help="a config file (default: configs/paper.py)")
-    parser.add_argument("--images", type=Path, help=f"folder with images: the signal of {MAX_IMAGES} at the start")
-    arguments = parser.parse_args()
-    sys.exit(errors.exit_code(lambda: run(arguments)))
-
-
-def run(arguments: argparse.Namespace) -> None:
-    config = config_files.parse(config_files.load(arguments.config))
-    print(f"{arguments.config}, for one image; link bytes are those forward, and there are as many backward\n")
-    _print(table(config), "<" + ">" * 7)
-    print()
-    _print([("", "here", "the paper"), *statements(config)], "<><")
-    if arguments.images:
-        images = read(arguments.images, config.data.size)
-        std, magnitude = signal_at_start(config, images, config.seed)
-        print(
-            f"\nlogits of {len(images)} images at the start: std {std:.2g} over the images, mean size {magnitude:.2g}"
-        )
-
-
-def _print(rows: list[tuple[str, ...]] | list[tuple[str, str, str]], sides: str) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
-        print("  ".join(cells).rstrip())
-
-
-if __name__ == "__main__":
-    main()

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax import checkpoint, sharding, steps, workdir
-from alexnet_jax.config import Config
+from alexnet_jax import sharding, steps
 from alexnet_jax.data.datasets import open_dataset, split_of
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.paper.runs import Run
+from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run_config import Config
 
 BATCH = 64  # images a pass
 SEED = 0  # of which images are taken

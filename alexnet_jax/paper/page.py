@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 import jinja2
 
-from alexnet_jax import config_files, errors
+from alexnet_jax import errors
 from alexnet_jax.paper import architecture, curves, examples, kernels, tables, units
 from alexnet_jax.paper.figures import Details, Section, Text
 from alexnet_jax.paper.images import Network, open_network
 from alexnet_jax.paper.runs import Run
+from alexnet_jax.run import config_files
 
 OF_IMAGES: list[tuple[str, str, Callable[[Network], Section]]] = [
     ("figure4-left", "Figure 4, left: predictions", examples.figure4_left),

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import checkpoint, sharding, steps, workdir
+from alexnet_jax import sharding, steps
+from alexnet_jax.run import checkpoint, workdir
 
 
 class Run(NamedTuple):

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import hidden
-from alexnet_jax.layers import Model
+from alexnet_jax.inference import activations
+from alexnet_jax.model_config import Model
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Block, Picture, Section, Text
 from alexnet_jax.paper.images import Network, centre, over, read, sample
@@ -54,8 +54,8 @@ class Best(NamedTuple):
 
 def best(network: Network, layers: tuple[str, ...], index: np.ndarray) -> dict[str, Best]:
     """For each layer the images, among `index`, to which its units respond most."""
-    step = hidden.make_conv_step(network.config, network.mesh, layers)
-    _, shapes = hidden.shapes(network.config.model)
+    step = activations.make_conv_step(network.config, network.mesh, layers)
+    _, shapes = activations.shapes(network.config.model)
     units = {}
     for name in layers:
         count = shapes[f"{name}_response"][-1]

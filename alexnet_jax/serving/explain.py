@@ -11,11 +11,13 @@ import cv2
 import jax
 import numpy as np
 
-from alexnet_jax import checkpoint, extract, hidden, sharding, steps, vectors, workdir
+from alexnet_jax import sharding, steps
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Some
 from alexnet_jax.errors import UserError
+from alexnet_jax.inference import activations, feature_store, features
 from alexnet_jax.paper import kernels
+from alexnet_jax.run import checkpoint, workdir
 from alexnet_jax.serving.batching import SIZES
 
 VECTORS = "neighbours.npz"  # in the workdir: of the training images that are searched
@@ -51,7 +53,7 @@ class Index(NamedTuple):
 
 def open_served(directory: Path, data: str | None, most: int) -> Served:
     """The newest network of a workdir, ready to answer. `most` training images are searched, at most."""
-    found = extract.open_network(directory, None)
+    found = features.open_network(directory, None)
     finished, config = found.finished, found.finished.config
     spec = config.model
     mesh = sharding.make_mesh(1, 0, spec.towers)
@@ -59,7 +61,7 @@ def open_served(directory: Path, data: str | None, most: int) -> Served:
     step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
     statistics = sharding.put(finished.statistics, mesh, sharding.REPLICATED)
     log_predict = steps.make_log_predict_step(config, mesh, 1)
-    respond = hidden.make_conv_step(config, mesh, ("conv1",)) if spec.conv1.shared else None
+    respond = activations.make_conv_step(config, mesh, ("conv1",)) if spec.conv1.shared else None
 
     def run(compiled: Callable, pixels: np.ndarray) -> Any:
         return jax.device_get(compiled(params, sharding.put(pixels, mesh, sharding.EXAMPLES), statistics))
@@ -91,7 +93,7 @@ def warm(served: Served) -> None:
         served.fired(one)
 
 
-def _index(directory: Path, found: extract.Network, data: str | None, most: int) -> tuple[Index | None, str]:
+def _index(directory: Path, found: features.Network, data: str | None, most: int) -> tuple[Index | None, str]:
     try:
         dataset = workdir.open_data(found.finished, data)
         train = split_of(dataset, found.finished.config.data.train_split, "config.data.train_split")
@@ -102,17 +104,17 @@ def _index(directory: Path, found: extract.Network, data: str | None, most: int)
     images: Images = Some(train, min(most, len(train.labels)))
     path = directory / VECTORS
     identity = f"{found.identity} {dataset.fingerprint} {len(images.labels)}"
-    about = vectors.About(found.layer, identity, found.finished.classes)
+    about = feature_store.About(found.layer, identity, found.finished.classes)
     with contextlib.suppress(FileNotFoundError, UserError):  # damaged, it is made again
-        saved = vectors.open_saved(path)
+        saved = feature_store.open_saved(path)
         if saved.about == about:
             places = [int(name) for name in saved.names]
             return Index(np.concatenate(list(saved.blocks())), places, images, found.layer), ""
-    parts = list(extract.of_images(found, images, found.finished.config.data.max_bad, {}))  # bad records are left out
+    parts = list(features.of_images(found, images, found.finished.config.data.max_bad, {}))  # bad records are left out
     places = np.concatenate([part.places for part in parts]).tolist()
-    features = np.concatenate([part.features for part in parts])
-    vectors.save(path, [vectors.Named([str(place) for place in places], None, features)], about)
-    return Index(features, places, images, found.layer), ""
+    found_features = np.concatenate([part.features for part in parts])
+    feature_store.save(path, [feature_store.Named([str(place) for place in places], None, found_features)], about)
+    return Index(found_features, places, images, found.layer), ""
 
 
 def _drawn(kernel: np.ndarray) -> list[list[str]]:
@@ -164,6 +166,6 @@ def neighbours(served: Served, pixels: np.ndarray) -> list[tuple[int, float]]:
     if served.searched is None:
         return []
     known = served.searched.vectors
-    blocks = (known[start : start + vectors.ROWS] for start in range(0, len(known), vectors.ROWS))
-    rows, distances = vectors.nearest(served.features(pixels[None]), blocks, min(NEIGHBOURS, len(known)))
+    blocks = (known[start : start + feature_store.ROWS] for start in range(0, len(known), feature_store.ROWS))
+    rows, distances = feature_store.nearest(served.features(pixels[None]), blocks, min(NEIGHBOURS, len(known)))
     return [(served.searched.places[row], apart) for row, apart in zip(rows[0], distances[0].tolist(), strict=True)]

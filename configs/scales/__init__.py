@@ -1,1 +1,1 @@
-"""Networks for `python -m alexnet_jax.reproduce`: the paper's at the size that a machine can bear."""
+"""Networks for `alexnet reproduce`: the paper's at the size that a machine can bear."""

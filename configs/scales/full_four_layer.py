@@ -1,6 +1,6 @@
 """Figure 1 (paper 3.1) at full scale: a four-layer network for CIFAR-10 without regularization of any kind.
 
-    python -m alexnet_jax.reproduce --scale full --claims relu --data CIFAR10
+    alexnet reproduce --scale full --claims relu --data CIFAR10
 
 The network is that of paper 3.3, configs/variants/cifar_four_layer.py, without weight decay, crops or flips, at one
 learning rate. It ends when the training error is 25 %, measured over half an epoch.
@@ -8,7 +8,7 @@ learning rate. It ends when the training error is 25 %, measured over half an ep
 
 from ml_collections import ConfigDict
 
-from configs.variants import cifar_four_layer
+from alexnet_jax.configs.variants import cifar_four_layer
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The paper's network at the size of CIFAR-10, for its claims on two CPU cores: 10,000 images, a minute or two a run.
 
-    python -m alexnet_jax.reproduce --scale small --data CIFAR10
+    alexnet reproduce --scale small --data CIFAR10
 
 Crops of 23x23 out of 32x32: then pooling with z = 3 and with z = 2 gives the same sizes, 11, 5 and 2, as the paper's.
 A sixth of the paper's kernels, both towers on one device.
@@ -8,7 +8,7 @@ A sixth of the paper's kernels, both towers on one device.
 
 from ml_collections import ConfigDict
 
-from configs import digits, paper
+from alexnet_jax.configs import digits, paper
 
 
 def get_config() -> ConfigDict:

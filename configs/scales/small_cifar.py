@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.variants import cifar_four_layer
+from alexnet_jax.configs.variants import cifar_four_layer
 
 
 def get_config() -> ConfigDict:

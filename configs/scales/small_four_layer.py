@@ -1,11 +1,11 @@
 """Figure 1 (paper 3.1) for two CPU cores: half the kernels, 10,000 images, some minutes a run.
 
-python -m alexnet_jax.reproduce --scale small --claims relu --data CIFAR10
+alexnet reproduce --scale small --claims relu --data CIFAR10
 """
 
 from ml_collections import ConfigDict
 
-from configs.scales import full_four_layer
+from alexnet_jax.configs.scales import full_four_layer
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ python -m alexnet_jax.main --config configs/variants/bias.py:0.1 ...
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config(bias: str = "0") -> ConfigDict:

@@ -9,7 +9,7 @@ size 32.
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

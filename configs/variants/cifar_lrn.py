@@ -6,8 +6,8 @@ conv4 too; here it stays as it is.
 
 from ml_collections import ConfigDict
 
-from configs import paper
-from configs.variants import cifar_four_layer
+from alexnet_jax.configs import paper
+from alexnet_jax.configs.variants import cifar_four_layer
 
 
 def get_config() -> ConfigDict:

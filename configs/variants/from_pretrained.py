@@ -5,7 +5,7 @@ python -m alexnet_jax.main --config configs/variants/from_pretrained.py --config
 
 from ml_collections import ConfigDict
 
-from configs.variants import six_conv
+from alexnet_jax.configs.variants import six_conv
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ They matched the number of parameters, 60.7 million. Here fc6 and fc7 are widene
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -6,7 +6,7 @@ layer", as most parameters lie behind it. 59,798,312 parameters. The two-GPU net
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@ Not here: that paper's logistic units in place of the softmax with biases of -7,
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -6,7 +6,7 @@ conv6 sees both towers. Train it on `imagenet_full`, and go on from it with conf
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Its pooling moves to the layer before it, its connection between the towers to t
 
 from ml_collections import ConfigDict
 
-from configs import paper
+from alexnet_jax.configs import paper
 
 
 def get_config(layer: str = "conv4") -> ConfigDict:

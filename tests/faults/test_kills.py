@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax import errors
-from alexnet_jax.workdir import CHECKPOINTS, METRICS
+from alexnet_jax.run.workdir import CHECKPOINTS, METRICS
 from tests import runs
 
 SAVE_EVERY = 4

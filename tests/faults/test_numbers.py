@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config_files, errors, nonfinite, sharding, steps
+from alexnet_jax import errors, sharding, steps
 from alexnet_jax.data.loader import Order
-from alexnet_jax.workdir import CHECKPOINTS, CONFIG, METRICS, NONFINITE
+from alexnet_jax.run import config_files, nonfinite
+from alexnet_jax.run.workdir import CHECKPOINTS, CONFIG, METRICS, NONFINITE
 from tests import runs
 from tests.conftest import made_up_statistics, random_batch
 from tests.tiny import tiny_config

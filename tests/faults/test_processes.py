@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax import errors
-from alexnet_jax.workdir import METRICS
+from alexnet_jax.run.workdir import METRICS
 from tests import runs
 
 ENDED = (errors.EXIT_LOST_PEER, -signal.SIGABRT)  # which comes first: our error, or that of JAX's service

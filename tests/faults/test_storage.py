@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import checkpoint, config_files, errors, sharding, steps
-from alexnet_jax.checkpoint import DAMAGED
-from alexnet_jax.workdir import CHECKPOINTS
+from alexnet_jax import errors, sharding, steps
+from alexnet_jax.run import checkpoint, config_files
+from alexnet_jax.run.checkpoint import DAMAGED
+from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
 from tests.tiny import tiny_config
 

@@ -209,7 +209,8 @@ class Workdir:
     """What a run leaves for `evaluate`, `predict` and `report` besides checkpoints, and what `features` writes."""
 
     def __init__(self, home: Path):
-        from alexnet_jax import config_files, predictions, vectors, workdir  # they bring JAX
+        from alexnet_jax.inference import feature_store, predictions
+        from alexnet_jax.run import config_files, workdir
         from tests.conftest import made_up_statistics
         from tests.tiny import tiny_config
 
@@ -219,10 +220,10 @@ class Workdir:
         opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics())
         workdir.prepare(path, config_files.parse(tiny_config()), opened)
         rng = np.random.default_rng(0)
-        some = vectors.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
-        about = vectors.About("fc7", "0" * 32, ["cat", "dog"])
+        some = feature_store.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
+        about = feature_store.About("fc7", "0" * 32, ["cat", "dog"])
         for name in ("vectors.npz", "vectors.parquet"):
-            vectors.save(path / name, [some], about)
+            feature_store.save(path / name, [some], about)
         predictions.save(
             path / "predictions.npz",
             predictions.Predictions(

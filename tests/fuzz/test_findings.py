@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import config_files, workdir
 from alexnet_jax.data import arrays, images, manifest, verification
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.sources import archives, devkit
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.run import config_files, workdir
 from tests.conftest import encoded, made_up_statistics
 from tests.fuzz.kinds import described_anew, packed, sealed
 from tests.test_images import JPEG, SMOOTH

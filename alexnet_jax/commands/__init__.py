@@ -1,0 +1,1 @@
+"""The subcommands of `alexnet`, one file each: arguments in, text out."""

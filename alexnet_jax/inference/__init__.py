@@ -1,0 +1,1 @@
+"""A trained network: opening it, and what it says of images."""

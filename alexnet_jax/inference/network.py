@@ -1,0 +1,287 @@
+"""A trained network: opened once, from a workdir or an exported file, and asked in one way."""
+
+import contextlib
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import xxhash
+from tqdm import tqdm
+
+from alexnet_jax import augment, sharding, steps
+from alexnet_jax.data.datasets import Dataset, split_of
+from alexnet_jax.data.given import Given, ImageInput
+from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.records import Images, spread
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.inference import activations, predictions
+from alexnet_jax.inference.activations import Activation
+from alexnet_jax.inference.predictions import Prediction, Predictions
+from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run_config import Config
+
+
+class Part(NamedTuple):
+    """What a network computed for some images of a split."""
+
+    example: np.ndarray  # [n] int32: their indices in the split
+    image: np.ndarray  # [n, size, size, 3] uint8
+    label: np.ndarray  # [n] int32
+    result: Any  # leaves [n, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network and what it needs to look at images. `alexnet_jax.load` opens one.
+
+    Attributes:
+        config: the run's config.
+        classes: label -> name.
+        statistics: mean image and colours of the training set, on the host.
+        params: {layer: {"kernel", "bias"}}, each leaf [tower, ...] float32.
+        step: the number of training steps taken.
+        path: the workdir or file that it was opened from.
+    """
+
+    config: Config
+    classes: list[str]
+    statistics: Statistics
+    params: dict[str, dict[str, Any]]
+    step: int
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """One device, or one for each tower where there are enough."""
+        return _mesh(self.config)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the parameters: equal only for equal networks."""
+        digest = xxhash.xxh3_128()
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def predict(self, images: ImageInput | Sequence[ImageInput], views: int = 1) -> Prediction:
+        """Classify images.
+
+        Args:
+            images: one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] uint8 of any size. A
+                folder stands for all files in it.
+            views: 1 for the centre crop, 10 for the mean over the paper's ten views (section 4.1).
+
+        Returns:
+            The probabilities [N, classes] float32, with the names of the best classes.
+
+        Raises:
+            UserError: if an image cannot be read; the message names each.
+        """
+        log_probabilities = self._of_given(images, self.log_predict(views))
+        return Prediction(np.exp(log_probabilities[:, : len(self.classes)]), self.classes)
+
+    def features(self, images: ImageInput | Sequence[ImageInput], layer: str | None = None) -> np.ndarray:
+        """The output of a layer for the centre crop of images, as vectors (paper 6.1).
+
+        Args:
+            images: as for `predict`.
+            layer: conv1, ..., fc7; None is the last layer before fc8. Of a fully connected layer the units are taken
+                after the activation, without dropout; of a convolutional one after all that follows it.
+
+        Returns:
+            [N, D] float32, both towers side by side.
+
+        Raises:
+            UserError: if an image cannot be read, or there is no such layer.
+        """
+        return self._of_given(images, self.features_step(layer))
+
+    def activations(self, image: ImageInput, kind: str = "output") -> dict[str, Activation]:
+        """What every layer computes for the centre crop of one image.
+
+        Args:
+            image: as for `predict`.
+            kind: "output" for layers after all that follows them (activation, normalization, pooling), or "response"
+                for convolutions with their biases alone.
+
+        Returns:
+            Layer -> array with named axes: (tower, height, width, channel) of a convolutional layer, (tower, unit)
+            of a fully connected one; fc8's are logits.
+
+        Raises:
+            UserError: if the image cannot be read, or there is no such kind.
+        """
+        found = self._of_given([image], self._compiled(activations.make_all_step, kind))
+        return {name: activations.named(values[0]) for name, values in found.items()}
+
+    def evaluate(
+        self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
+    ) -> dict[str, Any]:
+        """Errors on a split, with their intervals.
+
+        Args:
+            data: the folder of prepared images; None is what the network was trained on.
+            views: 1 for the centre crop, 10 for the paper's ten views (section 4.1).
+            split: its name; None is the config's `data.eval_split`.
+            max_bad: the share of records that may be damaged; None is the config's.
+
+        Returns:
+            loss (nats); top1_error and top5_error (fractions) with top1_interval and top5_interval (Wilson, 95 %);
+            count, views, split, step; and bad_records, the number of damaged images left out, if any.
+
+        Raises:
+            UserError: if the data or the split is missing. DataError: if too many records are damaged.
+        """
+        return self.answers(data, views, split, max_bad).score()
+
+    def answers(
+        self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
+    ) -> "Answers":
+        """What the network says of each image of a split; arguments and errors as for `evaluate`.
+
+        The answers of a workdir are kept there and used again, unless it was trained on or the data is other.
+        """
+        dataset = self.dataset(data)
+        split = split or self.config.data.eval_split
+        images = split_of(dataset, split, "--split")
+        if split == self.config.data.train_split and self.config.data.train_examples:
+            images = spread(images, self.config.data.train_examples)  # those that it was trained on
+        kept = self.path / f"predictions-{split}-{views}.npz" if self.path.is_dir() else None
+        known = predictions.load(kept) if kept else None
+        same = known and (known.step, known.data) == (self.step, dataset.fingerprint)
+        if known and same and len(known.label) == len(images.labels):
+            return Answers(known, images, split, views)
+        parts = list(self.over(images, self.log_predict(views), max_bad))
+        log_probabilities, label, example = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("result", "label", "example")
+        )
+        found = Predictions(log_probabilities, label, example, self.step, dataset.fingerprint)
+        if kept:
+            predictions.save(kept, found)
+        return Answers(found, images, split, views)
+
+    def dataset(self, data: str | Path | None = None) -> Dataset:
+        """The data that it was trained on, from the folder `data` if given.
+
+        Raises UserError if it is missing or has other classes.
+        """
+        return workdir.open_data(self.config, self.classes, data)
+
+    def over(
+        self,
+        images: Images,
+        step: Callable[..., Any],
+        max_bad: float | None = None,
+        bad: dict[int, str] | None = None,
+    ) -> Iterator[Part]:
+        """`step(params, image, statistics)` of all images of a split, each once, in its order, batch by batch.
+
+        Images that cannot be read are left out, and reported: index -> what is wrong, in `bad`, or else on stdout.
+        `max_bad` is the share of them that may be damaged (None: the config's). Raises DataError if more are, or all.
+        """
+        data, count = self.config.data, len(images.labels)
+        size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
+        order = Order(count, size, seed=None)
+        reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
+        batches = Batches(images, order, 0, order.steps_per_epoch, reading)
+        bar = tqdm(total=count, unit=" images", leave=False, disable=True if count <= size else None)
+        sound = False
+        with contextlib.closing(batches), bar:
+            for batch in batches:
+                if bad is None:
+                    for line in batches.news():
+                        print(f"{line}; it is left out", flush=True)
+                else:
+                    bad.update(batches.bad)
+                if batch.mask.any():
+                    sound = True
+                    each = (batch.example, batch.image, batch.label, self.ask(step, batch.image))
+                    yield Part(*jax.tree.map(operator.itemgetter(batch.mask), each))
+                bar.update(int(batch.mask.sum()))
+        if not sound and bad is None:
+            raise DataError("none of the images can be read")
+
+    def ask(self, step: Callable[..., Any], pixels: np.ndarray) -> Any:
+        """`step(params, image, statistics)` for stored images [B, size, size, 3] uint8, as NumPy arrays."""
+        params, statistics = self._placed
+        return jax.device_get(step(params, sharding.put(pixels, self.mesh, sharding.EXAMPLES), statistics))
+
+    def log_predict(self, views: int) -> Callable[..., Any]:
+        """The step, compiled once, that gives log-probabilities [B, num_classes], nats."""
+        return self._compiled(steps.make_log_predict_step, views)
+
+    def features_step(self, layer: str | None) -> Callable[..., Any]:
+        """The step, compiled once, that gives the features of `layer`, [B, units] float32."""
+        return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
+
+    def responses_step(self, layers: tuple[str, ...]) -> Callable[..., Any]:
+        """The step, compiled once, that gives {layer: responses [B, tower, H, W, channels]} of convolutions."""
+        return self._compiled(activations.make_conv_step, layers)
+
+    def seen(self, pixels: np.ndarray) -> np.ndarray:
+        """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
+        return augment.centre_crop(pixels, self.config.model.image_size)
+
+    def _compiled(self, make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+        key = (make, *arguments)
+        if key not in self._steps:
+            self._steps[key] = make(self.config, self.mesh, *arguments)
+        return self._steps[key]
+
+    @functools.cached_property
+    def _steps(self) -> dict[tuple, Callable[..., Any]]:
+        return {}
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Any, Any]:
+        """Parameters and statistics on the devices."""
+        params = jax.device_put(self.params, sharding.of_state(self.params, self.mesh, "tower"))
+        return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
+
+    def _of_given(self, images: ImageInput | Sequence[ImageInput], step: Callable[..., Any]) -> Any:
+        """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
+        given, bad = Given(images, self.config.data.size), dict[int, str]()
+        parts = list(self.over(given, step, max_bad=1.0, bad=bad))
+        if bad:
+            raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.result for part in parts))
+
+
+class Answers(NamedTuple):
+    """What a network says of a split."""
+
+    predictions: Predictions
+    images: Images  # all of the split, the damaged too
+    split: str
+    views: int
+
+    def score(self) -> dict[str, Any]:
+        """As `Network.evaluate` returns."""
+        left_out = len(self.images.labels) - len(self.predictions.label)
+        about = {"views": self.views, "split": self.split, "step": self.predictions.step}
+        return predictions.score(self.predictions) | about | ({"bad_records": left_out} if left_out else {})
+
+
+def open_workdir(directory: Path) -> Network:
+    """The network of the newest intact checkpoint in a workdir.
+
+    Raises UserError if there is none, DataError if the workdir is damaged.
+    """
+    opened = workdir.open_finished(directory)
+    wanted = steps.abstract_state(opened.config, _mesh(opened.config)).params
+    step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
+    return Network(opened.config, opened.classes, opened.statistics, params, step, directory)
+
+
+def _mesh(config: Config) -> jax.sharding.Mesh:
+    return sharding.make_mesh(1, 0, config.model.towers)

@@ -1,0 +1,28 @@
+"""The kernels of conv1 as images, as in the paper's Figure 3, and images side by side in one."""
+
+import numpy as np
+
+
+def at_one_place(kernels: np.ndarray, size: int) -> np.ndarray:
+    """Kernels of conv1 as [tower, k, k, 3, F], k being `size`; where every place has its own, those of the middle."""
+    if kernels.shape[1:4] == (size, size, 3):
+        return kernels
+    towers, rows, columns, _, features = kernels.shape
+    return kernels[:, rows // 2, columns // 2].reshape(towers, size, size, 3, features)
+
+
+def as_images(kernels: np.ndarray) -> np.ndarray:
+    """Kernels [tower, k, k, 3, F] -> [tower, F, k, k, 3] uint8, all in one range: the lowest 0, the highest 255."""
+    low, high = kernels.min(), kernels.max()
+    return np.round((kernels - low) / ((high - low) or 1) * 255).astype(np.uint8).transpose(0, 4, 1, 2, 3)
+
+
+def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images [N, h, w, 3] uint8 in rows of `columns`, on white with `gap` pixels between them: [H, W, 3] uint8."""
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas

@@ -1,0 +1,251 @@
+"""The folder of one training run, and what it holds besides checkpoints and logs:
+
+    config.json       the resolved config
+    run.json          class names, fingerprint of the data, and for each start its versions and devices
+    statistics.npz    mean image and colour eigenvectors of the training set
+    checkpoints/      see checkpoint.py
+    metrics.jsonl     see writer.py, as for the TensorBoard events beside it
+    lock              held by the run that is at work here
+    damaged/          checkpoints that turned out damaged, if any
+    nonfinite/        of a step that was refused, if any: see nonfinite.py
+
+With it a network can be evaluated, used and trained on without the command that made it.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from alexnet_jax.data import arrays
+from alexnet_jax.data.datasets import Dataset, open_dataset
+from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.run import config_files, processes
+from alexnet_jax.run_config import Config
+
+CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
+    "config.json",
+    "run.json",
+    "statistics.npz",
+    "checkpoints",
+    "metrics.jsonl",
+)
+LOCK, NONFINITE, EVALUATION = "lock", "nonfinite", "evaluation.json"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
+
+
+# What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
+MAY_CHANGE = (
+    "mesh",
+    "data.directory",
+    "data.threads",
+    "data.prefetch_batches",
+    "data.max_bad",
+    "train.epochs",
+    "train.max_steps",
+    "train.log_every_steps",
+    "train.eval_batch_size",
+    "train.save_every_steps",
+    "train.keep_checkpoints",
+    "train.stall_seconds",
+    "train.wandb_project",
+)
+
+
+class Run(pydantic.BaseModel):
+    """What RUN holds."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    classes: Annotated[list[str], Field(min_length=1)]
+    data: str
+    starts: list[dict]
+
+
+class Workdir(NamedTuple):
+    """What a finished or interrupted run left for others."""
+
+    config: Config
+    classes: list[str]
+    statistics: Statistics
+
+
+def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
+    """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
+    starts = []
+    if (directory / CONFIG).exists():
+        starts = require_same(directory, config, dataset, "--workdir")["starts"]
+    elif (directory / CHECKPOINTS).exists():
+        raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
+    run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
+
+    def write() -> str:
+        if not starts:
+            np.savez(directory / STATISTICS, **dataset.statistics._asdict())
+        write_text(directory / RUN, json.dumps(run, indent=2) + "\n")
+        write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
+        return ""
+
+    with writable(directory):
+        processes.of_first(write)
+
+
+@contextlib.contextmanager
+def writable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"the workdir {directory} cannot be written ({error}); give another --workdir") from None
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Within, no other run can use the workdir, which is made if need be. The system lifts the lock of a dead process.
+
+    Raises UserError if another run has it.
+    """
+    if not processes.is_first():
+        yield
+        return
+    with writable(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / LOCK).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"another run is at work in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
+                "(kill -TERM), or give another --workdir"
+            ) from None
+        with writable(directory):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+        yield
+
+
+def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
+    """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
+    different = differences(_config(directory), config)
+    run = _run(directory)
+    if run["data"] != dataset.fingerprint:
+        different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+    if different:
+        raise UserError(
+            f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
+            f"Then -> now: {'; '.join(different)}"
+        )
+    return run
+
+
+def open_finished(directory: Path) -> Workdir:
+    """What `prepare` wrote. Raises UserError if `directory` is no workdir, DataError if it is damaged."""
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
+    config, classes = _config(directory), _run(directory)["classes"]
+    with _sound(directory / STATISTICS):
+        statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
+        shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
+        if [(of.shape, of.dtype) for of in statistics] != [(shape, np.float32) for shape in shapes]:
+            raise ValueError(f"its arrays are not of images of {config.data.size}x{config.data.size}")
+        if not all(np.isfinite(of).all() for of in statistics):
+            raise ValueError("it holds what is no number")
+    return Workdir(config, classes, statistics)
+
+
+def open_data(config: Config, classes: list[str], moved_to: str | Path | None) -> Dataset:
+    """The data that a run was trained on, or the same classes in the folder `moved_to`.
+
+    Raises UserError if it is missing or has other classes.
+    """
+    directory = str(moved_to or config.data.directory)
+    if config.data.source == "prepared" and not directory:
+        raise UserError("the network was imported, and with what data is not known; give its folder as --data DIR")
+    if config.data.source == "prepared" and not Path(directory).is_dir():
+        raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
+    dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
+    if dataset.classes != classes:
+        raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")
+    return dataset
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
+    a, b = _flat(old.model_dump()), _flat(new.model_dump())
+    keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
+    fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
+
+
+def flat_config(directory: Path) -> dict[str, Any]:
+    """All keys of a workdir's config, `section.key`, with their values. Raises UserError if it is damaged."""
+    return _flat(_config(directory).model_dump())
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _config(directory: Path) -> Config:
+    with _sound(directory / CONFIG):
+        return config_files.from_json((directory / CONFIG).read_text())
+
+
+def _run(directory: Path) -> dict:
+    with _sound(directory / RUN):
+        return Run.model_validate(json.loads((directory / RUN).read_text())).model_dump()
+
+
+@contextlib.contextmanager
+def _sound(path: Path) -> Iterator[None]:
+    """Reads `path` within: what is wrong with it is told as DataError."""
+    try:
+        yield
+    except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:
+        what = " ".join(str(error).split())[:300]
+        raise DataError(f"{path} is damaged: {what}; put it back from a copy, or train in another --workdir") from None
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of METRICS; none if nothing was logged yet. Raises DataError if the file is damaged."""
+    path = directory / METRICS
+    with _sound(path):
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_evaluation(directory: Path) -> dict[str, Any] | None:
+    """What `alexnet evaluate` wrote to EVALUATION, if it was run. Raises DataError if the file is damaged."""
+    path = directory / EVALUATION
+    with _sound(path):
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def packages() -> dict[str, str]:
+    """The versions of Python and of what the result depends on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _versions() -> dict:
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **packages(),
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+    }
