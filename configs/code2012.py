@@ -14,11 +14,11 @@ from alexnet_jax.configs import paper
 
 def get_config() -> ConfigDict:
     config = paper.get_config()
-    change(config)
+    apply(config)
     return config
 
 
-def change(config: ConfigDict) -> None:
+def apply(config: ConfigDict) -> None:
     model, optim, augment = config.model, config.optim, config.augment
     # The network.
     for layer in (model.conv3, model.conv4, model.conv5):

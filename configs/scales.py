@@ -1,0 +1,90 @@
+"""The networks that `alexnet reproduce` trains: the paper's, at sizes for two CPU cores, and that of its Figure 1.
+
+alexnet reproduce --scale small --data CIFAR10
+alexnet train --config scales:small --config.data.directory=CIFAR10 --workdir runs/small
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.configs import cifar_four_layer, digits, paper
+
+
+def get_config(name: str = "") -> ConfigDict:
+    """Return the config called `name`: one of the functions below."""
+    if name not in SCALES:
+        raise ValueError(f"there is no scale {name or 'without a name'}; write scales:NAME with {', '.join(SCALES)}")
+    return SCALES[name]()
+
+
+def small() -> ConfigDict:
+    """The paper's network with a sixth of its kernels, for 10,000 CIFAR-10 images: a minute or two a run.
+
+    With crops of 23x23 from 32x32, pooling with z = 3 and with z = 2 gives maps of the same sizes, 11, 5 and 2, as in
+    the paper. Both towers are on one device.
+    """
+    config = paper.get_config()
+    digits.small_images(config.model, image_size=23, kernels=(16, 48, 64, 64, 48), units=256)
+    config.model.num_classes = 10
+    config.model.dropout_rate = 0.25  # the paper's 0.5 is too much for so few units and epochs
+    config.optim.learning_rate = 0.005  # at 0.01 the network does not train without normalization
+    config.optim.schedule.update(name="steps", boundaries_epochs=(8, 9))
+    config.augment.colour_noise_scale = "sqrt_eigenvalue"
+    config.data.update(size=32, eval_split="test", train_examples=10000)
+    config.train.update(
+        batch_size=64, epochs=10, eval_batch_size=500, eval_every_epochs=10, log_every_steps=100, plateau_steps=300
+    )
+    config.mesh.tower = 1
+    return config
+
+
+def small_cifar() -> ConfigDict:
+    """The four-layer network of the paper's CIFAR-10 claim (3.3) with half its kernels: 6,000 images, 10 epochs."""
+    config = cifar_four_layer.get_config()
+    stds = {"conv1": (32, 0.002), "conv2": (32, 0.05), "conv3": (16, 0.08), "conv4": (16, 0.1)}  # for so few inputs
+    for name, (features, std) in stds.items():
+        config.model[name].update(features=features, init_std=std)
+    config.optim.learning_rate = 0.001
+    config.optim.schedule.boundaries_epochs = (8,)
+    config.data.train_examples = 6000
+    config.train.update(batch_size=64, epochs=10, eval_every_epochs=10, log_every_steps=47, plateau_steps=282)
+    return config
+
+
+def small_cifar_lrn() -> ConfigDict:
+    """`small_cifar` with local response normalization."""
+    config = small_cifar()
+    cifar_four_layer.add_lrn(config)
+    return config
+
+
+def full_four_layer() -> ConfigDict:
+    """Figure 1 (3.1): a four-layer network for CIFAR-10 without regularization of any kind.
+
+    It is the network of 3.3 without weight decay, crops or flips, at a constant learning rate. Training ends when the
+    training error, measured over half an epoch, is 25 %.
+    """
+    config = cifar_four_layer.get_config()
+    optim = config.optim
+    config.model.update(image_size=32, dropout_rate=0.0)  # the whole image: no crops
+    optim.layers = {}
+    optim.weights.weight_decay = optim.biases.weight_decay = 0.0
+    optim.schedule.name = "constant"
+    config.augment.flip = False
+    config.train.update(epochs=60, log_every_steps=195, eval_every_epochs=60, stop_error=0.25, plateau_steps=2000)
+    return config
+
+
+def small_four_layer() -> ConfigDict:
+    """Figure 1 for two CPU cores: half the kernels, 10,000 images, some minutes a run."""
+    config = full_four_layer()
+    model = config.model
+    for layer, features in ((model.conv1, 32), (model.conv2, 32), (model.conv3, 16), (model.conv4, 16)):
+        layer.features = features
+    config.data.train_examples = 10000
+    config.train.log_every_steps = 39
+    return config
+
+
+SCALES = {
+    function.__name__: function for function in (small, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
+}
