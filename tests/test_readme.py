@@ -1,4 +1,4 @@
-"""What README prints is what runs."""
+"""The README: its links, commands, configs and numbers."""
 
 import json
 import os
@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import errors
+from alexnet_jax import __main__, errors
 from alexnet_jax.bench import results
+from alexnet_jax.run import config_files
 from tests.conftest import ROOT
 from tests.faults import conftest as faults
 from tests.runs import environment
 
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+PROSE = " ".join(README.split())  # on one line
 
 
 def commands(text: str) -> list[str]:
-    """The lines of the blocks of shell commands, without their comments."""
+    """The lines of all shell blocks, without comments."""
     lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     return [line.split("   #")[0].strip() for line in lines if line.strip()]
 
@@ -52,8 +54,15 @@ def test_the_chinese_commands_are_the_english_ones():
     assert commands(CHINESE) == COMMANDS
 
 
+def test_the_chinese_library_example_is_the_english_one():
+    """Apart from the comments."""
+    examples = [re.findall(r"```python\n(.*?)```", text, re.DOTALL) for text in (README, CHINESE)]
+    english, chinese = ([re.sub(" *#.*", "", example) for example in found] for found in examples)
+    assert english == chinese and len(english) == 1
+
+
 def test_the_chinese_numbers_are_the_english_ones():
-    """Each number of the first table there, but for dates, is in the English one."""
+    """Every number of the first table, except dates, is in the English one."""
     english, chinese = (text[: text.index("```bash")] for text in (README, CHINESE))
     numbers = set(re.findall(r"\d[\d.,]*\d|\d", chinese.partition("|---|")[2]))
     assert numbers - set(re.findall(r"\d[\d.,]*\d|\d", english)) <= {"3", "90", "2012"}
@@ -68,7 +77,7 @@ def test_the_first_screen_has_the_two_commands():
 
 
 def test_measured_numbers_are_those_of_the_results():
-    """What README says of the input's speed is what the benchmarks printed, rounded."""
+    """The README's input speeds are those that the benchmarks printed, rounded."""
     printed = (ROOT / "alexnet_jax/bench/results/input-2-cores.txt").read_text()
     short = {}
     for store in ("raw", "jpeg"):
@@ -78,9 +87,9 @@ def test_measured_numbers_are_those_of_the_results():
         to_torch, to_tf = f"{float(row[2]):.2g}x", f"{float(row[3]):.1f}x"
         assert f"| `--store {store}` | {speed:,} | {to_torch} | {to_tf} |" in README
         short[store] = f"{to_torch} and {to_tf}"
-    assert f"JPEG {short['jpeg']}, raw {short['raw']} their images/s" in README
+    assert f"JPEG {short['jpeg']}, raw {short['raw']} their images/s" in PROSE
     raw, jpeg = re.findall(r"prepare --store \w+ .* ([\d.]+)% of", printed)
-    assert f"encoding: {raw} % (raw) and {jpeg} % (JPEG)" in README
+    assert f"encoding: {raw} % (raw) and {jpeg} % (JPEG)" in PROSE
 
 
 def test_the_tables_of_speed_are_those_of_the_results():
@@ -90,7 +99,7 @@ def test_the_tables_of_speed_are_those_of_the_results():
 def test_the_table_of_faults_is_that_of_the_tests():
     assert faults.table(json.loads(faults.RESULTS.read_text())) in README
     soak = json.loads((ROOT / "tests/soak.json").read_text())
-    assert soak["cycles"] >= 100 and soak["equal bit for bit"] and f"[{soak['cycles']} kills and resumes]" in README
+    assert soak["cycles"] >= 100 and soak["equal bit for bit"] and f"[{soak['cycles']} kills and resumes]" in PROSE
 
 
 def test_promises_name_tests_that_exist():
@@ -116,20 +125,40 @@ def test_the_claims_that_were_run_are_in_the_published_table():
     assert all(row in published and "not run" not in row for row in rows)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "alexnet_jax." in c and "main" not in c])
-def test_commands_take_the_flags_that_readme_gives_them(command):
-    """The parser of each command accepts the line; `--help` at its end keeps it from running."""
-    words = shlex.split(command)
-    assert words[:2] == ["python", "-m"]
-    done = subprocess.run([sys.executable, *words[1:], "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "usage" in done.stdout, done.stderr
-    for flag in (word for word in words if word.startswith("--")):
-        assert flag in done.stdout
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("alexnet ")])
+def test_commands_accept_the_arguments_that_the_readme_gives_them(command, monkeypatch):
+    """Each line is parsed in full; only what it would then do is left out."""
+    calls = []
+    monkeypatch.setattr(errors, "exit_code", lambda call: calls.append(call) or 0)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main(shlex.split(command.partition(">")[0])[1:])
+    assert ended.value.code == 0 and len(calls) == 1
+
+
+def test_the_readme_shows_every_command():
+    shown = {command.split()[1] for command in COMMANDS if command.startswith("alexnet ")}
+    assert shown == set(__main__.MODULES) - {"train"}  # shown as python -m alexnet_jax.main
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"--config[ =]([\w/.:+=]+)", README))))
+def test_configs_exist(name):
+    if name.startswith("configs/finetune.py:"):
+        with pytest.raises(errors.UserError, match="runs/cifar10 is no run"):  # its argument reaches the file
+            config_files.load(name)
+    else:
+        config_files.parse(config_files.load(name))
+
+
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"--config\.([\w.]+)", README))))
+def test_config_keys_exist(key):
+    section = config_files.parse(config_files.load("paper"))
+    for name in key.split("."):
+        section = getattr(section, name)
 
 
 @pytest.mark.slow
 def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
-    """The two lines of the section Devices, in a folder where `python -m alexnet_jax.main` and configs/ are found."""
+    """The two commands of the section Devices, from a folder with links to the package and configs/."""
     for name in ("alexnet_jax", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -156,7 +185,7 @@ def test_local_launch_script(tmp_path):
 
 
 def test_the_python_in_launch_scripts_runs(tmp_path):
-    """Quickstart trains for minutes; that the Python between its commands still fits the package shows here."""
+    """The Python in quickstart.sh still fits the package; the whole script takes minutes."""
     script = (ROOT / "launch" / "quickstart.sh").read_text()
     (program,) = re.findall(r"<<'PYTHON'\n(.*?)\nPYTHON", script, re.DOTALL)
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True)
