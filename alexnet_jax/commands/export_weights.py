@@ -1,7 +1,7 @@
-"""Write the network of a run to a file. The file's suffix says which kind:
+"""Write the network of a workdir to a file, in the format that its suffix names:
 
 .safetensors   weights and config
-.pth           the same, for PyTorch
+.pth           weights and config, for PyTorch
 .onnx          a program from stored pixels to probabilities
 .stablehlo     a program with its weights, which JAX runs without this package
 
@@ -17,9 +17,7 @@ from alexnet_jax.interop import files
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a run")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="see above for the suffixes"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="its suffix is one of those above")
 
 
 def run(arguments: argparse.Namespace) -> None:

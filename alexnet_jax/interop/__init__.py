@@ -1,1 +1,1 @@
-"""Weights and programs in and out."""
+"""Import and export of networks in other programs' file formats."""

@@ -1,9 +1,10 @@
-"""Caffe's .caffemodel files, of both ages: what a network's layers are, and their weights.
+"""Import of Caffe's .caffemodel files, in the formats from before and since 2015.
 
-Caffe itself is not needed: a protocol buffer names its fields by numbers, and below are those of caffe.proto that
-an AlexNet has.
+Caffe itself is not needed: protocol buffers identify fields by number, and those of caffe.proto that occur in an
+AlexNet are listed here.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,161 +12,138 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.interop.chains import Chain, Layer, agree, written
+from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, as_decimal
 
-# message: field -> (number, type, default if it is not zero).
-FIELDS: dict[str, dict[str, tuple]] = {
-    "BlobShape": {"dim": (1, "packed int64")},
-    "BlobProto": {
-        **{name: (number, "int32") for number, name in enumerate(("num", "channels", "height", "width"), start=1)},
-        "data": (5, "packed float"),
-        "shape": (7, "BlobShape"),
-    },
-    "ConvolutionParameter": {
-        "num_output": (1, "uint32"),
-        "pad": (3, "repeated uint32"),
-        "kernel_size": (4, "repeated uint32"),
-        "group": (5, "uint32", "1"),
-        "stride": (6, "repeated uint32"),
-        "pad_h": (9, "uint32"),
-        "kernel_h": (11, "uint32"),
-        "stride_h": (13, "uint32"),
-        "dilation": (18, "repeated uint32"),
-    },
-    "PoolingParameter": {
-        "pool": (1, "int32"),
-        "kernel_size": (2, "uint32"),
-        "stride": (3, "uint32", "1"),
-        "pad": (4, "uint32"),
-    },
-    "LRNParameter": {
-        "local_size": (1, "uint32", "5"),
-        "alpha": (2, "float", "1"),
-        "beta": (3, "float", "0.75"),
-        "norm_region": (4, "int32"),
-        "k": (5, "float", "1"),
-    },
-    "InputParameter": {"shape": (1, "repeated BlobShape")},
-    "LayerParameter": {
-        "name": (1, "string"),
-        "type": (2, "string"),
-        "blobs": (7, "repeated BlobProto"),
-        "convolution_param": (106, "ConvolutionParameter"),
-        "lrn_param": (118, "LRNParameter"),
-        "pooling_param": (121, "PoolingParameter"),
-        "input_param": (143, "InputParameter"),
-    },
-    "V1LayerParameter": {
-        "name": (4, "string"),
-        "type": (5, "int32"),
-        "blobs": (6, "repeated BlobProto"),
-        "convolution_param": (10, "ConvolutionParameter"),
-        "lrn_param": (18, "LRNParameter"),
-        "pooling_param": (19, "PoolingParameter"),
-    },
-    "NetParameter": {
-        "layers": (2, "repeated V1LayerParameter"),
-        "input_dim": (4, "repeated int32"),
-        "input_shape": (8, "repeated BlobShape"),
-        "layer": (100, "repeated LayerParameter"),
-    },
+# The part of caffe.proto that is needed; fields that are not repeated are optional.
+SCHEMA = """
+message BlobShape { repeated int64 dim = 1 [packed]; }
+message BlobProto {
+  int32 num = 1; int32 channels = 2; int32 height = 3; int32 width = 4;
+  repeated float data = 5 [packed]; BlobShape shape = 7;
 }
-# Kinds of layers by their numbers before 2015, and by their names since.
-KINDS = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 23: "TanH"}
-IDLE = {1, 5, 6, 12, 20, 21, 22} | {"Accuracy", "Data", "Dropout", "ImageData", "Input", "Softmax", "SoftmaxWithLoss"}
-IDLE |= {"Split", "Flatten", "Python", 8}
-THEN = {"ReLU": "activation", "TanH": "activation", "LRN": "lrn", "Pooling": "pool"}
+message ConvolutionParameter {
+  uint32 num_output = 1; uint32 group = 5 [default = 1];
+  repeated uint32 pad = 3; repeated uint32 kernel_size = 4; repeated uint32 stride = 6; repeated uint32 dilation = 18;
+  uint32 pad_h = 9; uint32 stride_h = 13;
+}
+message PoolingParameter {
+  int32 pool = 1; uint32 kernel_size = 2; uint32 stride = 3 [default = 1]; uint32 pad = 4;
+}
+message LRNParameter {
+  uint32 local_size = 1 [default = 5]; float alpha = 2 [default = 1]; float beta = 3 [default = 0.75];
+  int32 norm_region = 4; float k = 5 [default = 1];
+}
+message InputParameter { repeated BlobShape shape = 1; }
+message LayerParameter {
+  string name = 1; string type = 2; repeated BlobProto blobs = 7; ConvolutionParameter convolution_param = 106;
+  LRNParameter lrn_param = 118; PoolingParameter pooling_param = 121; InputParameter input_param = 143;
+}
+message V1LayerParameter {
+  string name = 4; int32 type = 5; repeated BlobProto blobs = 6; ConvolutionParameter convolution_param = 10;
+  LRNParameter lrn_param = 18; PoolingParameter pooling_param = 19;
+}
+message NetParameter {
+  repeated V1LayerParameter layers = 2; repeated LayerParameter layer = 100;
+  repeated int32 input_dim = 4; repeated BlobShape input_shape = 8;
+}
+"""
+FIELD = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[(packed)?(?:default = ([\d.]+))?\])?;"
+# Layer types by their numbers before 2015, and by their names since.
+TYPES = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 23: "TanH"}
+IGNORED = {1, 5, 6, 8, 12, 20, 21, 22} | {"Accuracy", "Data", "Dropout", "Flatten", "ImageData", "Input", "Python"}
+IGNORED |= {"Softmax", "SoftmaxWithLoss", "Split"}
+OPERATIONS = {"ReLU": "activation", "TanH": "activation", "LRN": "lrn", "Pooling": "pool"}
 
 
 def _messages() -> dict[str, Any]:
-    field = descriptor_pb2.FieldDescriptorProto
+    """The message classes of SCHEMA."""
+    descriptor = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="caffe_alexnet.proto", package="caffe", syntax="proto2")
-    for name, fields in FIELDS.items():
-        made = file.message_type.add(name=name)
-        for key, (number, kind, *default) in fields.items():
-            *how, of = kind.split()
-            label = field.LABEL_REPEATED if how else field.LABEL_OPTIONAL
-            one = made.field.add(name=key, number=number, label=label)
-            if of in FIELDS:
-                one.type, one.type_name = field.TYPE_MESSAGE, f".caffe.{of}"
+    for name, fields in re.findall(r"message (\w+) {(.*?)}", SCHEMA, re.DOTALL):
+        described = file.message_type.add(name=name)
+        for repeated, kind, key, number, packed, default in re.findall(FIELD, fields):
+            label = descriptor.LABEL_REPEATED if repeated else descriptor.LABEL_OPTIONAL
+            field = described.field.add(name=key, number=int(number), label=label, default_value=default or None)
+            if kind[0].isupper():
+                field.type, field.type_name = descriptor.TYPE_MESSAGE, f".caffe.{kind}"
             else:
-                one.type = getattr(field, f"TYPE_{of.upper()}")
-            if how == ["packed"]:
-                one.options.packed = True
-            if default:
-                one.default_value = default[0]
+                field.type = getattr(descriptor, f"TYPE_{kind.upper()}")
+            if packed:
+                field.options.packed = True
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in FIELDS}
+    names = [described.name for described in file.message_type]
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in names}
 
 
 MESSAGES = _messages()
 
 
-def read(path: Path, image_size: int) -> Chain:
-    """The chain of a .caffemodel; of images of `image_size` if it does not say itself, as most do not."""
+def read(path: Path) -> ForeignNetwork:
+    """Read a .caffemodel. Raises UserError if it is not an AlexNet, DataError if it is damaged."""
     net = MESSAGES["NetParameter"]()
     try:
         net.ParseFromString(path.read_bytes())
     except message.DecodeError:
-        raise DataError(f"{path} is no .caffemodel, or is cut short") from None
-    layers: list[Layer] = []
-    said: dict[str, Any] = {"image_size": _size(net) or image_size}
-    for one in [*net.layers, *net.layer]:
-        kind = KINDS.get(one.type, one.type) if isinstance(one.type, int) else one.type
-        if kind == "Convolution":
-            layers.append(Layer(one.name, *_blobs(one, 4, path), _conv(one, path) | {"then": []}))
-        elif kind == "InnerProduct":
-            layers.append(Layer(one.name, *_blobs(one, 2, path), {"then": []}))
-        elif kind in THEN and layers:
-            assert layers[-1].settings is not None
-            layers[-1].settings["then"].append(THEN[kind])
-            agree(said, _model(kind, one, path), f"{path}: {one.name}")
-        elif kind not in IDLE:
-            raise UserError(f"{path} has {kind} ({one.name}), which is in no AlexNet that runs here")
-    if not layers:
-        raise UserError(f"{path} holds no layers with weights; is it a .caffemodel?")
-    return Chain(layers, said)
+        raise DataError(f"{path} is not a .caffemodel, or is truncated") from None
+    image_size = _image_size(net)  # most files do not state it
+    network = ForeignNetwork(path, [], {"image_size": image_size} if image_size else {})
+    for layer in [*net.layers, *net.layer]:
+        kind = TYPES.get(layer.type, layer.type) if isinstance(layer.type, int) else layer.type
+        if kind in ("Convolution", "InnerProduct"):
+            ndim, settings = (4, _conv_settings(layer, path)) if kind == "Convolution" else (2, {})
+            network.layers.append(ForeignLayer(layer.name, *_weights(layer, ndim, path), settings | {"then": []}))
+        elif kind in OPERATIONS and network.layers:
+            network.follow(OPERATIONS[kind], _operation_settings(kind, layer, path), layer.name)
+        elif kind not in IGNORED:
+            raise UserError(f"{path}: layer {layer.name} is of type {kind}, which is not supported")
+    if not network.layers:
+        raise UserError(f"{path} holds no layers with weights; give the .caffemodel, not the .prototxt")
+    return network
 
 
-def _size(net: Any) -> int:
-    shapes = [*net.input_shape, *(shape for one in net.layer for shape in one.input_param.shape)]
+def _image_size(net: Any) -> int:
+    """The side of the input, 0 if it is not stated."""
+    shapes = [*net.input_shape, *(shape for layer in net.layer for shape in layer.input_param.shape)]
     dims = [*net.input_dim] or next((list(shape.dim) for shape in shapes), [])
     return dims[-1] if len(dims) == 4 else 0
 
 
-def _blobs(one: Any, ndim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not one.blobs:
-        raise UserError(f"{path}: {one.name} has no weights; a .prototxt has none, a .caffemodel has")
+def _weights(layer: Any, ndim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The weight, with `ndim` axes, and the bias."""
+    if not layer.blobs:
+        raise UserError(f"{path}: {layer.name} has no weights; give the .caffemodel, not the .prototxt")
     arrays = []
-    for blob in one.blobs:
+    for blob in layer.blobs:
         shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
         if np.prod(shape, dtype=np.int64) != len(blob.data):
-            raise DataError(f"{path} is damaged: {one.name} holds {len(blob.data):,} numbers for the shape {shape}")
+            raise DataError(f"{path} is damaged: {layer.name} holds {len(blob.data):,} numbers for the shape {shape}")
         arrays.append(np.array(blob.data, np.float32).reshape(shape))
     weight = arrays[0].reshape(arrays[0].shape[-ndim:])
     bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
     return weight, bias
 
 
-def _conv(one: Any, path: Path) -> dict[str, Any]:
-    said = one.convolution_param
-    if any(factor != 1 for factor in said.dilation):
-        raise UserError(f"{path}: {one.name} is dilated; that cannot run here")
-    padding = (list(said.pad) or [said.pad_h])[0]
-    return {"stride": (list(said.stride) or [said.stride_h or 1])[0], "padding": [padding, padding]}
+def _conv_settings(layer: Any, path: Path) -> dict[str, Any]:
+    """A convolution's settings, as keys of model_config.Conv."""
+    conv = layer.convolution_param
+    if any(factor != 1 for factor in conv.dilation):
+        raise UserError(f"{path}: {layer.name} is dilated, which is not supported")
+    padding = (list(conv.pad) or [conv.pad_h])[0]
+    return {"stride": (list(conv.stride) or [conv.stride_h or 1])[0], "padding": (padding, padding)}
 
 
-def _model(kind: str, one: Any, path: Path) -> dict[str, Any]:
+def _operation_settings(kind: str, layer: Any, path: Path) -> dict[str, Any]:
+    """The settings of an operation, as keys of model_config.Model."""
     if kind == "LRN":
-        lrn = one.lrn_param
+        lrn = layer.lrn_param
         if lrn.norm_region:
-            raise UserError(f"{path}: {one.name} normalizes within each map; that cannot run here")
-        n, k, beta = lrn.local_size, written(lrn.k), written(lrn.beta)
-        return {"lrn": {"k": k, "n": n, "alpha": written(lrn.alpha) / n, "beta": beta, "across_towers": True}}
+            raise UserError(f"{path}: {layer.name} normalizes within each map, which is not supported")
+        n, k, alpha, beta = lrn.local_size, as_decimal(lrn.k), as_decimal(lrn.alpha), as_decimal(lrn.beta)
+        return {"lrn": {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}}
     if kind == "Pooling":
-        pool = one.pooling_param
+        pool = layer.pooling_param
         if pool.pool or pool.pad:
-            raise UserError(f"{path}: {one.name} is no max-pooling without padding; that cannot run here")
+            raise UserError(f"{path}: {layer.name} is not max-pooling without padding, which alone is supported")
         return {"pool": {"window": pool.kernel_size, "stride": pool.stride, "ceil": True}}  # Caffe always rounds up
     return {"activation": {"ReLU": "relu", "TanH": "tanh"}[kind]}

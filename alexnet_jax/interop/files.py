@@ -1,103 +1,147 @@
-"""Files of weights: .safetensors, and .pth of PyTorch through its loader that runs no code."""
+"""Files of networks, read and written by their suffix. Format libraries are imported only when they are needed."""
 
-import json
+import contextlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from alexnet_jax.data import manifest
+from alexnet_jax.errors import UserError
+from alexnet_jax.inference.network import Network
+from alexnet_jax.interop import foreign
+from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
+from alexnet_jax.run import config_files
 
-from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.interop.chains import Chain, Layer, natural
-from alexnet_jax.interop.networks import Network, described, from_described
-
-ABOUT = "alexnet_jax"
-NEEDS_TORCH = "files of PyTorch need it: pip install torch; or give a .safetensors file"
-
-
-def write_safetensors(path: Path, network: Network) -> None:
-    from safetensors.numpy import save_file
-
-    tensors, about = described(network)
-    save_file(tensors, path, {ABOUT: about})
-
-
-def read_safetensors(path: Path) -> Network | Chain:
-    """The network that we wrote, or another program's state dict. Raises DataError if the file is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:  # the latter for numbers that NumPy has no type for
-        raise DataError(f"{path} is no sound .safetensors file: {error}") from None
-    return from_described(tensors, about[ABOUT], path) if ABOUT in about else of_state_dict(tensors, path)
+READERS = {
+    ".safetensors": "state_dicts:read_safetensors",
+    ".pth": "state_dicts:read_pth",
+    ".pt": "state_dicts:read_pth",
+    ".onnx": "onnx_import:read",
+    ".caffemodel": "caffe:read",
+}
+WRITERS = {
+    ".safetensors": "state_dicts:write_safetensors",
+    ".pth": "state_dicts:write_pth",
+    ".onnx": "onnx_export:write",
+    ".stablehlo": "stablehlo:write",
+}
 
 
-def write_pth(path: Path, network: Network) -> None:
-    torch = _torch()
-    tensors, about = described(network)
-    torch.save({"state_dict": {name: torch.from_numpy(array) for name, array in tensors.items()}, ABOUT: about}, path)
+def open_exported(path: Path) -> Network:
+    """Open a file that `export` wrote: .safetensors, .pth or .onnx.
 
-
-def read_pth(path: Path) -> Network | Chain:
-    """As `read_safetensors`. What is in the file but tensors and plain values is refused, never run."""
-    torch = _torch()
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # pickle, zip and torch raise many kinds
-        reason = " ".join(str(error).split("\n")[0].split())[:200]
-        raise DataError(f"{path} is damaged, or holds more than weights, which is not loaded: {reason}") from None
-    about = content.get(ABOUT) if isinstance(content, dict) else None
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {str(name): _array(of) for name, of in state.items() if isinstance(of, torch.Tensor)}
-    return from_described(tensors, about, path) if isinstance(about, str) else of_state_dict(tensors, path)
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return tensor.detach().float().numpy()  # narrow floats too
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(NEEDS_TORCH) from None
-    return torch
-
-
-def of_state_dict(tensors: dict[str, np.ndarray], path: Path) -> Chain:
-    """A state dict's layers, in the order of their numbers: first what has kernels, then what is fully connected.
-
-    A weight is a matrix or has four axes; its bias has the same name but for the end. Raises UserError on others.
+    Raises:
+        UserError: if it is missing, of another kind, or another program's. DataError: if it is damaged.
     """
-    weights = [name for name in tensors if name.endswith("weight") and tensors[name].ndim in (2, 4)]
-    biases = {name: name.removesuffix("weight") + "bias" for name in weights}
-    other = sorted(set(tensors) - set(weights) - set(biases.values()))
-    if other or not weights:
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a workdir, or a file that `alexnet export` wrote")
+    network = _read(path)
+    if isinstance(network, ForeignNetwork):
         raise UserError(
-            f"{path} holds no AlexNet's state dict: {', '.join(other[:5]) or 'no weights'}; names end in weight or "
-            "bias, and weights have two axes or four"
+            f"{path} was not written by `alexnet export`; make a workdir from it with `alexnet import {path} --workdir "
+            "DIR --config CONFIG --pixels PIXELS`, and load that"
         )
-    order = sorted(weights, key=lambda name: (-tensors[name].ndim, natural(name)))
-    layers = []
-    for name in order:
-        weight = tensors[name]
-        bias = tensors.get(biases[name], np.zeros(len(weight), np.float32))
-        layers.append(Layer(name.removesuffix("weight").rstrip("._"), weight, bias, None))
-    return Chain(layers, {})
+    return network
 
 
-def read_classes(path: Path) -> list[str]:
-    """Class names: one a line, or of a folder that `prepare` wrote."""
-    if path.is_dir():
+def export(network: Network, path: Path) -> None:
+    """Write a network to a file, in the format that its suffix names. The file is complete or not written at all.
+
+    Raises:
+        UserError: if the suffix is unknown, a library is missing, or the format cannot hold one of the layers.
+    """
+    with _require_libraries():
+        write = _function(path, WRITERS, "written")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            return [str(name) for name in json.loads((path / "manifest.json").read_text())["classes"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{path} holds no prepared data; give its folder, or a file with a name a line") from None
+            write(temporary, network)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def imported(
+    path: Path,
+    config_name: str | None = None,
+    pixels: str | None = None,
+    mean: str | None = None,
+    classes: Path | None = None,
+) -> tuple[Network, list[list[str]]]:
+    """Read a network from a file of this or of another program.
+
+    Args:
+        path: .safetensors, .pth, .pt, .onnx or .caffemodel.
+        config_name: the config that supplies what another program's file does not state.
+        pixels: what another program's network expects of its images, a key of PREPROCESSING.
+        mean: three numbers separated by commas, in place of the usual mean.
+        classes: file with a class name on each line, or folder of prepared data.
+
+    Returns:
+        The network, and a table of the conversion (see `foreign.convert`), which is empty for our own files.
+
+    Raises:
+        UserError: if an argument is missing, or superfluous since the file is our own; or if the network cannot be
+            represented. DataError: if the file is damaged.
+    """
+    network = _read(path)
+    if isinstance(network, Network):
+        if config_name or pixels or mean or classes:
+            raise UserError(f"{path} is self-describing; leave out --config, --pixels, --mean and --classes")
+        return network, []
+    if not config_name or not pixels:
+        raise UserError(
+            f"{path} was written by another program: give its --config (variants:caffe for Caffe's, "
+            "variants:one_weird_trick for torchvision's) and its --pixels (rgb, caffe or torchvision)"
+        )
+    preprocessing = PREPROCESSING[pixels]
+    if mean:
+        preprocessing = preprocessing._replace(mean=_parse_mean(mean))
+    base = config_files.parse(config_files.load(config_name))
+    return foreign.convert(network, base, preprocessing, _read_classes(classes) if classes else None)
+
+
+def _read(path: Path) -> Network | ForeignNetwork:
+    with _require_libraries():
+        return _function(path, READERS, "read")(path)
+
+
+def _function(path: Path, functions: Mapping[str, str], verb: str) -> Callable[..., Any]:
+    """The function for the suffix of `path`, from a module that is imported now."""
+    if path.suffix not in functions:
+        raise UserError(
+            f"{path}: '{path.suffix}' files cannot be {verb}, only {', '.join(functions)}; give one of those"
+        )
+    return pkgutil.resolve_name(f"alexnet_jax.interop.{functions[path.suffix]}")
+
+
+@contextlib.contextmanager
+def _require_libraries() -> Iterator[None]:
+    """Turn the absence of a format's library into UserError."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = "torch" if error.name == "torch" else '"alexnet_jax[interop]"'
+        raise UserError(f"{error.name} is not installed: pip install {package}") from None
+
+
+def _parse_mean(text: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = map(float, text.split(","))
+        if not math.isfinite(first + second + third):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"--mean {text} is not three numbers separated by commas") from None
+    return first, second, third
+
+
+def _read_classes(path: Path) -> list[str]:
+    if path.is_dir():
+        return manifest.read(path).classes
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not in UTF-8; save it so, a name a line") from None
+        raise UserError(f"{path} is not encoded in UTF-8; save it as UTF-8, with a name on each line") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -1,7 +1,7 @@
-"""Where a weight lies: ours, split over towers, and PyTorch's, where groups are towers. Only moves, no arithmetic.
+"""Conversion of parameters to and from PyTorch's array layout, which Caffe and ONNX share. Values are only moved.
 
-ours      kernel [tower, k, k, in, out / towers] and [tower, in, out / towers]; maps are flattened as [H, W, C]
-PyTorch   weight [out, in / groups, k, k] and [out, in]; maps are flattened as [C, H, W]. Caffe and ONNX have it so too
+here      kernel [tower, k, k, in, out / towers] or [tower, in, out / towers]; feature maps are flattened as [H, W, C]
+PyTorch   weight [out, in / groups, k, k] or [out, in]; groups are towers; feature maps are flattened as [C, H, W]
 """
 
 import math
@@ -16,26 +16,25 @@ Params = dict[str, dict[str, np.ndarray]]
 
 
 def groups(spec: Model) -> dict[str, int]:
-    """In how many groups each convolution sees the maps before it."""
-    alone = {name for name, conv in spec.convs() if not conv.exchange} - {"conv1"}
-    return {name: spec.towers if name in alone else 1 for name, _ in spec.convs()}
+    """The number of groups of each convolution: more than one where a tower sees only its own feature maps."""
+    return {name: 1 if name == "conv1" or conv.exchange else spec.towers for name, conv in spec.convs()}
 
 
 def check(spec: Model) -> None:
-    """Raises UserError if PyTorch has no layer for one of this network."""
+    """Raise UserError if PyTorch has no equivalent of one of the layers."""
     local = [name for name, conv in spec.convs() if not conv.shared]
     sees_all = {name: dense.exchange for name, dense in spec.hidden()} | {"fc8": spec.fc8.exchange}
     apart = [name for name, exchange in sees_all.items() if not exchange and spec.towers > 1]
     if local or apart:
-        what = "has kernels of its own at every place" if local else "sees its own tower only"
+        what = "has separate kernels for every position" if local else "sees only its own tower"
         raise UserError(
             f"{', '.join(local or apart)} {what}, which other programs have no layer for; export to .stablehlo, which "
-            "holds any network"
+            "can hold any network"
         )
 
 
 def to_torch(spec: Model, params: Params) -> dict[str, np.ndarray]:
-    """Our parameters as `LAYER.weight` and `LAYER.bias`, float32."""
+    """Parameters as float32 tensors `LAYER.weight` and `LAYER.bias`. Raises UserError as `check` does."""
     check(spec)
     tensors = {}
     for name, leaves in params.items():
@@ -46,37 +45,32 @@ def to_torch(spec: Model, params: Params) -> dict[str, np.ndarray]:
             weight = kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
             if name == _first_dense(spec):
                 weight = weight[:, _flattened(spec)]
-        if name == "fc8":  # behind the classes there may be columns that stand for none
+        if name == "fc8":  # it may have more columns than classes
             weight, bias = weight[: spec.num_classes], bias[: spec.num_classes]
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
     return tensors
 
 
 def from_torch(spec: Model, tensors: dict[str, np.ndarray]) -> Params:
-    """What `to_torch` gave, or another program's tensors under the same names. Raises UserError on other shapes.
+    """The parameters of `to_torch`'s tensors, or of another program's under the same names.
 
-    Columns of fc8 that stand for no class are zeros.
+    Columns of fc8 without a class are zero. Raises UserError if a tensor has the wrong shape.
     """
     check(spec)
-    shapes, towers = activations.shapes(spec)[0], spec.towers
+    towers = spec.towers
     params: Params = {}
-    for name, wanted in shapes.items():
-        *rest, units = wanted["kernel"][1:]
-        fits = {
-            "weight": (towers * units, rest[-1], *rest[:-1]),
-            "bias": (towers * units,),
-        }
-        weight, bias = (np.asarray(tensors[f"{name}.{kind}"], np.float32) for kind in fits)
-        if name == "fc8":
-            missing = towers * units - spec.num_classes
-            fits = {kind: (spec.num_classes, *shape[1:]) for kind, shape in fits.items()}
-        for kind, of in (("weight", weight), ("bias", bias)):
-            if of.shape != fits[kind]:
+    for name, leaves in activations.shapes(spec)[0].items():
+        *kernel_size, fan_in, units = leaves["kernel"][1:]
+        outputs = spec.num_classes if name == "fc8" else towers * units
+        expected = {"weight": (outputs, fan_in, *kernel_size), "bias": (outputs,)}
+        weight, bias = (np.asarray(tensors[f"{name}.{kind}"], np.float32) for kind in expected)
+        for kind, tensor in (("weight", weight), ("bias", bias)):
+            if tensor.shape != expected[kind]:
                 raise UserError(
-                    f"{name}.{kind} has the shape {of.shape} and the config's network needs {fits[kind]}; give the "
-                    "--config of the network that the weights are of"
+                    f"{name}.{kind} has the shape {tensor.shape}, but the config's network needs {expected[kind]}; "
+                    "give the --config of the network that the weights belong to"
                 )
-        if name == "fc8":
+        if missing := towers * units - outputs:
             weight, bias = np.pad(weight, ((0, missing), (0, 0))), np.pad(bias, (0, missing))
         if weight.ndim == 4:
             kernel = weight.reshape(towers, units, *weight.shape[1:]).transpose(0, 3, 4, 2, 1)
@@ -93,7 +87,7 @@ def _first_dense(spec: Model) -> str:
 
 
 def _flattened(spec: Model) -> np.ndarray:
-    """For each place in [C, H, W], channels of all towers in a row, that in our [H, W, C]."""
+    """For each index into the flattened [C, H, W] of all towers, the index into [H, W, C]."""
     last = spec.convs()[-1][0]
     height, width, channels = activations.shapes(spec)[1][f"{last}_output"]
     shape = (height, width, channels * spec.towers)

@@ -1,4 +1,4 @@
-"""`load(FILE)`: a network that `alexnet_jax.interop export` wrote, in PyTorch. Needs only torch and safetensors."""
+"""`load(FILE)` opens in PyTorch what `alexnet export` wrote. This module needs only torch and safetensors."""
 
 import json
 
@@ -8,17 +8,17 @@ from torch.nn import functional
 
 
 class AlexNet(nn.Module):
-    """Logits [B, classes] of images [B, 3, S, S] in 0..255 without their mean; towers are groups."""
+    """Logits [B, classes] of images [B, 3, S, S] in 0..255 minus their mean. Groups of convolutions are towers."""
 
     def __init__(self, model: dict, state: dict):
         super().__init__()
         self.model, self.convs = model, [name for i in range(1, 7) if model[name := f"conv{i}"]]
         self.hidden = [name for name in ("fc6", "fc7") if model[name]]
         for name in (*self.convs, *self.hidden, "fc8"):
-            out, into, *kernel = state[f"{name}.weight"].shape
+            out, fan_in, *kernel = state[f"{name}.weight"].shape
             groups = 1 if name == "conv1" or model[name]["exchange"] else model["towers"]
-            conv = [into * groups, out, kernel, model[name]["stride"]] if kernel else []
-            setattr(self, name, nn.Conv2d(*conv, groups=groups) if kernel else nn.Linear(into, out))
+            conv = [fan_in * groups, out, kernel, model[name]["stride"]] if kernel else []
+            setattr(self, name, nn.Conv2d(*conv, groups=groups) if kernel else nn.Linear(fan_in, out))
         self.load_state_dict(state)
 
     def forward(self, x):
@@ -32,7 +32,7 @@ class AlexNet(nn.Module):
         for name in self.hidden:
             x = self.activation(getattr(self, name)(x))
             if self.model[name]["dropout"]:
-                x = functional.dropout(x, rate, self.training)  # scaled in training, which "test" undoes
+                x = functional.dropout(x, rate, self.training)  # scales up in training, which "test" undoes
                 x = x * (1 - rate) if self.model["dropout_scaling"] == "test" else x
         return self.fc8(x)
 
@@ -42,7 +42,7 @@ class AlexNet(nn.Module):
     def lrn(self, x):
         n, alpha, beta, k = (self.model["lrn"][name] for name in ("n", "alpha", "beta", "k"))
         towers = x.chunk(1 if self.model["lrn"]["across_towers"] else self.model["towers"], dim=1)
-        return torch.cat([functional.local_response_norm(of, n, alpha * n, beta, k) for of in towers], dim=1)
+        return torch.cat([functional.local_response_norm(tower, n, alpha * n, beta, k) for tower in towers], dim=1)
 
     def map_norm(self, x):
         n, alpha, beta = (self.model["map_norm"][name] for name in ("n", "alpha", "beta"))
@@ -54,28 +54,31 @@ class AlexNet(nn.Module):
 
 
 def load(path):
-    """The network of a .safetensors or .pth file, its class names, and a function that makes images ready.
+    """The network of a .safetensors or .pth file, its class names, and its preprocessing.
 
-    That takes [B, size, size, 3] uint8, RGB, as stored by `prepare`, and gives what the network takes.
+    The last is a function from [B, size, size, 3] uint8, RGB, as `alexnet prepare` stores images, to the network's
+    input.
     """
     if str(path).endswith(".pth"):
         file = torch.load(path, weights_only=True)
-        state, about = file["state_dict"], json.loads(file["alexnet_jax"])
+        state, metadata = file["state_dict"], file["alexnet_jax"]
     else:
         from safetensors import safe_open
 
         with safe_open(path, "pt") as file:
-            state, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        about = json.loads(about["alexnet_jax"])
-    mean = state.pop("mean_image")
-    crop, centred = about["config"]["model"]["image_size"], about["config"]["augment"]["mean_crop"] == "centre"
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()["alexnet_jax"]
+    metadata = json.loads(metadata)
+    mean, config = state.pop("mean_image"), metadata["config"]
+    crop = config["model"]["image_size"]
 
     def centre(images):
         top, left = (images.shape[-3] - crop) // 2, (images.shape[-2] - crop) // 2
         return images[..., top : top + crop, left : left + crop, :]
 
-    def ready(images):
-        seen = centre(images.float()) - centre(mean) if centred else centre(images.float() - mean)
-        return seen.permute(0, 3, 1, 2)
+    def preprocess(images):
+        centred = config["augment"]["mean_crop"] == "centre"
+        x = centre(images.float()) - centre(mean) if centred else centre(images.float() - mean)
+        return x.permute(0, 3, 1, 2)
 
-    return AlexNet(about["config"]["model"], state).eval(), about["classes"], ready
+    return AlexNet(config["model"], state).eval(), metadata["classes"], preprocess

@@ -1,4 +1,4 @@
-"""A network as a StableHLO program that JAX runs without this package.
+"""Export as a StableHLO program, which JAX runs without this package:
 
 import jax
 program = jax.export.deserialize(open("network.stablehlo", "rb").read())
@@ -13,17 +13,16 @@ import jax.numpy as jnp
 
 from alexnet_jax import sharding
 from alexnet_jax.inference import activations
-from alexnet_jax.interop.networks import Network
+from alexnet_jax.inference.network import Network
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def write(path: Path, network: Network) -> None:
-    """With the weights inside, for any batch, on any of PLATFORMS. All towers run on one device."""
+    """Write the program with its weights, for any batch size and all PLATFORMS. All towers run on one device."""
     config = network.config
     logits = activations.logits(config, sharding.make_mesh(1, 1, config.model.towers))
-
-    params, statistics = jax.tree.map(jnp.asarray, (network.params, network.statistics))
+    params, statistics = jax.tree.map(jnp.asarray, jax.device_get((network.params, network.statistics)))
 
     def program(image):
         return jax.nn.softmax(logits(params, image, statistics), axis=-1)

@@ -1,6 +1,6 @@
-"""A network as ONNX: stored pixels in, probabilities out, so that nothing has to be known to run it.
+"""Export to ONNX, from stored pixels to probabilities, so that running it takes no knowledge of preprocessing.
 
-image          [batch, size, size, 3] uint8, RGB, as `prepare` stores it
+image          [batch, size, size, 3] uint8, RGB, as `alexnet prepare` stores it
 logits         [batch, classes] float32
 probabilities  [batch, classes] float32
 """
@@ -12,43 +12,40 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_jax.interop.layouts import groups
-from alexnet_jax.interop.networks import MEAN, Network, described
-from alexnet_jax.interop.onnx_in import ABOUT
+from alexnet_jax.inference.network import Network
+from alexnet_jax.interop import layouts
+from alexnet_jax.interop.networks import MEAN, METADATA, to_tensors
 from alexnet_jax.model_config import Conv, Model
 
 OPSET = 26
 
 
 class _Graph:
-    """Nodes in a row: each takes what the one before gives."""
+    """Nodes in sequence: each takes the output of the one before."""
 
     def __init__(self, tensors: dict[str, np.ndarray]):
         self.nodes: list[Any] = []
         self.tensors = dict(tensors)
-        self.there = "image"
+        self.last = "image"
 
-    def add(self, kind: str, *others: str, output: str = "", **with_: Any) -> str:
+    def add(self, kind: str, *others: str, output: str = "", **attributes: Any) -> str:
         name = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [self.there, *others], [name], name=name, **with_))
-        self.there = name
+        self.nodes.append(helper.make_node(kind, [self.last, *others], [name], name=name, **attributes))
+        self.last = name
         return name
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """The name of a constant."""
-        array = np.asarray(value, dtype)
         name = f"constant_{len(self.tensors)}"
-        self.tensors[name] = array
+        self.tensors[name] = np.asarray(value, dtype)
         return name
 
 
 def write(path: Path, network: Network) -> None:
-    """Raises UserError if ONNX has no operator for a layer."""
-    tensors, about = described(network)
+    """Write the network. Raises UserError if ONNX has no operator for one of its layers."""
+    tensors, metadata = to_tensors(network)
     spec, size = network.config.model, network.config.data.size
     graph = _Graph(tensors)
-    _see(graph, spec.image_size, size, network.config.augment.mean_crop)
-    maps = 3
+    _add_preprocessing(graph, spec.image_size, size, network.config.augment.mean_crop)
     for name, conv in spec.convs():
         before, after = conv.padding
         graph.add(
@@ -58,10 +55,9 @@ def write(path: Path, network: Network) -> None:
             output=name,
             strides=[conv.stride] * 2,
             pads=[before, before, after, after],
-            group=groups(spec)[name],
+            group=layouts.groups(spec)[name],
         )
-        maps = conv.features
-        _follow(graph, spec, conv, maps)
+        _add_operations(graph, spec, conv)
     graph.add("Flatten", axis=1)
     for name, dense in spec.hidden():
         graph.add("Gemm", f"{name}.weight", f"{name}.bias", output=name, transB=1)
@@ -71,36 +67,37 @@ def write(path: Path, network: Network) -> None:
     graph.add("Gemm", "fc8.weight", "fc8.bias", output="logits", transB=1)
     graph.add("Softmax", output="probabilities", axis=1)
     shape: list[str | int | None] = ["batch", spec.num_classes]
-    made = helper.make_graph(
+    graph_proto = helper.make_graph(
         graph.nodes,
         "alexnet",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("logits", "probabilities")],
         [numpy_helper.from_array(array, name) for name, array in graph.tensors.items()],
     )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=ABOUT)
-    helper.set_model_props(model, {ABOUT: about})
+    model = helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=METADATA)
+    helper.set_model_props(model, {METADATA: metadata})
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
 
-def _see(graph: _Graph, crop: int, size: int, mean_crop: str) -> None:
-    """The centre crop without its mean, as `augment.evaluation_views` has it, [B, 3, crop, crop]."""
+def _add_preprocessing(graph: _Graph, crop: int, size: int, mean_crop: str) -> None:
+    """The centre crop minus its mean, [B, 3, crop, crop], as in `augment.evaluation_views`."""
     start = (size - crop) // 2
-    edges = [graph.constant(value, np.int64) for value in ([start, start], [start + crop, start + crop], [1, 2])]
+    starts, ends = (graph.constant([edge, edge], np.int64) for edge in (start, start + crop))
     graph.add("Cast", to=TensorProto.FLOAT)
     if mean_crop == "same":
         graph.add("Sub", MEAN)
-    seen = graph.add("Slice", *edges)
+    cropped = graph.add("Slice", starts, ends, graph.constant([1, 2], np.int64))
     if mean_crop == "centre":
-        graph.there, axes = MEAN, graph.constant([0, 1], np.int64)
-        mean = graph.add("Slice", *edges[:2], axes)
-        graph.there = seen
+        graph.last = MEAN
+        mean = graph.add("Slice", starts, ends, graph.constant([0, 1], np.int64))
+        graph.last = cropped
         graph.add("Sub", mean)
     graph.add("Transpose", perm=[0, 3, 1, 2])
 
 
-def _follow(graph: _Graph, spec: Model, conv: Conv, maps: int) -> None:
+def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
+    """What follows a convolution."""
     for operation in conv.then:
         if operation == "activation":
             graph.add(spec.activation.capitalize())
@@ -108,35 +105,27 @@ def _follow(graph: _Graph, spec: Model, conv: Conv, maps: int) -> None:
             window, stride = [spec.pool.window] * 2, [spec.pool.stride] * 2
             graph.add("MaxPool", kernel_shape=window, strides=stride, ceil_mode=int(spec.pool.ceil))
         elif operation == "lrn":
-            _normalize(graph, spec, maps)
+            _add_lrn(graph, spec, conv.features)
         else:
-            _normalize_maps(graph, spec)
+            _add_map_norm(graph, spec)
 
 
-def _normalize(graph: _Graph, spec: Model, maps: int) -> None:
-    lrn, parts = spec.lrn, 1 if spec.lrn.across_towers else spec.towers
-    settings: dict[str, Any] = {"size": lrn.n, "alpha": lrn.alpha * lrn.n, "beta": lrn.beta, "bias": lrn.k}
-    if parts == 1:
-        graph.add("LRN", **settings)
-        return
-    source, number = graph.there, len(graph.nodes)
-    towers = [f"tower_{number}_{i}" for i in range(parts)]
-    graph.nodes.append(helper.make_node("Split", [source], towers, axis=1, num_outputs=parts, name=f"split_{number}"))
-    done = []
-    for tower in towers:
-        graph.there = tower
-        done.append(graph.add("LRN", **settings))
-    graph.there = done[0]
-    graph.add("Concat", *done[1:], axis=1)
+def _add_lrn(graph: _Graph, spec: Model, maps: int) -> None:
+    lrn, separate = spec.lrn, spec.towers > 1 and not spec.lrn.across_towers
+    if separate:  # towers become examples
+        graph.add("Reshape", graph.constant([-1, maps // spec.towers, 0, 0], np.int64))
+    graph.add("LRN", size=lrn.n, alpha=lrn.alpha * lrn.n, beta=lrn.beta, bias=lrn.k)
+    if separate:
+        graph.add("Reshape", graph.constant([-1, maps, 0, 0], np.int64))
 
 
-def _normalize_maps(graph: _Graph, spec: Model) -> None:
-    norm, source = spec.map_norm, graph.there
+def _add_map_norm(graph: _Graph, spec: Model) -> None:
+    norm, source = spec.map_norm, graph.last
     graph.add("Mul", source)
     half = norm.n // 2
     graph.add("AveragePool", kernel_shape=[norm.n] * 2, pads=[half] * 4, strides=[1, 1], count_include_pad=1)
     graph.add("Mul", graph.constant(norm.alpha * norm.n**2))
     graph.add("Add", graph.constant(1.0))
     scale = graph.add("Pow", graph.constant(norm.beta))
-    graph.there = source
+    graph.last = source
     graph.add("Div", scale)

@@ -1,0 +1,218 @@
+"""Networks of other programs, as a sequence of layers, and their conversion to ours."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+from alexnet_jax.inference.network import Network
+from alexnet_jax.interop import layouts
+from alexnet_jax.run import config_files
+from alexnet_jax.run_config import Config
+
+
+class ForeignLayer(NamedTuple):
+    """A convolutional or fully connected layer as its file has it."""
+
+    name: str
+    weight: np.ndarray  # [out, in / groups, k, k], or [out, in]
+    bias: np.ndarray  # [out]
+    settings: dict[str, Any] | None  # keys of model_config.Conv (fully connected: only `then`); None: not in the file
+
+
+class ForeignNetwork(NamedTuple):
+    path: Path
+    layers: list[ForeignLayer]
+    model: dict[str, Any]  # keys of model_config.Model that the file states: image_size, lrn, pool, activation
+
+    def follow(self, operation: str, settings: dict[str, Any], name: str) -> None:
+        """Append an operation to the last layer's `then`, with its settings as keys of model_config.Model.
+
+        Raises UserError if these differ from an earlier operation's: here all layers share them.
+        """
+        assert self.layers[-1].settings is not None
+        self.layers[-1].settings["then"].append(operation)
+        for key, value in settings.items():
+            if self.model.setdefault(key, value) != value:
+                raise UserError(
+                    f"{self.path}: {name} has {key} = {value}, but an earlier layer has {self.model[key]}; layers with "
+                    "different settings are not supported"
+                )
+
+
+class Preprocessing(NamedTuple):
+    """The input that a program's network expects: (pixel * scale - mean) / std, in its order of colours."""
+
+    scale: float  # of pixels 0..255
+    mean: tuple[float, float, float]  # in the network's own order of colours
+    std: tuple[float, float, float]
+    bgr: bool
+
+
+PREPROCESSING = {
+    "rgb": Preprocessing(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), bgr=False),
+    "torchvision": Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), bgr=False),
+    "caffe": Preprocessing(1.0, (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), bgr=True),  # ILSVRC-2012's mean, rounded
+}
+
+
+def convert(
+    foreign: ForeignNetwork, base: Config, preprocessing: Preprocessing, classes: list[str] | None
+) -> tuple[Network, list[list[str]]]:
+    """Convert another program's network to ours.
+
+    Args:
+        foreign: the network as its file has it.
+        base: the config that supplies what the file does not state.
+        preprocessing: the network's input, which becomes part of conv1's kernels and of the mean image.
+        classes: their names; None numbers them.
+
+    Returns:
+        The network as of step 0, and a table with a row for each change: our layer, theirs, shape, what was done.
+
+    Raises:
+        UserError: if it is not an AlexNet, or has something that cannot be represented.
+    """
+    names = _layer_names(foreign, base)
+    groups = _groups(foreign, names)
+    # Other programs scale the units that dropout keeps in training, and do nothing at test time.
+    model = base.model.model_dump() | foreign.model | {"dropout_scaling": "training", "towers": max(groups.values())}
+    model |= {name: None for name in ("conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7") if name not in names}
+    model["num_classes"] = len(foreign.layers[-1].weight)
+    tensors, rows = {}, []
+    for name, layer in zip(names, foreign.layers, strict=True):
+        weight = layer.weight
+        if not (np.isfinite(weight).all() and np.isfinite(layer.bias).all()):
+            raise UserError(
+                f"{foreign.path}: {layer.name} has weights that are not finite; the file is damaged, or its training "
+                "diverged"
+            )
+        done: list[str] = []
+        if name in groups:
+            model[name] |= _conv_settings(foreign.path, name, layer, groups[name], model["towers"], done)
+        else:
+            _check_activation(foreign.path, name, layer)
+            model[name] |= {"exchange": True} | ({} if name == "fc8" else {"features": len(weight)})
+        if name == "conv1":
+            weight = _for_stored_pixels(weight, preprocessing, done)
+        if name == names[len(groups)]:
+            done.append("inputs from [C, H, W] to [H, W, C]")
+        if name == "fc8" and model["towers"] > 1:
+            done.append(f"classes split over {model['towers']} towers")
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, layer.bias
+        rows.append([name, layer.name, "x".join(map(str, weight.shape)), "; ".join(done)])
+    data = {"source": "prepared", "size": max(base.data.size, model["image_size"])}
+    config = config_files.changed(base, model=model, data=data)
+    if groups != layouts.groups(config.model):
+        raise UserError(
+            f"{foreign.path}: groups of {groups} are not supported; the layers must have 1 group or all the same number"
+        )
+    statistics = _statistics(preprocessing, config.data.size)
+    classes = classes or [f"class {i}" for i in range(config.model.num_classes)]
+    if len(classes) != config.model.num_classes:
+        raise UserError(f"--classes names {len(classes)} classes, but the network has {config.model.num_classes}")
+    params = layouts.from_torch(config.model, tensors)
+    return Network(config, classes, statistics, params, 0, foreign.path), rows + _common_rows(config, statistics)
+
+
+def as_decimal(number: float) -> float:
+    """The short decimal from which a float32 was made."""
+    return float(f"{number:.7g}")
+
+
+def _layer_names(foreign: ForeignNetwork, base: Config) -> list[str]:
+    """Our name of each layer."""
+    axes = [layer.weight.ndim for layer in foreign.layers]
+    convs, denses = axes.count(4), len(axes) - axes.count(4)
+    if not 1 <= convs <= 6 or not 1 <= denses <= 3 or axes != sorted(axes, reverse=True):
+        layers = ", ".join(f"{layer.name} {list(layer.weight.shape)}" for layer in foreign.layers)
+        raise UserError(
+            f"{foreign.path} is not an AlexNet, which has 1 to 6 convolutions and then 1 to 3 fully connected layers: "
+            f"{layers}"
+        )
+    names = [f"conv{i + 1}" for i in range(convs)] + ["fc6", "fc7"][: denses - 1] + ["fc8"]
+    missing = [name for name in names if getattr(base.model, name) is None]
+    if missing:
+        raise UserError(
+            f"{foreign.path} has {len(names)} layers, but --config has no {', '.join(missing)}; give a config that does"
+        )
+    return names
+
+
+def _groups(foreign: ForeignNetwork, names: list[str]) -> dict[str, int]:
+    """The number of groups of each convolution, from the number of feature maps that a kernel spans."""
+    groups, maps = {}, 3
+    for name, layer in zip(names, foreign.layers, strict=True):
+        if layer.weight.ndim != 4:
+            break
+        span = layer.weight.shape[1]
+        if span == 0 or maps % span:
+            raise UserError(f"{foreign.path}: {layer.name} has kernels over {span} of {maps} maps, which are no groups")
+        groups[name] = maps // span
+        maps = len(layer.weight)
+    return groups
+
+
+def _conv_settings(path: Path, name: str, layer: ForeignLayer, groups: int, towers: int, done: list[str]) -> dict:
+    """A convolution's settings, as keys of model_config.Conv."""
+    height, width = layer.weight.shape[2:]
+    if height != width:
+        raise UserError(f"{path}: {layer.name} has kernels of {height}x{width}; only square ones are supported")
+    if groups > 1:
+        done.append(f"{groups} groups become {groups} towers")
+    elif towers > 1:
+        done.append("kernels split over the towers" if name == "conv1" else "sees all towers")
+    settings = {"features": len(layer.weight), "kernel": height, "shared": True} | (layer.settings or {})
+    if "then" in settings:
+        settings["then"] = tuple(settings["then"])
+    return settings | {"exchange": name != "conv1" and groups == 1 and towers > 1}
+
+
+def _check_activation(path: Path, name: str, layer: ForeignLayer) -> None:
+    """Raise UserError unless a hidden fully connected layer is followed by an activation alone, and fc8 by nothing."""
+    expected = [] if name == "fc8" else ["activation"]
+    if layer.settings is not None and layer.settings["then"] != expected:
+        raise UserError(
+            f"{path}: {layer.name} is followed by {', '.join(layer.settings['then']) or 'nothing'}, but {name} can "
+            f"only be followed by {', '.join(expected) or 'nothing'}; this network is not supported"
+        )
+
+
+def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: list[str]) -> np.ndarray:
+    """conv1's kernels [out, 3, k, k] for RGB pixels in 0..255 minus their mean."""
+    if preprocessing.scale != 1 or preprocessing.std != (1.0, 1.0, 1.0):
+        factors = preprocessing.scale / np.array(preprocessing.std)
+        weight = (weight * factors[None, :, None, None]).astype(np.float32)
+        done.append(f"times {', '.join(f'{factor:.6g}' for factor in factors)} (its scale of pixels)")
+    if preprocessing.bgr:
+        weight = weight[:, ::-1]
+        done.append("BGR to RGB")
+    return weight
+
+
+def _statistics(preprocessing: Preprocessing, size: int) -> Statistics:
+    mean = np.array(preprocessing.mean, np.float32)[:: -1 if preprocessing.bgr else 1] / preprocessing.scale
+    return Statistics(
+        np.broadcast_to(mean.astype(np.float32), (size, size, 3)).copy(),
+        np.zeros(3, np.float32),  # the file states no colour covariance, so there is no colour noise
+        np.eye(3, dtype=np.float32),
+    )
+
+
+def _common_rows(config: Config, statistics: Statistics) -> list[list[str]]:
+    """The rows of the table that concern no single layer."""
+    model, lrn, pool = config.model, config.model.lrn, config.model.pool
+    mean = ", ".join(f"{value:.6g}" for value in statistics.mean_image[0, 0])
+    size = model.image_size
+    rows = [
+        ["image", "", f"{size}x{size}x3", f"centre of {config.data.size}x{config.data.size}; mean {mean} (RGB)"],
+        ["dropout", "", "", "scaled in training, nothing at test time"],
+    ]
+    if any("lrn" in conv.then for _, conv in model.convs()):
+        reach = "across towers" if lrn.across_towers else "within a tower"
+        how = f"k = {lrn.k:g}, n = {lrn.n}, alpha = {lrn.alpha:g} of the sum (not of the mean), {reach}"
+        rows.append(["normalization", "", "", how])
+    rounding = "sizes rounded up" if pool.ceil else "sizes rounded down"
+    return [*rows, ["pooling", "", f"{pool.window}x{pool.window} /{pool.stride}", rounding]]

@@ -1,0 +1,83 @@
+"""Files of named tensors: .safetensors, and PyTorch's .pth, which are read without running code from them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.inference.network import Network
+from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork
+from alexnet_jax.interop.networks import METADATA, from_tensors, to_tensors
+
+
+def write_safetensors(path: Path, network: Network) -> None:
+    from safetensors.numpy import save_file
+
+    tensors, metadata = to_tensors(network)
+    save_file(tensors, path, {METADATA: metadata})
+
+
+def read_safetensors(path: Path) -> Network | ForeignNetwork:
+    """Read our own network, or another program's state dict. Raises DataError if the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, TypeError) as error:  # TypeError: for element types that NumPy lacks
+        raise DataError(f"{path} is not a valid .safetensors file: {error}") from None
+    return from_tensors(tensors, metadata[METADATA], path) if METADATA in metadata else _foreign(tensors, path)
+
+
+def write_pth(path: Path, network: Network) -> None:
+    import torch
+
+    tensors, metadata = to_tensors(network)
+    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    torch.save({"state_dict": state, METADATA: metadata}, path)
+
+
+def read_pth(path: Path) -> Network | ForeignNetwork:
+    """As `read_safetensors`. Files that hold more than tensors and plain values are refused, and their code not run."""
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # pickle, zipfile and torch raise many types
+        reason = " ".join(str(error).split("\n")[0].split())[:200]
+        raise DataError(f"{path} is damaged, or holds more than weights, which is not loaded: {reason}") from None
+    content = content if isinstance(content, dict) else {}
+    state, metadata = content.get("state_dict", content), content.get(METADATA)
+    values = state.items() if isinstance(state, dict) else ()
+    tensors = {  # float32, also if they are stored as narrower floats
+        str(name): value.detach().float().numpy() for name, value in values if isinstance(value, torch.Tensor)
+    }
+    return from_tensors(tensors, metadata, path) if isinstance(metadata, str) else _foreign(tensors, path)
+
+
+def _foreign(tensors: dict[str, np.ndarray], path: Path) -> ForeignNetwork:
+    """The layers of a state dict: convolutions, then fully connected ones, each in the order of their numbers.
+
+    Weights have two or four axes, and a bias is named as its weight. Raises UserError if there are other tensors.
+    """
+    weights = [name for name in tensors if name.endswith("weight") and tensors[name].ndim in (2, 4)]
+    biases = {name: name.removesuffix("weight") + "bias" for name in weights}
+    other = sorted(set(tensors) - set(weights) - set(biases.values()))
+    if other or not weights:
+        raise UserError(
+            f"{path} does not hold the state dict of an AlexNet: {', '.join(other[:5]) or 'it has no weights'}; names "
+            "must end in weight or bias, and weights must have two or four axes"
+        )
+    layers = []
+    for name in sorted(weights, key=lambda name: (-tensors[name].ndim, _natural_key(name))):
+        bias = tensors.get(biases[name], np.zeros(len(tensors[name]), np.float32))
+        layers.append(ForeignLayer(name.removesuffix("weight").rstrip("._"), tensors[name], bias, None))
+    return ForeignNetwork(path, layers, {})
+
+
+def _natural_key(name: str) -> list[str | int]:
+    """A sort key that puts features.3 before features.10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
