@@ -6,6 +6,7 @@ import importlib.metadata
 import sys
 
 from alexnet_jax import errors
+from alexnet_jax.run import start_up
 
 COMMANDS = {  # heading -> subcommand -> (module of commands/, what it does)
     "Data": {
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the subcommand that `argv` (default: the process's arguments) names, and exit with its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv else ""
+    start_up.prepare_process()
     if name == "train":  # its flags are absl's: configs are overridden as --config.KEY=VALUE
         from alexnet_jax import main as training
 
@@ -65,7 +67,9 @@ def main(argv: list[str] | None = None) -> None:
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument("--version", action="version", version=importlib.metadata.version("alexnet_jax"))
+        parser.add_argument(
+            "--version", action="version", version=f"alexnet_jax {importlib.metadata.version('alexnet_jax')}"
+        )
         parser.add_argument("command", metavar="COMMAND", choices=MODULES, help=argparse.SUPPRESS)
         parser.parse_args(argv)
 

@@ -4,115 +4,114 @@ import collections
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from alexnet_jax import STARTED, optim, steps
-from alexnet_jax.data.loader import Batches, Order
-from alexnet_jax.errors import DataError, NonFinite
+from alexnet_jax.errors import DataError
 from alexnet_jax.run import processes
 from alexnet_jax.run.checkpoint import Position
-from alexnet_jax.run.log_lines import Watch
-from alexnet_jax.run.stopping import Stop
-from alexnet_jax.run.writer import Writer
-from alexnet_jax.run_config import Config
+from alexnet_jax.run.log_lines import LogLines
+from alexnet_jax.trainer import Trainer
 
-STEPS_AHEAD = 2  # the host runs so many steps ahead of the device: enough to keep it busy, and bounded memory
+STEPS_AHEAD = 2  # steps that the host runs ahead of the devices: enough to keep them busy, and bounded memory
 
 
-class Run(NamedTuple):
-    """What a run is made of."""
+class Loop:
+    """The steps of a run, from a state and position on."""
 
-    config: Config
-    order: Order
-    last_step: int
-    batches: Batches
-    writer: Writer
-    advance: Callable[[Any, np.ndarray], tuple[Any, steps.Seen]]
-    validate: Callable[[int, Any], dict[str, float] | None]
-    save: Callable[[int, Any, optim.Validation], None]
-    refused: Callable[[int], NonFinite]
-    stop: Stop
+    def __init__(self, trainer: Trainer, state: steps.TrainState, position: Position):
+        self._trainer, self._config, self._state = trainer, trainer.config, state
+        self._first = self._step = self._saved = position.next_batch
+        self._validation = position.validation
+        self._epoch_steps, self._last_step = trainer.inputs.order.steps_per_epoch, trainer.inputs.last_step
+        self._log = LogLines(trainer.config, trainer.writer, trainer.batches, self._step, self._last_step)
+        self._in_flight: collections.deque[steps.StepReport] = collections.deque()
+        self._due_line: Callable[[], None] | None = None  # a log line whose numbers the devices may still compute
 
+    def run(self) -> int:
+        """Train to the last step, or until asked to stop. Returns the step it ended at, whose state is saved."""
+        try:
+            while not self._pause():
+                self._take_step()
+        except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
+            if processes.several():  # the others wait in a step that cannot take place
+                raise
+            self._settle(0)
+            self._save()
+            saved = f"\nStep {self._step} is saved; once the data is repaired, the same command resumes it"
+            raise DataError(f"{error}{saved if self._step else ''}") from None
+        return self._step
 
-def loop(run: Run, state: steps.TrainState, position: Position) -> int:
-    """Steps, and when to log, validate, save and stop. Returns the step it ended at."""
-    config, writer, last_step, epoch_steps = run.config, run.writer, run.last_step, run.order.steps_per_epoch
-    step = saved = position.next_batch
-    validation = position.validation
-    validate_every = config.train.eval_every_epochs * epoch_steps
-    in_flight: collections.deque[steps.Seen] = collections.deque()
-    pending: Callable[[], None] | None = None  # a log line whose numbers the device may still be computing
-    watch = Watch(config, writer, run.batches, step, last_step)
+    def _pause(self) -> bool:
+        """Between two steps: validate and save if it is time to. Returns whether to stop."""
+        last = self._step >= self._last_step or self._log.target_reached
+        due = self._step > 0 and (last or self._step % self._validation_interval == 0)
+        if due and self._validation.step != self._step:
+            self._settle(0)
+            self._validate()
+            self._log.clock.restart(self._step)
+        stop = last or self._trainer.stop()
+        if stop or self._step % self._config.train.save_every_steps == 0:
+            self._save()
+        return stop
 
-    def settle(ahead: int) -> None:
-        """Waits until the device is no more than `ahead` steps behind; then writes the log line that is due."""
-        nonlocal pending
-        while len(in_flight) > ahead:
-            seen = in_flight.popleft()
-            if not math.isfinite(float(seen.loss)):
-                raise run.refused(step)
-            run.stop.hear(seen.stop)
-        pending = pending and pending()
-        if ahead == 0 and not steps.is_finite(state):  # nothing unsound is ever saved or judged
-            raise run.refused(step)
+    def _take_step(self) -> None:
+        trainer, epoch = self._trainer, self._step // self._epoch_steps
+        rates = optim.rates(self._config.optim, self._state.params, epoch, self._validation)
+        self._state, report = trainer.step(self._state, rates)
+        self._step += 1
+        self._in_flight.append(report)
+        if not self._log.clock.running:  # the first step compiles; it does not count in images/s
+            self._settle(0)
+            if self._step == self._first + 1:
+                trainer.writer.message(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
+            self._log.clock.restart(self._step)
+        self._settle(STEPS_AHEAD)
+        trainer.writer.advance()
+        for line in trainer.batches.news():
+            trainer.writer.warning(f"step {self._step}: {line}; the next intact image takes its place")
+        if self._step % self._config.train.log_every_steps == 0:
+            rate = optim.learning_rate(self._config.optim, epoch, self._validation)
+            epochs = self._step / self._epoch_steps
+            self._due_line = self._log.line(self._step, epochs, self._state.metrics, rate)
+            self._state = steps.clear_metrics(self._state)
 
-    try:
-        while True:
-            last = step >= last_step or watch.reached
-            due = step > 0 and (step % validate_every == 0 or last)
-            if due and validation.step != step:
-                settle(0)
-                validation = _validated(run, step, state, validation)
-                watch.clock.restart(step)
-            stop = last or run.stop()
-            if step != saved and (stop or step % config.train.save_every_steps == 0):
-                settle(0)
-                run.save(step, state, validation)
-                saved = step
-            if stop:
-                return step
+    def _settle(self, ahead: int) -> None:
+        """Wait until the devices are at most `ahead` steps behind; then write the log line that is due."""
+        while len(self._in_flight) > ahead:
+            report = self._in_flight.popleft()
+            if not math.isfinite(float(report.loss)):
+                raise self._trainer.diagnose(self._step)
+            self._trainer.stop.hear(report.stop)
+        if self._due_line:
+            self._due_line()
+            self._due_line = None
+        if ahead == 0 and not steps.is_finite(self._state):  # no unsound state is ever saved or evaluated
+            raise self._trainer.diagnose(self._step)
 
-            learning_rate = optim.learning_rate(config.optim, step // epoch_steps, validation)
-            rates = optim.rates(config.optim, state.params, step // epoch_steps, validation)
-            state, seen = run.advance(state, rates)
-            step += 1
-            in_flight.append(seen)
-            if not watch.clock.running:  # the first step compiles; it is not counted in images/s
-                settle(0)
-                if step == position.next_batch + 1:
-                    writer.message(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
-                watch.clock.restart(step)
-            settle(STEPS_AHEAD)
-            writer.advance()
-            for line in run.batches.news():
-                writer.warning(f"step {step}: {line}; the next sound image takes its place")
-            if step % config.train.log_every_steps == 0:
-                pending = watch.line(step, step / epoch_steps, state.metrics, learning_rate)
-                state = steps.clear_metrics(state)
-    except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
-        if processes.several():  # the others wait in a step that cannot be
-            raise
-        settle(0)
-        if step != saved:
-            run.save(step, state, validation)
-        there = f"\nStep {step} is saved; once mended, the same command goes on" if step else ""
-        raise DataError(f"{error}{there}") from None
+    def _save(self) -> None:
+        if self._step != self._saved:
+            self._settle(0)
+            self._trainer.save(self._step, self._state, self._validation)
+            self._saved = self._step
 
+    @property
+    def _validation_interval(self) -> int:
+        return self._config.train.eval_every_epochs * self._epoch_steps
 
-def _validated(run: Run, step: int, state: steps.TrainState, before: optim.Validation) -> optim.Validation:
-    """Validates, and tells of it. What the schedule has seen then, `before` and now; as before if asked to stop."""
-    result, epoch_steps, split = run.validate(step, state), run.order.steps_per_epoch, run.config.data.eval_split
-    if result is None:
-        return before
-    run.writer.scalars(step, split, result)
-    run.writer.message(
-        f"step {step}  epoch {step / epoch_steps:g}  {split}: loss {result['loss']:.4f}  top-1 error "
-        f"{result['top1_error']:.2%}  top-5 error {result['top5_error']:.2%}  of {result['count']} images"
-    )
-    seen, schedule = before, run.config.optim.schedule
-    if step % (run.config.train.eval_every_epochs * epoch_steps) == 0:
-        patience = schedule.patience_epochs * epoch_steps
-        seen = optim.validated(before, step, result["top1_error"], patience, schedule.max_drops)
-    return seen._replace(step=step)
+    def _validate(self) -> None:
+        """Validate, log the result, and let the learning rate's schedule know; nothing of it if asked to stop."""
+        step, split, schedule = self._step, self._config.data.eval_split, self._config.optim.schedule
+        result = self._trainer.validate(step, self._state)
+        if result is None:
+            return
+        self._trainer.writer.scalars(step, split, result)
+        self._trainer.writer.message(
+            f"step {step}  epoch {step / self._epoch_steps:g}  {split}: loss {result['loss']:.4f}  top-1 error "
+            f"{result['top1_error']:.2%}  top-5 error {result['top5_error']:.2%}  of {result['count']} images"
+        )
+        if step % self._validation_interval == 0:
+            patience = schedule.patience_epochs * self._epoch_steps
+            self._validation = optim.validated(
+                self._validation, step, result["top1_error"], patience, schedule.max_drops
+            )
+        self._validation = self._validation._replace(step=step)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import errors
 from alexnet_jax.errors import UserError
-from alexnet_jax.run import config_files
+from alexnet_jax.run import config_files, start_up
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config: a file, or a name such as digits; see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Created if missing.")
@@ -90,6 +90,7 @@ def run() -> None:
 
 def start(argv: list[str]) -> None:
     """Parse `argv`, the program's name first, and train. Does not return."""
+    start_up.prepare_process()
     sys.argv = argv  # absl and ml_collections read it
     app.run(main, argv, flags_parser=parse_flags)
 

@@ -1,6 +1,6 @@
-"""The runs below a folder, their errors, and in which config keys they differ: alexnet runs DIR
+"""List the runs below a folder: their errors, and the config keys in which they differ.
 
-Reads no arrays, so that hundreds of runs are listed at once. A run that is damaged is named and passed over.
+Reads no arrays, so hundreds of runs are listed at once. Damaged runs are named and left out.
 """
 
 import argparse
@@ -9,90 +9,76 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import workdir
 
-EVALUATION = "evaluation.json"
 COLUMNS = ("run", "step", "best error", "last error", "evaluated", "written")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="folder with workdirs of alexnet_jax.main below it")
-    parser.add_argument("--json", action="store_true", help="a list of objects instead of a table")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="folder with runs below it")
+    parser.add_argument("--json", action="store_true", help="print a list of objects instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> None:
     if not arguments.directory.is_dir():
         raise UserError(f"there is no folder {arguments.directory}")
-    found, damaged = listed(arguments.directory)
-    if not found and not damaged:
-        raise UserError(f"{arguments.directory} holds no run; give the folder above --workdir of alexnet_jax.main")
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(table(found))
+    runs, damaged = listed(arguments.directory)
+    if not runs and not damaged:
+        raise UserError(f"{arguments.directory} holds no run; give the folder above the --workdir of training runs")
+    print(json.dumps(runs, indent=2) if arguments.json else table(runs))
     if damaged:
         raise UserError("not listed: " + "; ".join(damaged))
 
 
 def listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The runs in and below a folder by name, and what is wrong with those that cannot be read.
+    """The runs in and below a folder, sorted by name, and what is wrong with those that cannot be read.
 
     Keys of a run: run, step (of the newest checkpoint), best_error and last_error (top-1, fractions, of validations),
-    evaluation (of evaluation.json), written (ISO 8601), and config (the keys in which not all runs agree).
+    evaluation (the content of evaluation.json), written (ISO 8601), and config (the keys in which the runs differ).
     """
-    found, flat, damaged = [], [], []
+    runs, configs, damaged = [], [], []
     for file in sorted(directory.rglob(workdir.CONFIG)):
         if not (file.parent / workdir.RUN).exists():
             continue
         try:
-            values, one = workdir.flat_config(file.parent), _one(file.parent, directory)
+            config, described = workdir.flat_config(file.parent), _described(file.parent, directory)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             damaged.append(f"{file.parent}: {' '.join(str(error).split())[:200]}")
             continue
-        found.append(one)
-        flat.append(values)
-    keys = sorted({key for values in flat for key in values})
-    differ = [key for key in keys if len({json.dumps(values.get(key)) for values in flat}) > 1]
-    for one, values in zip(found, flat, strict=True):
-        one["config"] = {key: values.get(key) for key in differ}
-    return found, damaged
+        runs.append(described)
+        configs.append(config)
+    keys = sorted({key for config in configs for key in config})
+    differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
+    for described, config in zip(runs, configs, strict=True):
+        described["config"] = {key: config.get(key) for key in differing}
+    return runs, damaged
 
 
-def _one(directory: Path, above: Path) -> dict[str, Any]:
-    metrics = directory / workdir.METRICS
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    validated = [line["top1_error"] for line in lines if "epoch" not in line]  # those of training have it
+def _described(directory: Path, root: Path) -> dict[str, Any]:
+    errors = [line["top1_error"] for line in workdir.read_metrics(directory) if "epoch" not in line]  # validations
     steps = [int(path.name) for path in (directory / workdir.CHECKPOINTS).glob("*") if path.name.isdigit()]
-    evaluation = directory / EVALUATION
-    written = max(path.stat().st_mtime for path in (directory / workdir.CONFIG, metrics, evaluation) if path.exists())
+    files = [directory / name for name in (workdir.CONFIG, workdir.METRICS, workdir.EVALUATION)]
+    written = max(path.stat().st_mtime for path in files if path.exists())
     return {
-        "run": str(directory.relative_to(above)),
+        "run": str(directory.relative_to(root)),
         "step": max(steps, default=None),
-        "best_error": min(validated, default=None),
-        "last_error": validated[-1] if validated else None,
-        "evaluation": json.loads(evaluation.read_text()) if evaluation.exists() else None,
+        "best_error": min(errors, default=None),
+        "last_error": errors[-1] if errors else None,
+        "evaluation": workdir.read_evaluation(directory),
         "written": datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="minutes"),
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """The runs as lines, columns side by side."""
-    keys = list(found[0]["config"]) if found else []
-    rows = [[*COLUMNS, *keys]]
-    for one in found:
-        evaluation = one["evaluation"]
-        evaluated = (
-            f"{_percent(evaluation['top1_error'])} {evaluation['split']} x{evaluation['views']}" if evaluation else "-"
-        )
-        step = "-" if one["step"] is None else str(one["step"])
-        errors_ = [_percent(one[key]) for key in ("best_error", "last_error")]
-        values = ["-" if value is None else str(value) for value in one["config"].values()]
-        rows.append([one["run"], step, *errors_, evaluated, one["written"][:16], *values])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
-
-
-def _percent(error: float | None) -> str:
-    return "-" if error is None else f"{error:.2%}"
+def table(runs: list[dict[str, Any]]) -> str:
+    """The runs as a table, a line each."""
+    rows = []
+    for run in runs:
+        result = run["evaluation"]
+        evaluated = f"{result['top1_error']:.2%} {result['split']} x{result['views']}" if result else None
+        errors = [None if run[key] is None else f"{run[key]:.2%}" for key in ("best_error", "last_error")]
+        rows.append([run["run"], run["step"], *errors, evaluated, run["written"][:16], *run["config"].values()])
+    headers = [*COLUMNS, *(runs[0]["config"] if runs else ())]
+    return tabulate(rows, headers, tablefmt="plain", missingval="-", disable_numparse=True)

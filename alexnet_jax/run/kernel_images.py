@@ -1,10 +1,13 @@
-"""The kernels of conv1 as images, as in the paper's Figure 3, and images side by side in one."""
+"""Pictures of conv1's kernels, as in the paper's Figure 3, and mosaics of images."""
 
 import numpy as np
 
 
 def at_one_place(kernels: np.ndarray, size: int) -> np.ndarray:
-    """Kernels of conv1 as [tower, k, k, 3, F], k being `size`; where every place has its own, those of the middle."""
+    """Give kernels of conv1 the shape [tower, k, k, 3, F], where k is `size`.
+
+    If every place has its own kernels, [tower, H, W, 3 * k * k, F], those of the middle place are returned.
+    """
     if kernels.shape[1:4] == (size, size, 3):
         return kernels
     towers, rows, columns, _, features = kernels.shape
@@ -12,13 +15,13 @@ def at_one_place(kernels: np.ndarray, size: int) -> np.ndarray:
 
 
 def as_images(kernels: np.ndarray) -> np.ndarray:
-    """Kernels [tower, k, k, 3, F] -> [tower, F, k, k, 3] uint8, all in one range: the lowest 0, the highest 255."""
+    """Scale kernels [tower, k, k, 3, F] to images [tower, F, k, k, 3] uint8: the lowest weight 0, the highest 255."""
     low, high = kernels.min(), kernels.max()
     return np.round((kernels - low) / ((high - low) or 1) * 255).astype(np.uint8).transpose(0, 4, 1, 2, 3)
 
 
 def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images [N, h, w, 3] uint8 in rows of `columns`, on white with `gap` pixels between them: [H, W, 3] uint8."""
+    """Arrange images [N, h, w, 3] uint8 in rows of `columns`, on white, `gap` pixels apart: [H, W, 3] uint8."""
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)

@@ -1,35 +1,55 @@
-"""What the host sees of a run while it trains: its log lines, and what follows from them."""
+"""The log lines of a training run, and what follows from them: speed, time left, a stalled loss, a reached target."""
 
 import math
+import time
 from collections.abc import Callable
 
 from alexnet_jax import metrics
 from alexnet_jax.data.loader import Batches
-from alexnet_jax.run.writer import Clock, Writer
+from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
 
-NEAR = 0.01  # of ln(classes): how near a loss is to that of guessing
-MESSAGE = """\
+NEAR = 0.01  # how near to ln(classes), as a share of it, a loss counts as that of guessing
+PLATEAU = """\
 the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {steps} steps. Known causes and their cures:
   - weights of 0.01 and biases of 1 in conv4 and conv5, as in the paper's text: the signal all but vanishes there. The
-    authors' code starts conv3-5 at 0.03: --config.model.conv3.init_std=0.03, conv4 and conv5 alike. A few thousand
-    steps at the start are usual even then
-  - other than the paper's sizes: use init_std = sqrt(2 / inputs of a unit) and biases of 0, as configs/digits.py does
+    authors' code starts conv3-5 at 0.03: --config.model.conv3.init_std=0.03, and the same for conv4 and conv5. Even
+    then the first few thousand steps are usually like this
+  - layer sizes other than the paper's: use init_std = sqrt(2 / inputs of a unit) and biases of 0, as configs/digits.py
   - a learning rate too small, or so large that units died: try --config.optim.learning_rate at a third and at thrice"""
 
 
-class Watch:
-    """Looks at the metrics of a run that begins at `step`, each time they are logged."""
+class Clock:
+    """Speed since it was last restarted or read."""
+
+    def __init__(self, batch_size: int, last_step: int, batches: Batches):
+        self._batch_size, self._last_step, self._batches, self.running = batch_size, last_step, batches, False
+
+    def restart(self, step: int) -> None:
+        self._step, self._time, self._waited, self.running = step, time.monotonic(), self._batches.waited, True
+
+    def read(self, step: int) -> tuple[dict[str, float], float]:
+        """images_per_s and data_wait (the share of time spent waiting for data) up to `step`; seconds left."""
+        seconds = max(time.monotonic() - self._time, 1e-9)
+        waited = self._batches.waited - self._waited
+        seconds_per_step = seconds / max(step - self._step, 1)
+        self.restart(step)
+        rates = {"images_per_s": self._batch_size / seconds_per_step, "data_wait": min(waited / seconds, 1.0)}
+        return rates, seconds_per_step * (self._last_step - step)
+
+
+class LogLines:
+    """Writes the metrics of a run that starts at `step`, each time they are due."""
 
     def __init__(self, config: Config, writer: Writer, batches: Batches, step: int, last_step: int):
         self._config, self._writer, self._batches = config, writer, batches
         self.clock = Clock(config.train.batch_size, last_step, batches)
-        self.reached = False  # config.train.stop_error
-        self._since = step  # since when the loss is that of guessing
-        self._told = False
+        self.target_reached = False  # config.train.stop_error
+        self._guessing_since = step
+        self._plateau_reported = False
 
     def line(self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float) -> Callable[[], None]:
-        """A function that writes the metrics of the steps up to `step`, to be called when they are there."""
+        """A function that writes the metrics of the steps up to `step`; call it when the devices have computed them."""
 
         def write() -> None:
             values = metrics.summary(sums)
@@ -39,19 +59,18 @@ class Watch:
             bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
             self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
             self._writer.progress(step, epoch, values | rates, seconds_left)
-            self.reached = 0 < self._config.train.stop_error >= values["top1_error"]
-            told = self._plateau(step, values["loss"])
-            if told:
-                self._writer.message(f"step {step}: {told}")
+            self.target_reached = 0 < self._config.train.stop_error >= values["top1_error"]
+            self._report_plateau(step, values["loss"])
 
         return write
 
-    def _plateau(self, step: int, loss: float) -> str | None:
-        """What to tell, once, of a loss that has long been that of guessing."""
-        classes, steps = self._config.model.num_classes, self._config.train.plateau_steps
+    def _report_plateau(self, step: int, loss: float) -> None:
+        """Print PLATEAU, once, if the loss has been that of guessing for `train.plateau_steps`."""
+        classes = self._config.model.num_classes
         if abs(loss / math.log(classes) - 1) > NEAR:
-            self._since = step
-        if self._told or step - self._since < steps:
-            return None
-        self._told = True
-        return MESSAGE.format(classes=classes, guessing=math.log(classes), steps=step - self._since)
+            self._guessing_since = step
+        steps = step - self._guessing_since
+        if steps >= self._config.train.plateau_steps and not self._plateau_reported:
+            self._plateau_reported = True
+            text = PLATEAU.format(classes=classes, guessing=math.log(classes), steps=steps)
+            self._writer.message(f"step {step}: {text}")

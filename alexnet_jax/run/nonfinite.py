@@ -1,13 +1,13 @@
-"""What is kept and told of a step whose loss or gradient is not finite: where it began, and all it takes to see it.
+"""Where a loss or gradient that is not finite began, found by repeating steps, and what is kept to study it.
 
-The host sees that a loss is not finite some steps too late, and the state is then spoilt. But steps can be taken again,
-with the same numbers: so the search costs nothing until it is needed.
+The host sees that a loss is not finite some steps too late, when the state is already spoilt. But steps can be repeated
+with the same numbers, so the search costs nothing until it is needed.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,104 +25,95 @@ from alexnet_jax.run.workdir import CHECKPOINTS, NONFINITE
 from alexnet_jax.run_config import Config
 
 
-def search(
-    config: Config,
-    mesh: Mesh,
-    steps_per_epoch: int,
-    state: steps.TrainState,
-    batches: Iterable[Any],
-    rates: Iterable[np.ndarray],
-    statistics: Any,
-    moved: Callable[[str], None],
-) -> tuple[steps.TrainState, Any] | None:
-    """Takes the steps from `state` on again, until the first whose loss is not finite or that leaves what is not.
+class Replay(NamedTuple):
+    """What the steps of a run are computed with, apart from state and batches. All processes make the same calls."""
 
-    Returns the state before that step and its batch, on the devices; None if there is no such step.
-    """
-    step = steps.make_train_step(config, mesh, steps_per_epoch, donate=False)
-    votes = sharding.votes(False, mesh)
-    for batch, of_step in zip(batches, rates, strict=True):
-        moved("a training step again")
-        placed = sharding.put(batch, mesh, sharding.EXAMPLES)
-        after, seen = step(state, placed, of_step, statistics, votes)
-        if not (np.isfinite(float(seen.loss)) and steps.is_finite(after)):
-            return state, placed
-        state = after
-    return None
+    config: Config
+    mesh: Mesh
+    order: Order
+    statistics: Any  # on the devices
 
+    def first_bad_step(
+        self, state: steps.TrainState, batches: Iterable[Any], rates: Iterable[Any], alive: Callable[[str], None]
+    ) -> tuple[steps.TrainState, Any] | None:
+        """Repeat the steps from `state` on until a loss, or the state after a step, is not finite.
 
-def keep(
-    config: Config, mesh: Mesh, directory: Path, state: steps.TrainState, order: Order, batch: Any, statistics: Any
-) -> NonFinite:
-    """Keeps the state before a step and the examples of its `batch` in the workdir; returns the error to raise.
+        Returns the state before that step and its batch, on the devices; None if there is no such step.
+        """
+        train_step = steps.make_train_step(self.config, self.mesh, self.order.steps_per_epoch, donate=False)
+        votes = sharding.votes(False, self.mesh)
+        for batch, step_rates in zip(batches, rates, strict=True):
+            alive("repeating a training step")
+            placed = sharding.put(batch, self.mesh, sharding.EXAMPLES)
+            after, report = train_step(state, placed, step_rates, self.statistics, votes)
+            if not (np.isfinite(float(report.loss)) and steps.is_finite(after)):
+                return state, placed
+            state = after
+        return None
 
-    All processes call it, with what `search` found.
-    """
-    step = int(state.step)
-    trail = first(config, mesh, order.steps_per_epoch, state, batch, statistics)
-    position = checkpoint.Position(step, Validation(), 0)
-    with checkpoint.open_directory(directory / NONFINITE / CHECKPOINTS, keep=1) as checkpoints:
-        if step not in checkpoints.all_steps():
-            checkpoint.save(checkpoints, step, state, position, config.model_dump(mode="json"))
-    if processes.is_first():
-        examples, mask = order.batch(step)
-        found = {"step": step + 1, "examples": examples[mask].tolist(), "not_finite": trail}
-        write_text(directory / NONFINITE / "batch.json", json.dumps(found, indent=2) + "\n")
-    where = next((f"{name} ({count} numbers)" for name, count in trail.items()), "the update")
-    return NonFinite(
-        f"the loss, a gradient or a parameter is no finite number at step {step + 1}; first {where}. The state before "
-        f"that step and its examples are in {directory / NONFINITE}; the checkpoints are older and sound. Give a "
-        "smaller --config.optim.learning_rate and another --workdir; --config.start goes on from learned layers"
-    )
+    def keep(self, directory: Path, state: steps.TrainState, batch: Any) -> NonFinite:
+        """Write the state before a bad step and the examples of its `batch` to the workdir; the error to raise."""
+        step = int(state.step)
+        origin = self.origin(state, batch)
+        with checkpoint.open_directory(directory / NONFINITE / CHECKPOINTS, keep=1) as checkpoints:
+            if step not in checkpoints.all_steps():
+                position = checkpoint.Position(step, Validation(), 0)
+                checkpoint.save(checkpoints, step, state, position, self.config.model_dump(mode="json"))
+        if processes.is_first():
+            examples, mask = self.order.batch(step)
+            content = {"step": step + 1, "examples": examples[mask].tolist(), "not_finite": origin}
+            write_text(directory / NONFINITE / "batch.json", json.dumps(content, indent=2) + "\n")
+        first = next((f"{name} ({count} numbers)" for name, count in origin.items()), "the update")
+        return NonFinite(
+            f"the loss, a gradient or a parameter is not finite at step {step + 1}; first {first}. The state before "
+            f"that step and its examples are in {directory / NONFINITE}; the checkpoints are older and intact. Give a "
+            "smaller --config.optim.learning_rate and another --workdir; --config.start takes over learned layers"
+        )
 
+    def origin(self, state: steps.TrainState, batch: Any) -> dict[str, int]:
+        """What is not finite when a step is computed again, and in how many numbers, in the order of computation.
 
-def first(
-    config: Config, mesh: Mesh, steps_per_epoch: int, state: steps.TrainState, batch: Any, statistics: Any
-) -> dict[str, int]:
-    """What is not finite when the step is computed again, in the order in which a step computes it.
+        Parameters, activations layer by layer, then the loss; if all are finite, the gradients, last layer first.
+        """
+        params = jax.device_get(jax.jit(_counts)(state.params))
+        activations, loss, grads = jax.device_get(self._make_check()(state, batch, self.statistics))
+        counts: list[tuple[str, int]] = [
+            (f"{kind} of {layer} before the step", n) for layer, kinds in params.items() for kind, n in kinds.items()
+        ]
+        counts.append(("image", activations["image"]))
+        places = [f"{layer}_{place}" for layer in params for place in ("response", "output")]
+        counts += [(f"{place} of the batch", activations[place]) for place in places if place in activations]
+        counts.append(("loss", int(not np.isfinite(loss))))
+        if not any(count for _, count in counts):
+            last_first = reversed(grads.items())
+            counts = [(f"gradient of {layer}'s {kind}", n) for layer, kinds in last_first for kind, n in kinds.items()]
+        return {name: int(count) for name, count in counts if count}
 
-    Parameters, then what the layers compute, then the loss; if all these are finite, the gradients, last layer first.
-    """
-    before = jax.device_get(jax.jit(_counts)(state.params))
-    seen, loss, grads = jax.device_get(_make_check(config, mesh, steps_per_epoch)(state, batch, statistics))
-    found: list[tuple[str, int]] = [
-        (f"{kind} of {layer} before the step", n) for layer, kinds in before.items() for kind, n in kinds.items()
-    ]
-    found += [("image", seen["image"])]
-    places = [f"{layer}_{place}" for layer in before for place in ("response", "output")]  # in this order
-    found += [(f"{place} of the batch", seen[place]) for place in places if place in seen]
-    found += [("loss", int(not np.isfinite(loss)))]
-    if not any(count for _, count in found):
-        last_first = reversed(grads.items())
-        found = [(f"gradient of {layer}'s {kind}", n) for layer, kinds in last_first for kind, n in kinds.items()]
-    return {name: int(count) for name, count in found if count}
+    def _make_check(self) -> jax.stages.Wrapped:
+        """`(state, batch, statistics) -> (activations, loss, gradients)`: how many numbers of each are not finite."""
+        config, steps_per_epoch, fc_sharding = self.config, self.order.steps_per_epoch, self.config.mesh.fc_sharding
+        splits_inputs = sharding.splits_inputs(self.mesh, fc_sharding)
+
+        def tower_program(params, batch, constants):
+            image, keys = steps.training_input(config, batch, *constants)
+            activations = {"image": image} | model.activations(config.model, params, image, keys, splits_inputs)
+            return {name: _count_over_towers(x) for name, x in activations.items()}
+
+        forward = sharding.over_towers(tower_program, self.mesh, sharding.EXAMPLES, fc_sharding)
+        gradient = jax.value_and_grad(steps.make_loss(config, self.mesh, steps_per_epoch), has_aux=True)
+
+        def check(state, batch, statistics):
+            counts = forward(state.params, batch, (statistics, state.step // steps_per_epoch))
+            (loss, _), grads = gradient(state.params, batch, statistics, state.step)
+            return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts), loss, _counts(grads)
+
+        return jax.jit(check)
 
 
 def _counts(tree: Any) -> Any:
     return jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(dtype=jnp.int32), tree)
 
 
-def _make_check(config: Config, mesh: Mesh, steps_per_epoch: int) -> jax.stages.Wrapped:
-    """`(state, batch, statistics) -> (activations, loss, gradients)`: of each how many numbers are not finite."""
-    fc_sharding = config.mesh.fc_sharding
-    splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
-
-    def tower_program(params, batch, constants):
-        image, keys = steps.training_input(config, batch, *constants)
-        seen = {"image": image} | model.activations(config.model, params, image, keys, splits_inputs)
-        return {name: _of_towers(x) for name, x in seen.items()}
-
-    flags = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding)
-    gradient = jax.value_and_grad(steps.make_loss(config, mesh, steps_per_epoch), has_aux=True)
-
-    def check(state, batch, statistics):
-        seen = flags(state.params, batch, (statistics, state.step // steps_per_epoch))
-        (loss, _), grads = gradient(state.params, batch, statistics, state.step)
-        return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), seen), loss, _counts(grads)
-
-    return jax.jit(check)
-
-
-def _of_towers(x: Array) -> Array:
-    """How many numbers of each example are not finite: [B, ...] of each tower -> [B] of all."""
+def _count_over_towers(x: Array) -> Array:
+    """How many numbers of each example are not finite in all towers: [B, ...] of each tower -> [B]."""
     return jax.lax.psum((~jnp.isfinite(x)).reshape(len(x), -1).sum(-1, dtype=jnp.int32), sharding.TOWER)

@@ -1,4 +1,4 @@
-"""When a run ends before its end: on a signal, at one step boundary in all processes; and when nothing moves."""
+"""Why a run ends early: a signal, after which all processes stop at the same step; or no progress."""
 
 import contextlib
 import faulthandler
@@ -23,16 +23,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within, SIGNALS only make the given function return True. A second one ends the process at once."""
+    """Catch SIGNALS: the function that this yields returns whether one came. A second one ends the process at once."""
     received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         received.append(number)
-        os.write(2, b"\nstopping after this step and saving; once more ends at once, unsaved\n")
-        for known in before:
-            signal.signal(known, signal.SIG_DFL)
+        os.write(2, b"\nstopping after this step, then saving; once more ends at once, unsaved\n")
+        for caught in before:
+            signal.signal(caught, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield lambda: bool(received)
     finally:
@@ -41,28 +41,28 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 class Stop:
-    """Whether to stop. What one process is asked to, all must do at the same step: so they vote, in every step."""
+    """Whether to stop. If one process is asked to, all must stop at the same step: they vote in every step."""
 
     def __init__(self, asked: Callable[[], bool], mesh: Mesh):
-        self._asked, self._alone, self.agreed = asked, not processes.several(), False
+        self._asked, self._alone, self._agreed = asked, not processes.several(), False
         self._votes = {answer: sharding.votes(answer, mesh) for answer in (False, True)}
         self._count = jax.jit(lambda votes: votes.any())
 
     def vote(self) -> Array:
-        """What this process has been asked, for `steps.make_train_step`; its result comes back by `hear`."""
+        """Whether this process was asked to stop, for `steps.make_train_step`. Give the result to `hear`."""
         return self._votes[not self._alone and self._asked()]
 
     def hear(self, stop: Any) -> None:
-        """What all have said in a step."""
-        self.agreed = self.agreed or bool(stop)
+        """Record the outcome of a vote."""
+        self._agreed = self._agreed or bool(stop)
 
     def __call__(self) -> bool:
-        """Alone, whether this process has been asked; else whether all have heard it."""
-        self.agreed = self.agreed or (self._alone and self._asked())
-        return self.agreed
+        """Whether to stop: a single process if it was asked to, several once all have heard it."""
+        self._agreed = self._agreed or (self._alone and self._asked())
+        return self._agreed
 
     def now(self) -> bool:
-        """As `__call__`, but asks all processes and waits for them: only while no step is running."""
+        """As `__call__`, but holds a vote and waits for its outcome. Only while no step is running."""
         if not self._alone:
             self.hear(self._count(self.vote()))
         return self()
@@ -70,26 +70,26 @@ class Stop:
 
 @contextlib.contextmanager
 def watchdog(seconds: int) -> Iterator[Callable[[str], None]]:
-    """Ends the process with EXIT_STALLED and the stacks of its threads once nothing has moved for `seconds`; 0: never.
+    """End the process with EXIT_STALLED and the stacks of its threads after `seconds` without progress; 0: never.
 
-    Within, the given function says that something has moved, and what is done next.
+    Calling the function that this yields is progress; its argument names what is done next.
     """
-    last, at = "starting", time.monotonic()
+    doing, since = "starting", time.monotonic()
     ended = threading.Event()
 
-    def moved(doing: str) -> None:
-        nonlocal last, at
-        last, at = doing, time.monotonic()
+    def alive(next_activity: str) -> None:
+        nonlocal doing, since
+        doing, since = next_activity, time.monotonic()
 
     def watch() -> None:
         while not ended.wait(min(1.0, seconds / 10)):
-            if time.monotonic() - at > seconds:
+            if time.monotonic() - since > seconds:
                 faulthandler.dump_traceback(sys.stderr, all_threads=True)
                 peers = ", or another process of the run has stopped" if processes.several() else ""
-                processes.tell(
-                    f"stalled: nothing has moved for {seconds} s (config.train.stall_seconds), last {last}. Above is "
-                    f"where each thread is. The storage may hang{peers}; once mended, the same command goes on from "
-                    "the newest checkpoint"
+                processes.report(
+                    f"stalled: no progress for {seconds} s (config.train.stall_seconds) in {doing}. The stack of each "
+                    f"thread is above. The storage may hang{peers}; once that is repaired, the same command resumes "
+                    "from the newest checkpoint"
                 )
                 os._exit(EXIT_STALLED)
 
@@ -97,6 +97,6 @@ def watchdog(seconds: int) -> Iterator[Callable[[str], None]]:
     if seconds:
         thread.start()
     try:
-        yield moved
+        yield alive
     finally:
         ended.set()

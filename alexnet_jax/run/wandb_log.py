@@ -1,4 +1,4 @@
-"""The scalars of a run at Weights & Biases too, if config.train.wandb_project names a project there."""
+"""Logging scalars to Weights & Biases as well, if `config.train.wandb_project` names a project there."""
 
 import json
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import processes, workdir
 from alexnet_jax.run_config import Config
 
-STEP = "step"  # a field of its own: a resumed run writes steps once more that a killed one has written
+STEP = "step"  # a field of its own: a resumed run writes steps again that a killed one has already written
 
 
-def start(config: Config, directory: Path, tell: Callable[[str], None]) -> Callable[[dict[str, Any]], None] | None:
-    """A function that logs there, or None. A run that goes on in its workdir goes on there too.
+def start(config: Config, directory: Path, message: Callable[[str], None]) -> Callable[[dict[str, Any]], None] | None:
+    """A function that logs scalars there, or None without a project. A resumed workdir resumes its run there.
 
-    Raises UserError if the package is not installed. What fails later is told, once, and ends nothing.
+    Raises UserError if the package is missing. Later failures are reported once by `message`, and end nothing.
     """
     if not config.train.wandb_project or not processes.is_first():
         return None
@@ -27,11 +27,11 @@ def start(config: Config, directory: Path, tell: Callable[[str], None]) -> Calla
         raise UserError(
             'config.train.wandb_project needs a package: pip install "alexnet_jax[wandb]"; or leave the key empty'
         ) from None
-    first = json.loads((directory / workdir.RUN).read_text())["starts"][0]["time"]
+    first_start = json.loads((directory / workdir.RUN).read_text())["starts"][0]["time"]
     try:
         run = wandb.init(
             project=config.train.wandb_project,
-            id=xxhash.xxh3_64_hexdigest(f"{directory.resolve()} {first}".encode()),
+            id=xxhash.xxh3_64_hexdigest(f"{directory.resolve()} {first_start}".encode()),
             name=directory.resolve().name,
             dir=str(directory),
             config=config.model_dump(mode="json"),
@@ -39,8 +39,8 @@ def start(config: Config, directory: Path, tell: Callable[[str], None]) -> Calla
             settings=wandb.Settings(console="off", silent=True),
         )
         run.define_metric("*", step_metric=STEP)
-    except Exception as error:  # of the network, of an account
-        tell(f"warning: Weights & Biases cannot be reached, and nothing is logged there: {error}")
+    except Exception as error:  # from the network, or the account
+        message(f"warning: Weights & Biases cannot be reached, and nothing is logged there: {error}")
         return None
     failed = False
 
@@ -52,6 +52,6 @@ def start(config: Config, directory: Path, tell: Callable[[str], None]) -> Calla
             run.log(values)
         except Exception as error:
             failed = True
-            tell(f"warning: nothing more is logged at Weights & Biases: {error}")
+            message(f"warning: logging to Weights & Biases failed and ends here: {error}")
 
     return log

@@ -5,11 +5,12 @@
     statistics.npz    mean image and colour eigenvectors of the training set
     checkpoints/      see checkpoint.py
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
-    lock              held by the run that is at work here
-    damaged/          checkpoints that turned out damaged, if any
-    nonfinite/        of a step that was refused, if any: see nonfinite.py
+    evaluation.json   what `alexnet evaluate` measured last, if it was run
+    lock              held by the run that is active here
+    damaged/          checkpoints that turned out to be damaged, if any
+    nonfinite/        the step at which training became unstable, if any: see nonfinite.py
 
-With it a network can be evaluated, used and trained on without the command that made it.
+With it a network can be evaluated, used and trained further without the command that made it.
 """
 
 import contextlib
@@ -36,16 +37,9 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.run import config_files, processes
 from alexnet_jax.run_config import Config
 
-CONFIG, RUN, STATISTICS, CHECKPOINTS, METRICS = (
-    "config.json",
-    "run.json",
-    "statistics.npz",
-    "checkpoints",
-    "metrics.jsonl",
-)
-LOCK, NONFINITE, EVALUATION = "lock", "nonfinite", "evaluation.json"
+CONFIG, RUN, STATISTICS, METRICS = "config.json", "run.json", "statistics.npz", "metrics.jsonl"
+CHECKPOINTS, NONFINITE, LOCK, EVALUATION = "checkpoints", "nonfinite", "lock", "evaluation.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
-
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
@@ -65,14 +59,14 @@ MAY_CHANGE = (
 )
 
 
-class Run(pydantic.BaseModel):
-    """What RUN holds."""
+class RunFile(pydantic.BaseModel):
+    """The content of RUN."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
     classes: Annotated[list[str], Field(min_length=1)]
-    data: str
-    starts: list[dict]
+    data: str  # fingerprint
+    starts: list[dict]  # versions and devices, each
 
 
 class Workdir(NamedTuple):
@@ -84,27 +78,28 @@ class Workdir(NamedTuple):
 
 
 def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
-    """Makes `directory` the workdir of this run, or checks that it is already. Raises UserError if it is another's."""
-    starts = []
+    """Make `directory` the workdir of this run, or check that it is. Raises UserError if it is another run's."""
+    starts: list[dict] = []
     if (directory / CONFIG).exists():
-        starts = require_same(directory, config, dataset, "--workdir")["starts"]
+        starts = require_same(directory, config, dataset, "--workdir").starts
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
-    run = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _versions()]}
+    content = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _this_start()]}
 
     def write() -> str:
         if not starts:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
-        write_text(directory / RUN, json.dumps(run, indent=2) + "\n")
+        write_text(directory / RUN, json.dumps(content, indent=2) + "\n")
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
         return ""
 
     with writable(directory):
-        processes.of_first(write)
+        processes.from_first(write)
 
 
 @contextlib.contextmanager
 def writable(directory: Path) -> Iterator[None]:
+    """Turn OSError into UserError about the workdir."""
     try:
         yield
     except OSError as error:
@@ -113,9 +108,9 @@ def writable(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Within, no other run can use the workdir, which is made if need be. The system lifts the lock of a dead process.
+    """Keep other runs out of the workdir, which is created if missing. The system lifts the lock of a dead process.
 
-    Raises UserError if another run has it.
+    Raises UserError if another run holds the lock.
     """
     if not processes.is_first():
         yield
@@ -129,7 +124,7 @@ def lock(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UserError(
-                f"another run is at work in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
+                f"another run is active in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
                 "(kill -TERM), or give another --workdir"
             ) from None
         with writable(directory):
@@ -139,49 +134,63 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> dict:
-    """What RUN holds of a workdir. Raises UserError if the workdir is that of another config or of other data."""
+def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> RunFile:
+    """The content of RUN. Raises UserError if the workdir belongs to another config or other data."""
     different = differences(_config(directory), config)
-    run = _run(directory)
-    if run["data"] != dataset.fingerprint:
-        different.append(f"the data: {run['data'][:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
+    run_file = _run_file(directory)
+    if run_file.data != dataset.fingerprint:
+        different.append(f"the data: {run_file.data[:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
         raise UserError(
             f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
             f"Then -> now: {'; '.join(different)}"
         )
-    return run
+    return run_file
 
 
 def open_finished(directory: Path) -> Workdir:
     """What `prepare` wrote. Raises UserError if `directory` is no workdir, DataError if it is damaged."""
     if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir that main trained in")
-    config, classes = _config(directory), _run(directory)["classes"]
-    with _sound(directory / STATISTICS):
+        raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir of a training run")
+    config, classes = _config(directory), _run_file(directory).classes
+    with _intact(directory / STATISTICS):
         statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
         shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
-        if [(of.shape, of.dtype) for of in statistics] != [(shape, np.float32) for shape in shapes]:
-            raise ValueError(f"its arrays are not of images of {config.data.size}x{config.data.size}")
-        if not all(np.isfinite(of).all() for of in statistics):
-            raise ValueError("it holds what is no number")
+        if [(array.shape, array.dtype) for array in statistics] != [(shape, np.float32) for shape in shapes]:
+            raise ValueError(f"its arrays do not belong to images of {config.data.size}x{config.data.size}")
+        if not all(np.isfinite(array).all() for array in statistics):
+            raise ValueError("it holds numbers that are not finite")
     return Workdir(config, classes, statistics)
 
 
-def open_data(config: Config, classes: list[str], moved_to: str | Path | None) -> Dataset:
-    """The data that a run was trained on, or the same classes in the folder `moved_to`.
+def open_data(config: Config, classes: list[str], directory: str | Path | None) -> Dataset:
+    """The data that a run was trained on, or the same classes in the folder `directory`.
 
     Raises UserError if it is missing or has other classes.
     """
-    directory = str(moved_to or config.data.directory)
-    if config.data.source == "prepared" and not directory:
-        raise UserError("the network was imported, and with what data is not known; give its folder as --data DIR")
-    if config.data.source == "prepared" and not Path(directory).is_dir():
-        raise UserError(f"the data {directory} is not there; give its folder as --data DIR")
-    dataset = open_dataset(config.data.source, directory, config.data.size, config.model.num_classes)
+    path = str(directory or config.data.directory)
+    if config.data.source == "prepared" and not path:
+        raise UserError("the network was imported, and the data it was trained on is unknown; give it as --data DIR")
+    if config.data.source == "prepared" and not Path(path).is_dir():
+        raise UserError(f"the data {path} is not there; give its folder as --data DIR")
+    dataset = open_dataset(config.data.source, path, config.data.size, config.model.num_classes)
     if dataset.classes != classes:
-        raise UserError(f"the network was trained on other classes than those of {directory}; give its own --data")
+        raise UserError(f"the network was trained on other classes than those of {path}; give its own --data")
     return dataset
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of METRICS; none if nothing was logged yet. Raises DataError if the file is damaged."""
+    path = directory / METRICS
+    with _intact(path):
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_evaluation(directory: Path) -> dict[str, Any] | None:
+    """The content of EVALUATION, if it was written. Raises DataError if the file is damaged."""
+    path = directory / EVALUATION
+    with _intact(path):
+        return json.loads(path.read_text()) if path.exists() else None
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -193,7 +202,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def flat_config(directory: Path) -> dict[str, Any]:
-    """All keys of a workdir's config, `section.key`, with their values. Raises UserError if it is damaged."""
+    """All keys of a workdir's config, `section.key`, with their values. Raises DataError if it is damaged."""
     return _flat(_config(directory).model_dump())
 
 
@@ -205,18 +214,18 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _config(directory: Path) -> Config:
-    with _sound(directory / CONFIG):
+    with _intact(directory / CONFIG):
         return config_files.from_json((directory / CONFIG).read_text())
 
 
-def _run(directory: Path) -> dict:
-    with _sound(directory / RUN):
-        return Run.model_validate(json.loads((directory / RUN).read_text())).model_dump()
+def _run_file(directory: Path) -> RunFile:
+    with _intact(directory / RUN):
+        return RunFile.model_validate(json.loads((directory / RUN).read_text()))
 
 
 @contextlib.contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Reads `path` within: what is wrong with it is told as DataError."""
+def _intact(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while `path` is read into DataError."""
     try:
         yield
     except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:
@@ -224,26 +233,12 @@ def _sound(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged: {what}; put it back from a copy, or train in another --workdir") from None
 
 
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of METRICS; none if nothing was logged yet. Raises DataError if the file is damaged."""
-    path = directory / METRICS
-    with _sound(path):
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def read_evaluation(directory: Path) -> dict[str, Any] | None:
-    """What `alexnet evaluate` wrote to EVALUATION, if it was run. Raises DataError if the file is damaged."""
-    path = directory / EVALUATION
-    with _sound(path):
-        return json.loads(path.read_text()) if path.exists() else None
-
-
 def packages() -> dict[str, str]:
-    """The versions of Python and of what the result depends on."""
+    """The versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def _versions() -> dict:
+def _this_start() -> dict:
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **packages(),

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress line, metrics.jsonl and TensorBoard events. No TensorFlow.
+"""What a run writes while it trains: progress on the terminal, metrics.jsonl and TensorBoard events. No TensorFlow.
 
 clu's metric_writers would do some of this, but cannot be imported without TensorFlow.
 """
@@ -13,23 +13,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
-from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import StorageError
-from alexnet_jax.run import histograms, processes
+from alexnet_jax.run import histograms, kernel_images, processes
 from alexnet_jax.run.workdir import METRICS
 
 
-class Writer:
-    """Writes scalars to a workdir, and a progress line to a terminal or plain lines to anything else.
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Within, importing `module` fails, unless it was imported before."""
+    hidden = sys.modules.setdefault(module, None) is None  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[module]
 
-    `log_bytes` is the length of metrics.jsonl at the checkpoint that the run starts from: what a killed run
-    wrote after it is cut off, since it will be written again. Of several processes only the first one writes.
-    Raises StorageError when what is to be kept cannot be written.
+
+with _without("torch"):  # tensorboardX would import it where it is installed, which takes two seconds
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2
+
+KERNELS_A_ROW = 16  # as in the paper's Figure 3
+
+
+class Writer:
+    """Writes scalars to a workdir, and a live progress bar to a terminal or plain lines to anything else.
+
+    Only the first of several processes writes.
+
+    Args:
+        directory: the workdir.
+        log_bytes: length of metrics.jsonl at the checkpoint that the run starts from. What a killed run wrote after
+            that is cut off, since it will be written again.
+        start_step, total_steps: where the progress bar begins and ends.
+
+    Raises:
+        StorageError: when a file cannot be written, also from the methods.
     """
 
     def __init__(self, directory: Path, log_bytes: int, start_step: int, total_steps: int):
@@ -40,60 +62,62 @@ class Writer:
                 path.touch()
                 os.truncate(path, min(log_bytes, path.stat().st_size))
             self._file = path.open("a")
-            # Not SummaryWriter: its thread dies on a full disk, and the run would then wait for it for ever.
+            # Not SummaryWriter: its thread dies on a full disk, and the run would then wait for it forever.
             self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}") if self._first else None
         self._event(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=start_step + 1)
         self._total = total_steps
-        self._log: Callable[[dict[str, Any]], None] | None = None
+        self._mirror: Callable[[dict[str, Any]], None] | None = None
         live = self._first and sys.stdout.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", file=sys.stdout, disable=not live)
 
-    def also(self, log: Callable[[dict[str, Any]], None] | None) -> None:
-        """Gives all scalars to `log` as well, with their step."""
-        self._log = log
+    def mirror_to(self, log: Callable[[dict[str, Any]], None] | None) -> None:
+        """Give all scalars to `log` as well, with their step."""
+        self._mirror = log
 
     @property
     def log_bytes(self) -> int:
+        """The length of metrics.jsonl."""
         return self._file.tell()
 
     def message(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line, in the first process."""
         if self._first:
             self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def warning(self, text: str) -> None:
-        """A line about what only this process may know."""
+        """Print a line in whichever process this is: only this one may know."""
         if self._first:
             self.message(text)
         else:
-            processes.tell(text)
+            processes.report(text)
 
     def advance(self) -> None:
-        """One more step was started."""
+        """Move the progress bar by one step."""
         self._bar.update()
 
     def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Records `values` after `step` steps, measured on `split`."""
+        """Record `values` measured on `split` after `step` steps."""
         with self._storage():
             self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
             self._file.flush()
         for name, value in values.items():
             self._event(summary=summary.scalar(f"{split}/{name}", value), step=step)
-        if self._log:
-            self._log({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
+        if self._mirror:
+            self._mirror({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
 
-    def parameters(self, step: int, seen: histograms.Seen) -> None:
-        """Shows TensorBoard what `parameters.make_look` saw after `step` steps."""
-        for name, one in seen.histograms.items():
-            limits = np.linspace(one.low, one.high, histograms.BINS + 1)[1:].tolist()
-            count, counts = int(one.counts.sum()), one.counts.tolist()
-            sums = (float(one.low), float(one.high), count, float(one.total), float(one.squares))
-            self._event(summary=summary.histogram_raw(name, *sums, limits, counts), step=step)
-        if seen.conv1 is not None:
-            for tower, picture in enumerate(histograms.pictures(np.asarray(seen.conv1))):
-                shown = summary.image(f"conv1/tower_{tower}", picture, dataformats="HWC")
-                self._event(summary=shown, step=step)
+    def parameters(self, step: int, shown: histograms.Summary) -> None:
+        """Record for TensorBoard what `histograms.make_summary` computed after `step` steps."""
+        for name, histogram in shown.histograms.items():
+            limits = np.linspace(histogram.low, histogram.high, histograms.BINS + 1)[1:].tolist()
+            low, high, total, squares = map(float, (histogram.low, histogram.high, histogram.total, histogram.squares))
+            counts = histogram.counts.tolist()
+            event = summary.histogram_raw(name, low, high, sum(counts), total, squares, limits, counts)
+            self._event(summary=event, step=step)
+        if shown.conv1 is not None:
+            for tower, kernels in enumerate(kernel_images.as_images(np.asarray(shown.conv1))):
+                image = kernel_images.mosaic(kernels, KERNELS_A_ROW)
+                self._event(summary=summary.image(f"conv1/tower_{tower}", image, dataformats="HWC"), step=step)
 
     def _event(self, **content: Any) -> None:
         if self._events:
@@ -108,11 +132,11 @@ class Writer:
         except OSError as error:
             raise StorageError(
                 f"the log in {self._path.parent} cannot be written ({error}); make room there, and the same command "
-                "goes on from the newest checkpoint"
+                "resumes from the newest checkpoint"
             ) from error
 
     def progress(self, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
-        """The live line, or a line of text where it cannot live."""
+        """Update the live progress bar, or print a line where there is none."""
         text = (
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  top-1 error {values['top1_error']:.2%}  "
             f"{values['images_per_s']:.0f} images/s  waiting for data {values['data_wait']:.0%}"
@@ -124,26 +148,7 @@ class Writer:
 
     def close(self) -> None:
         self._bar.close()
-        with contextlib.suppress(OSError):  # all that counts has been flushed before
+        with contextlib.suppress(OSError):  # everything that counts has been flushed before
             self._file.close()
             if self._events:
                 self._events.close()
-
-
-class Clock:
-    """Speed since it was last restarted or read."""
-
-    def __init__(self, batch_size: int, last_step: int, batches: Batches):
-        self.batch_size, self.last_step, self.batches, self.running = batch_size, last_step, batches, False
-
-    def restart(self, step: int) -> None:
-        self.step, self.time, self.waited, self.running = step, time.monotonic(), self.batches.waited, True
-
-    def read(self, step: int) -> tuple[dict[str, float], float]:
-        """Images a second and the share of time spent waiting for data, up to `step`; seconds left at that speed."""
-        seconds = max(time.monotonic() - self.time, 1e-9)
-        waited = self.batches.waited - self.waited
-        a_step = seconds / max(step - self.step, 1)
-        self.restart(step)
-        rates = {"images_per_s": self.batch_size / a_step, "data_wait": min(waited / seconds, 1.0)}
-        return rates, a_step * (self.last_step - step)

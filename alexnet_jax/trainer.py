@@ -1,0 +1,150 @@
+"""A training run in progress: what it reads and writes, and what it can do. When it does it, loop.py says."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax import metrics, optim, sharding, steps
+from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
+from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.records import Images, spread
+from alexnet_jax.errors import NonFinite, UserError
+from alexnet_jax.run import checkpoint, histograms, processes, warm_start, workdir
+from alexnet_jax.run.nonfinite import Replay
+from alexnet_jax.run.stopping import Stop
+from alexnet_jax.run.writer import Writer
+from alexnet_jax.run_config import Config
+
+
+class Inputs(NamedTuple):
+    """What a run needs that exists before it."""
+
+    mesh: Mesh
+    dataset: Dataset
+    train_images: Images
+    eval_images: Images
+    order: Order
+    last_step: int
+
+
+def open_inputs(config: Config) -> Inputs:
+    """Open devices and data. Raises UserError if they do not fit the config, or differ between processes."""
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
+    processes.require_same("the config", config.model_dump(mode="json"))
+    processes.require_same("Python and packages", workdir.packages())
+    dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
+    processes.require_same("the data (its fingerprint)", dataset.fingerprint)
+    train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
+    eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")
+    if wanted := config.data.train_examples:
+        if wanted > len(train_images.labels):
+            raise UserError(
+                f"the data has {len(train_images.labels)} images; give --config.data.train_examples=0 to use all"
+            )
+        train_images = spread(train_images, wanted)
+    order = Order(len(train_images.labels), config.train.batch_size, config.seed, config.data.reshuffle)
+    last_step = min(config.train.epochs * order.steps_per_epoch, config.train.max_steps or 2**62)
+    return Inputs(mesh, dataset, train_images, eval_images, order, last_step)
+
+
+def initial_state(config: Config, mesh: Mesh) -> steps.TrainState:
+    """The state before the first step: random, but for layers taken from another run (`config.start`)."""
+    state = steps.init_state(config, mesh)
+    return state.replace(params=state.params | warm_start.params(config, mesh)) if config.start.workdir else state
+
+
+def reading(config: Config, mesh: Mesh) -> Reading:
+    """How this process reads data."""
+    data = config.data
+    return Reading(data.threads, data.prefetch_batches, data.max_bad, *sharding.part_of_batch(mesh))
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A run in progress. All processes make the same calls in the same order."""
+
+    config: Config
+    directory: Path  # the workdir
+    inputs: Inputs
+    checkpoints: checkpoint.Checkpoints
+    writer: Writer
+    batches: Batches  # from the first step to take on
+    stop: Stop
+    alive: Callable[[str], None]  # resets the watchdog, and names what is done next
+
+    def __post_init__(self) -> None:
+        config, mesh = self.config, self.inputs.mesh
+        statistics = workdir.open_finished(self.directory).statistics
+        self.statistics = sharding.put(statistics, mesh, sharding.REPLICATED)
+        self._train_step = steps.make_train_step(config, mesh, self.inputs.order.steps_per_epoch)
+        self._eval_step = steps.make_eval_step(config, mesh, views=1)
+        self._summarize = histograms.make_summary(config, mesh)
+        self._rates: list[Any] = []  # those of each step since the newest checkpoint
+
+    def step(self, state: steps.TrainState, rates: Any) -> tuple[steps.TrainState, steps.StepReport]:
+        """Start one training step, which takes over the memory of `state`. Does not wait for the devices."""
+        self.alive("waiting for data")
+        batch = sharding.put(next(self.batches), self.inputs.mesh, sharding.EXAMPLES)
+        self.alive("a training step")
+        checkpoint.check(self.checkpoints)
+        self._rates.append(rates)
+        return self._train_step(state, batch, rates, self.statistics, self.stop.vote())
+
+    def validate(self, step: int, state: steps.TrainState) -> dict[str, float] | None:
+        """Loss and errors over the evaluation split, each image counted once; None if asked to stop meanwhile.
+
+        Damaged records are reported and left out: `count` is without them, and `bad_records` is their number, if any.
+        """
+        images, mesh, total = self.inputs.eval_images, self.inputs.mesh, jax.device_get(metrics.nothing())
+        order = Order(len(images.labels), self.config.train.eval_batch_size, seed=None)
+        batches = Batches(images, order, 0, order.steps_per_epoch, reading(self.config, mesh))
+        with contextlib.closing(batches):
+            for batch in batches:
+                self.alive("evaluating")
+                if self.stop.now():
+                    return None
+                for line in batches.news():
+                    self.writer.warning(f"{line}; it is left out")
+                placed = sharding.put(batch, mesh, sharding.EXAMPLES)
+                measured = self._eval_step(state.params, placed, statistics=self.statistics)
+                total = metrics.merge(total, jax.device_get(measured))
+        self.writer.parameters(step, jax.device_get(self._summarize(state.params)))
+        return metrics.summary(total) | ({"bad_records": len(batches.bad)} if batches.bad else {})
+
+    def save(self, step: int, state: steps.TrainState, validation: optim.Validation) -> None:
+        """Start writing a checkpoint. Raises StorageError if it, or the one before it, cannot be written."""
+        self.alive("saving a checkpoint")
+        position = checkpoint.Position(step, validation, self.writer.log_bytes)
+        checkpoint.save(self.checkpoints, step, state, position, self.config.model_dump(mode="json"))
+        self._rates.clear()
+
+    def diagnose(self, step: int) -> NonFinite:
+        """The error to raise for a loss or parameter that is not finite at `step`.
+
+        Takes the steps since the newest checkpoint again to find where it began, and keeps that in the workdir.
+        """
+        self.alive("looking for what is not finite")
+        config, mesh, order = self.config, self.inputs.mesh, self.inputs.order
+        checkpoint.wait(self.checkpoints)
+        restored = checkpoint.restore(self.checkpoints, steps.abstract_state(config, mesh))
+        state = restored.state if restored else initial_state(config, mesh)
+        start = int(state.step)
+        self.writer.message(
+            f"step {step}: the loss or a parameter is not finite; repeating the steps from {start} to find the cause"
+        )
+        replay, cause = Replay(config, mesh, order, self.statistics), None
+        batches = Batches(self.inputs.train_images, order, start, step, reading(config, mesh))
+        with contextlib.closing(batches):
+            if len(self._rates) == step - start:  # else that checkpoint has been damaged since
+                cause = replay.first_bad_step(state, batches, self._rates, self.alive)
+        if cause is None:
+            return NonFinite(
+                f"the loss or a parameter was not finite at step {step}, and is finite when the steps are repeated: "
+                "suspect the hardware. The same command resumes from the newest checkpoint"
+            )
+        return replay.keep(self.directory, *cause)
