@@ -7,36 +7,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax.configs.variants import caffe, one_weird_trick
+from alexnet_jax import augment
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.interop import files, networks
-from alexnet_jax.interop.chains import PIXELS, Chain, network
-from tests import test_interop as interop
+from alexnet_jax.interop import files, foreign, state_dicts
+from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
+from alexnet_jax.run import config_files
+from tests.networks import NETWORKS, assert_same, log_probabilities, log_softmax, pictures, random_network, small
 from tests.runs import environment
 
-torch = pytest.importorskip("torch", reason="PyTorch is not here; `bash tests/run.sh --peers` installs it")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which `bash tests/run.sh --peers` installs")
 from alexnet_jax.interop import torch_alexnet  # noqa: E402
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-@pytest.mark.parametrize("kind", interop.NETWORKS)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_in_pytorch_gives_our_numbers_and_comes_back_bit_for_bit(kind, suffix, tmp_path):
-    found = interop.random_network(interop.NETWORKS[kind]())
-    path = tmp_path / f"net.{suffix}"
-    getattr(files, f"write_{suffix}")(path, found)
-    net, classes, ready = torch_alexnet.load(path)
-    images = interop.pictures(32)
+    network, path = random_network(NETWORKS[kind]()), tmp_path / f"net{suffix}"
+    files.export(network, path)
+    net, classes, preprocess = torch_alexnet.load(path)
+    images = pictures(32)
     with torch.no_grad():
-        logits = net(ready(torch.from_numpy(images)))
-    np.testing.assert_allclose(interop.log_softmax(logits.numpy()), interop.ours(found, images), atol=1e-4)
-    assert classes == found.classes
-    back = getattr(files, f"read_{suffix}")(path)
-    assert isinstance(back, networks.Network)
-    interop.assert_same(back, found)
+        logits = net(preprocess(torch.from_numpy(images)))
+    np.testing.assert_allclose(log_softmax(logits.numpy()), log_probabilities(network, images), atol=1e-4)
+    assert classes == network.classes
+    assert_same(files.open_exported(path), network)
 
 
-def test_the_module_needs_nothing_else_of_the_package(tmp_path):
-    files.write_pth(tmp_path / "net.pth", interop.random_network(interop.small()))
+def test_the_module_needs_nothing_else_from_the_package(tmp_path):
+    files.export(random_network(small()), tmp_path / "net.pth")
     (tmp_path / "alone.py").write_bytes(Path(torch_alexnet.__file__).read_bytes())
     code = "import alone; net, classes, _ = alone.load('net.pth'); print(len(classes), net.conv2.groups)"
     block = "import sys; sys.modules['alexnet_jax'] = sys.modules['jax'] = None; "
@@ -47,7 +45,7 @@ def test_the_module_needs_nothing_else_of_the_package(tmp_path):
 
 
 def torchvision_alexnet(classes: int, units: int):
-    """The network of torchvision.models.alexnet, by its published layers; with fewer units it is quicker."""
+    """The published layers of torchvision.models.alexnet; fewer units make it faster."""
     nn = torch.nn
     features = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -69,7 +67,8 @@ def torchvision_alexnet(classes: int, units: int):
     return whole.eval()
 
 
-def alive(net) -> None:
+def randomize(net) -> None:
+    """Give it weights that keep the signal from dying out."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -82,23 +81,21 @@ def test_torchvision_s_alexnet_gives_torch_s_logits(suffix, tmp_path):
     from safetensors.torch import save_file
 
     net = torchvision_alexnet(1000, 512)
-    alive(net)
+    randomize(net)
     path = tmp_path / f"alexnet.{suffix}"
     torch.save(net.state_dict(), path) if suffix == "pth" else save_file(net.state_dict(), path)
-    chain = getattr(files, f"read_{suffix}")(path)
-    assert isinstance(chain, Chain)
-    found, _ = network(chain, interop.base(one_weird_trick.get_config), PIXELS["torchvision"], None)
-    images = interop.pictures()
-    seen = interop.centre(images, 224).astype(np.float32) / 255
-    seen = (seen - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
+    network, _ = files.imported(path, "variants:one_weird_trick", "torchvision")
+    images = pictures()
+    inputs = augment.centre_crop(images, 224).astype(np.float32) / 255
+    inputs = (inputs - np.array([0.485, 0.456, 0.406], np.float32)) / np.array([0.229, 0.224, 0.225], np.float32)
     with torch.no_grad():
-        logits = net(torch.from_numpy(seen.transpose(0, 3, 1, 2))).numpy()
+        logits = net(torch.from_numpy(inputs.transpose(0, 3, 1, 2))).numpy()
     assert logits.std() > 0.3
-    np.testing.assert_allclose(interop.ours(found, images), interop.log_softmax(logits), atol=1e-4)
+    np.testing.assert_allclose(log_probabilities(network, images), log_softmax(logits), atol=1e-4)
 
 
 def test_a_grouped_pytorch_alexnet_gives_torch_s_logits(tmp_path):
-    """Two groups, Caffe's normalization over all channels (PyTorch's alpha is of the mean), names of its own."""
+    """Two groups, Caffe's normalization over all channels (PyTorch's alpha is that of the mean), and unusual names."""
     nn = torch.nn
     norm = lambda: nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)  # noqa: E731
     net = nn.Sequential(
@@ -110,20 +107,21 @@ def test_a_grouped_pytorch_alexnet_gives_torch_s_logits(tmp_path):
         *(nn.Flatten(), nn.Linear(9216, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, 256), nn.ReLU()),
         *(nn.Dropout(), nn.Linear(256, 37)),
     ).eval()
-    alive(net)
+    randomize(net)
     with torch.no_grad():
         net[0].weight.mul_(1 / 60)
-    state = {f"module.net.{name}": of for name, of in net.state_dict().items()}
+    state = {f"module.net.{name}": tensor for name, tensor in net.state_dict().items()}
     torch.save({"epoch": 7, "state_dict": state}, tmp_path / "net.pt")
-    chain = files.read_pth(tmp_path / "net.pt")
-    assert isinstance(chain, Chain)
-    found, _ = network(chain, interop.base(caffe.get_config), PIXELS["caffe"]._replace(bgr=False), None)
-    images = interop.pictures()
-    seen = interop.centre(images, 227).astype(np.float32) - np.array([104, 117, 123], np.float32)
+    saved = state_dicts.read_pth(tmp_path / "net.pt")
+    assert isinstance(saved, ForeignNetwork)
+    base = config_files.parse(config_files.load("variants:caffe"))
+    network, _ = foreign.convert(saved, base, PREPROCESSING["caffe"]._replace(bgr=False), None)
+    images = pictures()
+    inputs = augment.centre_crop(images, 227).astype(np.float32) - np.array([104, 117, 123], np.float32)
     with torch.no_grad():
-        logits = net(torch.from_numpy(seen.transpose(0, 3, 1, 2).copy())).numpy()
-    assert logits.std() > 0.3 and found.config.model.num_classes == 37
-    np.testing.assert_allclose(interop.ours(found, images), interop.log_softmax(logits), atol=1e-4)
+        logits = net(torch.from_numpy(inputs.transpose(0, 3, 1, 2).copy())).numpy()
+    assert logits.std() > 0.3 and network.config.model.num_classes == 37
+    np.testing.assert_allclose(log_probabilities(network, images), log_softmax(logits), atol=1e-4)
 
 
 class Hostile:
@@ -131,18 +129,20 @@ class Hostile:
         return (print, ("run!",))
 
 
-@pytest.mark.parametrize("content", [Hostile(), {"state_dict": Hostile()}, [1, 2], {"a": torch.zeros(3)}])
-def test_what_is_not_weights_is_refused_and_never_run(content, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "content", [Hostile(), {"state_dict": Hostile()}, [1, 2], {"a": torch.zeros(3)}, {"state_dict": torch.zeros(3)}]
+)
+def test_files_that_hold_more_or_less_than_weights_are_refused_and_never_run(content, tmp_path, capsys):
     torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(UserError, match=r"net\.pth (holds|is damaged)"):
-        files.read_pth(tmp_path / "net.pth")
+    with pytest.raises(UserError, match=r"net\.pth (does not hold|is damaged)"):
+        files.imported(tmp_path / "net.pth")
     assert "run!" not in capsys.readouterr().out
 
 
-def test_a_file_of_pytorch_that_is_cut(tmp_path):
-    files.write_pth(tmp_path / "net.pth", interop.random_network(interop.small()))
+def test_truncated_files_are_refused(tmp_path):
+    files.export(random_network(small()), tmp_path / "net.pth")
     content = (tmp_path / "net.pth").read_bytes()
     for length in (0, 10, len(content) // 2):
         (tmp_path / "net.pth").write_bytes(content[:length])
         with pytest.raises(DataError, match=r"net\.pth is damaged"):
-            files.read_pth(tmp_path / "net.pth")
+            files.imported(tmp_path / "net.pth")
