@@ -1,1 +1,1 @@
-"""Images from disk to batches of uint8. Imports no jax: what runs here may run in another process."""
+"""From image files to batches of uint8. Imports no jax, so that any of it can run in a process of its own."""

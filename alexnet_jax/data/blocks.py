@@ -1,10 +1,11 @@
-"""The work of packing: images in blocks, each through decode, crop, scale and encode, spread over threads."""
+"""Blocks of images: decode, crop, scale and encode them, spread over threads."""
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -13,39 +14,64 @@ from alexnet_jax.data import images, manifest, statistics
 from alexnet_jax.data.sources.source import Split, printable
 from alexnet_jax.errors import UserError
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
+    """How to store images. Raises UserError for values out of range."""
+
     store: Literal["raw", "jpeg"]
     size: int  # height and width, pixels
-    quality: int  # of the JPEGs
+    quality: int  # of JPEGs, 1..100
     max_corrupt: float  # the share of a split's images that may be skipped
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"--size {self.size} must be at least 1")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality} must be in 1..100")
+        if not 0 <= self.max_corrupt < 1:
+            raise UserError(f"--max_corrupt {self.max_corrupt} is a share of the images: it must be in [0, 1)")
 
 
 class Block(NamedTuple):
     """Some images, ready to be written."""
 
-    records: list[bytes] | list[np.ndarray]
+    records: list[bytes | memoryview]  # JPEGs, or pixels [size, size, 3] uint8
     labels: list[int]
     hashes: list[int]
     names: list[str]
     skipped: list[manifest.Skipped]
-    unusual: list[tuple[str, str]]  # what, name
+    unusual: list[tuple[str, str]]  # what is unusual, name
     sums: statistics.Sums
 
 
 def stored_pixels(
     content: bytes | np.ndarray, size: int, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """An image's content -> [size, size, 3] uint8, and what is odd about it. Raises images.CorruptImage."""
+    """An image as it is stored, and what is unusual about its file.
+
+    Args:
+        content: the bytes of an image file, or RGB pixels [H, W, 3] uint8.
+        size: height and width of the result, pixels.
+        max_pixels: the most pixels that a file may have.
+
+    Returns:
+        [size, size, 3] uint8 and, for example, ("grey", "PNG").
+
+    Raises:
+        images.CorruptImage: if the file cannot be decoded.
+    """
     decoded = images.decode(content, max_pixels) if isinstance(content, bytes) else images.Decoded(content, ())
     return images.to_square(decoded.pixels, size), decoded.unusual
 
 
 def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
-    """Reads and scales images; the corrupt ones are noted. Raises UserError if a file cannot be read at all."""
-    pixels: list[np.ndarray] = []
-    block = Block([], [], [], [], [], [], statistics.nothing(settings.size))
+    """Read, scale and encode images; corrupt ones are skipped. Raises UserError if the storage fails."""
+    squares: list[np.ndarray] = []
+    block = Block([], [], [], [], [], [], statistics.zero_sums(settings.size))
     for i in indices:
         name = printable(split.names[i])
         try:
@@ -54,32 +80,34 @@ def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
         except images.CorruptImage as error:
             block.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
             continue
-        except OSError as error:  # the disk or the network, not the image
+        except OSError as error:  # the disk or the network is at fault, not the image
             raise UserError(
-                f"cannot read {name}: {error}. The finished shards stay; mend it and give the same command again"
+                f"cannot read {name}: {error}. The finished shards are kept; mend it and run the same command again"
             ) from None
-        record = square if settings.store == "raw" else images.encode_jpeg(square, settings.quality)
-        pixels.append(square)
-        block.records.append(record)  # type: ignore[arg-type] # all of one kind
+        record: bytes | memoryview = (
+            square.data if settings.store == "raw" else images.encode_jpeg(square, settings.quality)
+        )
+        squares.append(square)
+        block.records.append(record)
         block.labels.append(image.label)
-        block.hashes.append(xxhash.xxh3_64_intdigest(record if isinstance(record, bytes) else record.data))
+        block.hashes.append(xxhash.xxh3_64_intdigest(record))
         block.names.append(name)
         block.unusual.extend((what, name) for what in unusual)
-    return block._replace(sums=statistics.sums_of(pixels)) if pixels else block
+    return block._replace(sums=statistics.sums_of(squares)) if squares else block
 
 
-def in_order(threads: ThreadPoolExecutor, function: Callable, items: Iterable) -> Iterator[tuple[Any, Any]]:
-    """Each item and its result, in order; threads work only so far ahead that memory stays bounded."""
-    waiting: collections.deque[tuple[Any, Future]] = collections.deque()
-    try:
-        for item in items:
-            waiting.append((item, threads.submit(function, item)))
-            if len(waiting) > 2 * threads._max_workers:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        while waiting:
-            first, result = waiting.popleft()
-            yield first, result.result()
-    finally:
-        for _, result in waiting:
-            result.cancel()
+def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[tuple[Item, Result], None, None]:
+    """Each item with its result, in order; one thread per core runs only so far ahead that memory stays bounded."""
+    cores = os.cpu_count() or 1
+    waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
+    with ThreadPoolExecutor(cores) as threads:
+        try:
+            for i in range(len(items) + 2 * cores):
+                if i < len(items):
+                    waiting.append((items[i], threads.submit(function, items[i])))
+                if i >= 2 * cores:
+                    item, result = waiting.popleft()
+                    yield item, result.result()
+        finally:
+            for _, result in waiting:
+                result.cancel()

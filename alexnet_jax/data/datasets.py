@@ -1,4 +1,4 @@
-"""Opening what a config names: prepared folders, and the sources small enough to be packed in memory."""
+"""Open the data that a config names: prepared folders, or the sources small enough to be packed in memory."""
 
 import hashlib
 from pathlib import Path
@@ -9,13 +9,13 @@ import numpy as np
 from alexnet_jax.data import manifest, records, statistics
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.sources.registry import EMBEDDED, open_source
-from alexnet_jax.data.sources.source import Request, Source
+from alexnet_jax.data.sources.source import Source
 from alexnet_jax.errors import UserError
 
 HOW_TO_PREPARE = (
-    "For ImageNet, run `alexnet prepare --source imagenet2012 --input ARCHIVES --output DATA`; for a "
-    "folder with one folder of images a class, the same with --source folder. Then give "
-    "--config.data.directory=DATA. To try the program without data, give --config.data.source=synthetic"
+    "For ImageNet, run `alexnet prepare --source imagenet2012 --input ARCHIVES --output DATA`; for a folder with one "
+    "folder of images per class, the same with --source folder. Then give --config.data.directory=DATA. To try the "
+    "program without data, give --config.data.source=synthetic."
 )
 
 
@@ -23,55 +23,60 @@ class Dataset(NamedTuple):
     classes: list[str]  # label -> name
     splits: dict[str, records.Images]
     statistics: statistics.Statistics  # of the training images
-    fingerprint: str  # SHA-256: equal only for equal data
+    fingerprint: str  # SHA-256, equal only for equal data
 
 
 def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Dataset:
-    """The data of a config's section `data`, stored at `size` x `size`. Raises UserError if it does not fit."""
+    """Open the data described by a config's section `data`.
+
+    Args:
+        source: "prepared", or one of registry.EMBEDDED.
+        directory: the folder of the prepared data, or "".
+        size: height and width of the stored images, pixels.
+        num_classes: the number of classes of the network.
+
+    Raises:
+        UserError: if the data is missing, damaged, or does not fit the config.
+    """
     if source == "prepared":
         dataset = _open_prepared(directory, size)
-    elif source in EMBEDDED and directory:
+    elif source not in EMBEDDED:
+        known = ", ".join(("prepared", *EMBEDDED))
+        raise UserError(f"config.data.source={source} is none of {known}. {HOW_TO_PREPARE}")
+    elif directory:
         raise UserError(
             f"config.data.directory={directory} is not read by config.data.source={source}; give "
             "--config.data.source=prepared, or no directory"
         )
-    elif source in EMBEDDED:
-        dataset = _in_memory(open_source(source, Request(None, "", None, 0, size, num_classes)), size)
     else:
-        known = ", ".join(("prepared", *EMBEDDED))
-        raise UserError(f"config.data.source={source} is none of {known}. {HOW_TO_PREPARE}.")
-    if len(dataset.classes) > num_classes:
-        raise UserError(
-            f"the data has {len(dataset.classes)} classes and the network only {num_classes}; give "
-            f"--config.model.num_classes={len(dataset.classes)}"
-        )
-    if source == "prepared" and len(dataset.classes) < num_classes:
-        raise UserError(
-            f"the network has {num_classes} classes and the data only {len(dataset.classes)}; give "
-            f"--config.model.num_classes={len(dataset.classes)}"
-        )
+        dataset = _in_memory(open_source(source, size=size, num_classes=num_classes), size)
+    count = len(dataset.classes)
+    cure = f"give --config.model.num_classes={count}"
+    if count > num_classes:
+        raise UserError(f"the data has {count} classes and the network only {num_classes}; {cure}")
+    if source == "prepared" and count < num_classes:
+        raise UserError(f"the network has {num_classes} classes and the data only {count}; {cure}")
     return dataset
 
 
 def split_of(dataset: Dataset, split: str, key: str) -> records.Images:
-    """A split by name; `key` is where the name was given, for the message."""
+    """The split called `split`. `key` is the option that names it, for the message of the UserError."""
     if split not in dataset.splits:
-        raise UserError(
-            f"the data has no split {split!r}, only {', '.join(sorted(dataset.splits))}; give one of them as {key}"
-        )
+        available = ", ".join(sorted(dataset.splits))
+        raise UserError(f"the data has no split {split!r}, only {available}; give one of them as {key}")
     return dataset.splits[split]
 
 
 def _open_prepared(directory: str, size: int) -> Dataset:
     if not directory:
-        raise UserError(f"this config trains on prepared data and config.data.directory is empty. {HOW_TO_PREPARE}.")
+        raise UserError(f"this config trains on prepared data, but config.data.directory is empty. {HOW_TO_PREPARE}")
     path = Path(directory)
     if not path.is_dir():
-        raise UserError(f"config.data.directory={directory} does not exist. {HOW_TO_PREPARE}.")
+        raise UserError(f"config.data.directory={directory} does not exist. {HOW_TO_PREPARE}")
     described = manifest.read(path)
     if described.size != size:
         raise UserError(
-            f"{directory} holds images of {described.size}x{described.size} and config.data.size is {size}; give "
+            f"the images in {directory} are {described.size}x{described.size} and config.data.size is {size}; give "
             f"--config.data.size={described.size}, or prepare the images again with --size {size}"
         )
     splits: dict[str, records.Images] = {name: records.open_split(path, described, name) for name in described.splits}
@@ -83,9 +88,9 @@ def _in_memory(source: Source, size: int) -> Dataset:
     splits: dict[str, records.Images] = {}
     digest = hashlib.sha256()
     for name, split in source.splits.items():
-        read = [split.read(i) for i in range(len(split.names))]
-        pixels = np.stack([stored_pixels(image.content, size)[0] for image in read])
-        labels = np.array([image.label for image in read], np.int32)
+        images = [split.read(i) for i in range(len(split.names))]
+        pixels = np.stack([stored_pixels(image.content, size)[0] for image in images])
+        labels = np.array([image.label for image in images], np.int32)
         splits[name] = records.InMemory(labels, pixels)
         if name == "train":
             sums = statistics.sums_of(list(pixels))

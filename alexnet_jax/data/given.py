@@ -1,6 +1,5 @@
-"""Images that were never prepared, read as a split is: files, images of Pillow, arrays."""
+"""Unprepared images, read like a split: files, Pillow images and arrays."""
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,33 +8,34 @@ from PIL import Image, ImageOps
 
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.images import CorruptImage
-from alexnet_jax.data.sources.source import printable
+from alexnet_jax.data.sources.source import files_below, printable
 from alexnet_jax.errors import UserError
 
 ImageInput = str | Path | bytes | Image.Image | np.ndarray
 
 
 class Given:
-    """Images that a caller gives, as records.Images, all with label 0.
+    """Images given by a caller, as records.Images; every label is 0.
 
-    Each is the path of a file or folder (all files in it), the bytes of a file, an image of Pillow, or an array
-    [H, W, 3] uint8; one alone need not be in a list. One that is no intact image is a bad record. Raises UserError
-    if there is none, or an array has another shape or type.
+    Args:
+        images: one image or a sequence of them: the path of a file, or of a folder for all files in it; the bytes of
+            a file; a Pillow image; or an array [H, W, 3] uint8. One that cannot be decoded is a bad record.
+        size: height and width to scale them to, pixels.
+
+    Raises:
+        UserError: if there are no images, or an array has another shape or type.
     """
 
     def __init__(self, images: ImageInput | Sequence[ImageInput], size: int):
-        several = [images] if isinstance(images, ImageInput) else list(images)
         self._items: list[Path | bytes | Image.Image | np.ndarray] = []
-        for image in several:
+        for image in [images] if isinstance(images, ImageInput) else images:
             if isinstance(image, np.ndarray) and (image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8):
-                raise UserError(
-                    f"an image is an array [height, width, 3] of uint8, not {list(image.shape)} {image.dtype}"
-                )
+                raise UserError(f"an image must be [height, width, 3] uint8, not {list(image.shape)} {image.dtype}")
             self._items += below([Path(image)]) if isinstance(image, str | Path) else [image]
         if not self._items:
-            raise UserError("no images are given")
+            raise UserError("no images were given; give at least one file, folder or array")
         self.labels = np.zeros(len(self._items), np.int32)
-        self.size = size  # height and width they are scaled to, pixels
+        self.size = size
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
         bad = {}
@@ -60,24 +60,14 @@ def _content(image: Path | bytes | Image.Image | np.ndarray) -> bytes | np.ndarr
 
 
 def below(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths` as given, and in place of each folder the files in it at any depth, sorted.
+    """`paths`, with each folder replaced by the files in it at any depth, sorted; hidden ones are left out.
 
-    Hidden files and folders are passed over. Raises UserError if a folder holds no file.
+    Raises UserError if a folder holds no file.
     """
-    found = []
+    expanded = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = []
-        for folder, folders, files in os.walk(path, onerror=_refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            inside += [Path(folder, name) for name in files if not name.startswith(".")]
-        if not inside:
+        files = files_below(path) if path.is_dir() else [path]
+        if not files:
             raise UserError(f"the folder {path} holds no image; give folders that do, or files")
-        found += sorted(inside)
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    raise error
+        expanded += files
+    return expanded

@@ -1,4 +1,4 @@
-"""One image: from the bytes of a file to RGB pixels, and to the stored square (paper section 2)."""
+"""One image: from the bytes of a file to RGB pixels, and on to the stored square (paper section 2)."""
 
 import io
 import re
@@ -11,18 +11,18 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 JPEG_MAGIC, GZIP_MAGIC = b"\xff\xd8", b"\x1f\x8b"
-MAX_PIXELS = 100_000_000  # of one image: a small file can claim to hold any number
-MAX_BYTES = 2**28  # of one unpacked file
+MAX_PIXELS = 100_000_000  # per image: a small file can claim any number
+MAX_BYTES = 2**28  # of a file after decompression
 TINY = 16  # pixels on the short side: hardly a picture
-# What photos come in. Pillow knows forty more, one of which it hands to another program (EPS, to Ghostscript).
+# The formats of photos. Pillow knows forty more and hands one of them to another program (EPS, to Ghostscript).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PASSES = 20  # over so many pixels as MAX_PIXELS, that the scans of a JPEG may make
+MAX_PASSES = 20  # how often the scans of a JPEG may go over MAX_PIXELS pixels
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit only warns, through a channel that threads share
-cv2.setNumThreads(1)  # images are spread over threads here, not pixels there
+cv2.setNumThreads(1)  # the threads here each take whole images
 
 
 class CorruptImage(Exception):
-    """Bytes that do not decode, whole and without a warning, to an image. The message says why."""
+    """Bytes that do not decode to a whole image without warnings. The message says why."""
 
 
 class Decoded(NamedTuple):
@@ -31,21 +31,21 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """The image in a file of any of FORMATS, as RGB, turned upright if its EXIF data says so.
+    """Decode an image file in any of FORMATS to RGB, turned upright if its EXIF data asks for that.
 
-    What it is called does not count, only what is in it. Grey, palette, CMYK, transparent and gzip-packed images
-    become RGB. A JPEG that is cut short or whose decoder warns of damage is refused: its pixels would be part
-    garbage, and so is any image of more than `max_pixels`.
+    The format is recognized by the content. Grey, palette, CMYK, transparent and gzip-compressed images become RGB.
+    Raises CorruptImage for a JPEG that is truncated or makes the decoder warn of damage (some of its pixels would be
+    garbage), and for an image of more than `max_pixels`.
     """
     try:
         unusual = []
-        if content.startswith(GZIP_MAGIC):  # one of ILSVRC-2010 is
-            unpacking = zlib.decompressobj(wbits=31)
-            content = unpacking.decompress(content, MAX_BYTES)
-            if not unpacking.eof:
-                raise CorruptImage(f"gzip-packed, and cut short or of more than {MAX_BYTES:,} bytes")
+        if content.startswith(GZIP_MAGIC):  # one image of ILSVRC-2010 is
+            decompressor = zlib.decompressobj(wbits=31)
+            content = decompressor.decompress(content, MAX_BYTES)
+            if not decompressor.eof:
+                raise CorruptImage(f"gzip-compressed, and truncated or longer than {MAX_BYTES:,} bytes")
             unusual.append("gzip")
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads no more than the header
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads only the header
         _check_size(image.width, image.height, max_pixels)
         unusual += _unusual(image)
         orientation = image.getexif().get(0x0112, 1)
@@ -55,15 +55,15 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
             grey = (np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8)
             pixels = np.repeat(grey[..., None], 3, axis=-1)
         elif image.mode == "F":
-            raise CorruptImage("pixels are floating-point numbers of unknown range")
+            raise CorruptImage("the pixels are floating-point numbers of unknown range")
         else:
             image = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
             pixels = np.asarray(image)
     except CorruptImage:
         raise
-    except Exception as error:  # decoders raise all sorts on bad bytes
+    except Exception as error:  # decoders can raise anything on bad bytes
         reason = str(error).split("<_io")[0].strip() or type(error).__name__
-        raise CorruptImage(f"not a sound image: {reason}") from None
+        raise CorruptImage(f"not a valid image: {reason}") from None
     if orientation != 1:
         upright = Image.fromarray(pixels)
         upright.getexif()[0x0112] = orientation
@@ -77,35 +77,35 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _unusual(image: Image.Image) -> list[str]:
-    found = [image.mode] if image.mode == "CMYK" else ["grey"] if image.mode in ("1", "L", "LA", "I;16", "I") else []
+    unusual = [image.mode] if image.mode == "CMYK" else ["grey"] if image.mode in ("1", "L", "LA", "I;16", "I") else []
     if image.format != "JPEG":
-        found.append(str(image.format))
+        unusual.append(str(image.format))
     if min(image.size) < TINY:
-        found.append(f"under {TINY} pixels")
-    return found
+        unusual.append(f"under {TINY} pixels")
+    return unusual
 
 
 def _decode_jpeg_file(content: bytes, max_pixels: int) -> np.ndarray:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(content)  # the decoder may see another one than Pillow
+    height, width, _, _ = simplejpeg.decode_jpeg_header(content)  # this decoder may read another size than Pillow
     _check_size(width, height, max_pixels)
-    scans = content.count(b"\xff\xda")  # each of which may change every pixel, in a few bytes
+    scans = content.count(b"\xff\xda")  # each can change every pixel, in a few bytes
     if scans * width * height > MAX_PASSES * max_pixels:
         raise CorruptImage(f"{scans} scans of {width}x{height} pixels take too long")
     try:
         return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
     except ValueError as error:
-        # A stray byte between the picture's last and the end mark harms nothing; two images of ILSVRC-2010 have one.
+        # A few stray bytes between the image data and the end marker are harmless; two images of ILSVRC-2010 have one.
         if not re.search(r"\b[1-4] extraneous bytes before marker 0xd9", str(error)):
             raise
     return simplejpeg.decode_jpeg(content, colorspace="RGB", strict=False)
 
 
 def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Cuts out the centre and scales it: [H, W, 3] uint8 -> [size, size, 3] uint8.
+    """Crop to the central square and scale it: [H, W, 3] uint8 -> [size, size, 3] uint8.
 
     Shrinks by area averaging and enlarges by cubic interpolation, with the functions that the authors' code used
-    (OpenCV's INTER_AREA, INTER_CUBIC). They scaled the whole image and cut then; here the square is cut first, at
-    whole pixels, which is the same up to a shift of less than a pixel and a quarter faster.
+    (OpenCV's INTER_AREA and INTER_CUBIC). They scaled first and cropped afterwards; cropping first, at whole pixels,
+    gives the same up to a shift of less than a pixel and is a quarter faster.
     """
     height, width, _ = pixels.shape
     short = min(height, width)
@@ -115,11 +115,11 @@ def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    return simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420"
-    )
+    """Encode [H, W, 3] uint8 as a JPEG of quality 1..100."""
+    pixels = np.ascontiguousarray(pixels)
+    return simplejpeg.encode_jpeg(pixels, quality=quality, colorspace="RGB", colorsubsampling="420")
 
 
 def decode_jpeg(content: bytes, out: np.ndarray) -> None:
-    """Decodes what `encode_jpeg` wrote into `out` [size, size, 3] uint8. Raises ValueError if it does not fit."""
+    """Decode what `encode_jpeg` wrote into `out` [size, size, 3] uint8. Raises ValueError if it does not fit."""
     simplejpeg.decode_jpeg(content, colorspace="RGB", buffer=out, strict=True)

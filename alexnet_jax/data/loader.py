@@ -1,11 +1,11 @@
-"""Batches of a split, by Grain. One Grain element is one whole batch.
+"""Batches of a split, read by Grain; each Grain element is a whole batch.
 
-The order of the examples is a permutation that only (seed, epoch) decides, so the state of the pipeline is one
-integer, the number of the next batch, for any number of threads and processes. Every epoch holds every example
-once: its last batch is filled up with masked copies, as the authors' code kept a last smaller batch.
+The order of the examples is a permutation that depends only on (seed, epoch), so the state of the pipeline is a single
+integer, the number of the next batch, for any number of threads and processes. Every epoch contains every example
+once; its last batch is padded with masked copies, where the authors' code kept a smaller last batch.
 
-A bad record (records.Packed) does not stop an epoch. In training its place goes to the next sound example of the
-split, with that one's label; in evaluation, where every example counts once, it is masked and so left out.
+A bad record (see records.Packed) does not stop an epoch. In training, the next intact example of the split takes its
+place, label included; in evaluation, where every example must count once, it is masked out.
 """
 
 import functools
@@ -19,64 +19,66 @@ from alexnet_jax.data.memory import Pool
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError
 
+MAX_LISTED = 20  # bad records in an error message
+
 
 class Batch(NamedTuple):
     image: np.ndarray  # [B, H, W, 3] uint8
     label: np.ndarray  # [B] int32
-    example: np.ndarray  # [B] int32: its place in the split
+    example: np.ndarray  # [B] int32: index in the split
     mask: np.ndarray  # [B] bool: False where the example does not count
 
 
 class Order(NamedTuple):
-    """Which examples are in which batch."""
+    """The assignment of examples to batches."""
 
     examples: int
     batch_size: int
     seed: int | None  # None: in the order of the split, for evaluation
-    reshuffle: bool = True  # False: all epochs in the order of the first
+    reshuffle: bool = True  # False: every epoch in the order of the first
 
     @property
     def steps_per_epoch(self) -> int:
         return -(-self.examples // self.batch_size)
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Indices [B] int32 and mask [B] of batch `number`, counted through all epochs."""
-        epoch, place = divmod(number, self.steps_per_epoch)
+        """Indices [B] int32 and mask [B] of batch `number`, counted across epochs."""
+        epoch, step = divmod(number, self.steps_per_epoch)
         if self.seed is None:
             order = np.arange(self.examples, dtype=np.int32)
         else:
             order = _permutation(self.seed, epoch if self.reshuffle else 0, self.examples)
-        places = place * self.batch_size + np.arange(self.batch_size)
-        return order[places % self.examples], places < self.examples
+        positions = step * self.batch_size + np.arange(self.batch_size)
+        return order[positions % self.examples], positions < self.examples
 
 
-@functools.lru_cache(maxsize=2)  # threads may read the end of one epoch and the start of the next
+@functools.lru_cache(maxsize=2)  # threads may be reading the end of one epoch and the start of the next
 def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     key = np.array([seed, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(np.int32(examples)).astype(np.int32)
 
 
 class Reading(NamedTuple):
-    """How to read."""
+    """How to read batches."""
 
-    threads: int  # 0: in the thread that asks
+    threads: int  # 0: read in the calling thread
     prefetch: int  # batches read ahead
     max_bad: float  # the share of a split's records that may be bad before reading stops
-    part: int = 0  # which of
-    parts: int = 1  # how many equal parts of each batch
+    part: int = 0  # which part of each batch this process reads, 0..parts-1
+    parts: int = 1  # of equal size
 
 
 class Batches:
-    """An iterator of Batch over the batches `start`..`stop`-1. Close it when done.
+    """An iterator over the batches `start`..`stop`-1. Close it when done.
 
-    Raises DataError when more than `reading.max_bad` of the split's records have been found bad.
+    Raises DataError when more than `reading.max_bad` of the split's records turn out to be bad.
     """
 
     def __init__(self, images: Images, order: Order, start: int, stop: int, reading: Reading):
         if order.batch_size % reading.parts:
-            raise ValueError(f"batches of {order.batch_size} do not divide into {reading.parts} parts")
-        self.waited = 0.0  # seconds that `next` kept its caller waiting, in all
-        self.bad: dict[int, str] = {}  # the bad records met so far, and what is wrong with them
+            raise ValueError(f"batches of {order.batch_size} cannot be divided into {reading.parts} parts")
+        self.waited = 0.0  # total seconds that callers of `next` have waited
+        self.bad: dict[int, str] = {}  # index of each bad record so far -> what is wrong with it
         self._news: list[str] = []
         self._images, self._examples, self._max_bad = images, order.examples, reading.max_bad
         pool = Pool((order.batch_size // reading.parts, images.size, images.size, 3))
@@ -94,25 +96,26 @@ class Batches:
         self.waited += time.monotonic() - start
         for i in sorted(bad.keys() - self.bad.keys()):
             self.bad[i] = bad[i]
-            self._news.append(f"bad record: image {i}, {self._images.name(i)}, {bad[i]}")
+            self._news.append(f"bad record: {self._describe(i)}")
         if len(self.bad) > self._max_bad * self._examples:
-            listed = "\n".join(
-                f"  image {i}, {self._images.name(i)}, {what}" for i, what in list(self.bad.items())[:20]
-            )
+            listed = "\n".join(f"  {self._describe(i)}" for i in list(self.bad)[:MAX_LISTED])
             raise DataError(
                 f"{len(self.bad)} of {self._examples} records are bad, more than the share of {self._max_bad:g} that "
-                "config.data.max_bad allows; `alexnet verify-data` finds them all. Put the shards back "
-                f"from a copy or prepare the data again:\n{listed}"
+                "config.data.max_bad allows; `alexnet verify-data` finds all of them. Restore the shards from a copy "
+                f"or prepare the data again:\n{listed}"
             )
         return batch
 
+    def _describe(self, i: int) -> str:
+        return f"image {i}, {self._images.name(i)}, {self.bad[i]}"
+
     def news(self) -> list[str]:
-        """A line about each bad record met since the last call."""
+        """One line for each bad record found since the last call."""
         news, self._news = self._news, []
         return news
 
     def get_state(self) -> dict[str, int]:
-        """The number of the next batch, {"next_index": n}."""
+        """The number of the next batch, as {"next_index": n}."""
         return self._iterator.get_state()
 
     def close(self) -> None:
@@ -120,28 +123,27 @@ class Batches:
 
 
 def _load(images: Images, order: Order, reading: Reading, pool: Pool, number: int) -> tuple[Batch, dict[int, str]]:
-    """Batch `number`, this process's part of it, and the bad records it met: example -> what is wrong."""
+    """This process's part of batch `number`, and its bad records: index -> what is wrong."""
     index, mask = order.batch(number)
     rows = order.batch_size // reading.parts
     mine = slice(reading.part * rows, (reading.part + 1) * rows)
-    index, mask = index[mine].copy(), mask[mine].copy()
-    pixels = pool.empty()
-    wrong = images.read(index, pixels)
-    bad = {int(index[row]): what for row, what in wrong.items()}
-    for row in wrong:
+    index, mask, pixels = index[mine].copy(), mask[mine].copy(), pool.empty()
+    bad_rows = images.read(index, pixels)
+    bad = {int(index[row]): problem for row, problem in bad_rows.items()}
+    for row in bad_rows:
         if order.seed is None:
             pixels[row], mask[row] = 0, False
         else:
-            index[row] = _next_sound(images, int(index[row]), order.examples, pixels[row : row + 1], bad)
+            index[row] = _read_next_intact(images, int(index[row]), order.examples, pixels[row : row + 1], bad)
     return Batch(pixels, images.labels[index], index, mask), bad
 
 
-def _next_sound(images: Images, i: int, examples: int, out: np.ndarray, bad: dict[int, str]) -> int:
-    """The first example behind `i` that can be read, into `out` [1, H, W, 3]; notes in `bad` those that cannot."""
+def _read_next_intact(images: Images, i: int, examples: int, out: np.ndarray, bad: dict[int, str]) -> int:
+    """Read the first intact example after `i` into `out` [1, H, W, 3], add bad ones to `bad`, and return its index."""
     for step in range(1, examples):
-        other = (i + step) % examples
-        wrong = images.read(np.array([other]), out)
-        if not wrong:
-            return other
-        bad[other] = wrong[0]
-    raise DataError(f"not one of the {examples} records can be read: {bad[i]}")
+        candidate = (i + step) % examples
+        bad_rows = images.read(np.array([candidate]), out)
+        if not bad_rows:
+            return candidate
+        bad[candidate] = bad_rows[0]
+    raise DataError(f"none of the {examples} records can be read: {bad[i]}")

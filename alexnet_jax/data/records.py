@@ -1,14 +1,14 @@
 """The packed format: images of one size in shards, their labels, and a manifest that describes them.
 
-    manifest.json               classes, counts, checksums, colour covariance, what was skipped
+    manifest.json               classes, counts, checksums, colour covariance, skipped images
     mean_image.npy              [size, size, 3] float32, over the training images
     train.labels.npy            [count] int32
-    train.hashes.npy            [count] uint64, XXH3 of each record, compared whenever the record is read
-    train.names.json            what each image was called
+    train.hashes.npy            [count] uint64: XXH3 of each record, compared whenever the record is read
+    train.names.json            the original names of the images
     train-00000-of-00010.raw    images one after another, size * size * 3 bytes of RGB each   (store "raw")
-    train-00000-of-00010.array_record   a JPEG a record                                       (store "jpeg")
+    train-00000-of-00010.array_record   one JPEG per record                                   (store "jpeg")
 
-Raw shards are read through the page cache and need no decoding; JPEG shards take less disk.
+Raw shards are read through the page cache and need no decoding; JPEG shards take less disk space.
 """
 
 import json
@@ -27,11 +27,11 @@ from alexnet_jax.data.manifest import Manifest, PackedSplit
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
 
-AGAIN = "prepare the data again into a new folder, or put the file back from a copy"
+CURE = "prepare the data again into a new folder, or restore the file from a copy"
 
 
 class Images(Protocol):
-    """A split ready for random access."""
+    """A split with random access."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -44,14 +44,19 @@ class Images(Protocol):
         ...
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
-        """Reads images `index` [n] into `out` [n, size, size, 3] uint8; returns what is wrong with which of the n.
+        """Read images into memory.
 
-        The pixels of an image that something is wrong with mean nothing.
+        Args:
+            index: [n], their indices in the split.
+            out: [n, size, size, 3] uint8, overwritten. The pixels of a bad image are undefined.
+
+        Returns:
+            Row of `out` -> what is wrong, for the images that cannot be read.
         """
         ...
 
     def name(self, i: int) -> str:
-        """What image `i` was called."""
+        """The original name of image `i`."""
         ...
 
 
@@ -86,16 +91,16 @@ class Subset:
 
 
 def spread(images: Images, count: int) -> Subset:
-    """`count` images of a split, spread evenly over it."""
+    """`count` images of a split, evenly spaced."""
     return Subset(images, np.arange(count) * len(images.labels) // count)
 
 
 class Packed:
-    """A split on disk. A record that cannot be read, does not have its hash or does not decode is a bad one."""
+    """A split on disk. A record is bad if it cannot be read or decoded, or its hash differs."""
 
     def __init__(self, directory: Path, split: PackedSplit, size: int):
-        self.labels = arrays.load(directory / split.labels.name, (split.count,), np.int32)
         self.size = size
+        self.labels = arrays.load(directory / split.labels.name, (split.count,), np.int32)
         self.hashes = arrays.load(directory / split.hashes.name, (split.count,), np.uint64)
         self._names_file = directory / split.names.name
         self._shards = [directory / shard.name for shard in split.shards]
@@ -104,19 +109,19 @@ class Packed:
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
         shards = self._ends.searchsorted(index, side="right")
-        places = index - self._starts[shards]
+        positions = index - self._starts[shards]
         bad = {}
-        # All numbers are looked up at once: what Python does here for each image, threads must wait for.
-        each = zip(index.tolist(), shards.tolist(), places.tolist(), self.hashes[index].tolist(), strict=True)
-        for row, (i, shard, place, known) in enumerate(each):
+        # All numbers are looked up at once, since other threads must wait for what Python does image by image.
+        rows = zip(index.tolist(), shards.tolist(), positions.tolist(), self.hashes[index].tolist(), strict=True)
+        for row, (i, shard, position, expected_hash) in enumerate(rows):
             try:
-                self._load(i, shard, place, known, out[row])
+                self._load(i, shard, position, expected_hash, out[row])
             except (OSError, RuntimeError, ValueError) as error:  # ArrayRecord and the decoder raise all of these
                 bad[row] = f"{self._shards[shard].name}: {error}"
         return bad
 
-    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
-        """Reads image `i`, which lies at `place` of `shard` and has the hash `known`, into `out` [size, size, 3]."""
+    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
+        """Read image `i`, number `position` in `shard`, into `out` [size, size, 3]."""
         raise NotImplementedError
 
     def name(self, i: int) -> str:
@@ -127,14 +132,14 @@ class Packed:
         try:
             names = json.loads(self._names_file.read_text())
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{self._names_file} cannot be read: {error}; {AGAIN}") from None
+            raise DataError(f"{self._names_file} cannot be read: {error}; {CURE}") from None
         if not isinstance(names, list) or [type(name) for name in names] != [str] * len(self.labels):
-            raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; {AGAIN}")
+            raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; {CURE}")
         return names
 
 
-def _check(record: bytes | memoryview, known: int) -> None:
-    if xxhash.xxh3_64_intdigest(record) != known:
+def _check(record: bytes | memoryview, expected_hash: int) -> None:
+    if xxhash.xxh3_64_intdigest(record) != expected_hash:
         raise ValueError("the record has changed since it was written")
 
 
@@ -142,19 +147,15 @@ class Raw(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         super().__init__(directory, split, size)
         self._files = [os.open(path, os.O_RDONLY) for path in self._shards]
-        weakref.finalize(self, _close, self._files)
+        for file in self._files:
+            weakref.finalize(self, os.close, file)
 
-    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
-        # Not a memory map: a file that is cut while we run would end the process, and this leaves other threads free.
+    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
+        # Not a memory map: truncating a mapped file would kill the process, and this releases the GIL.
         pixels = out.data
-        if os.preadv(self._files[shard], [pixels], place * out.nbytes) != out.nbytes:
-            raise ValueError("the shard is cut short")
-        _check(pixels, known)
-
-
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
+        if os.preadv(self._files[shard], [pixels], position * out.nbytes) != out.nbytes:
+            raise ValueError("the shard is truncated")
+        _check(pixels, expected_hash)
 
 
 class Jpeg(Packed):
@@ -168,44 +169,40 @@ class Jpeg(Packed):
         """The JPEG of image `i`."""
         return self._records[i]
 
-    def _load(self, i: int, shard: int, place: int, known: int, out: np.ndarray) -> None:
+    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
         record = self.record(i)
-        _check(record, known)
+        _check(record, expected_hash)
         images.decode_jpeg(record, out)
 
 
 def open_split(directory: Path, described: Manifest, split: str) -> Packed:
-    """A split for reading.
+    """Open a split for reading.
 
-    Raises DataError if a shard of it is missing or not of its stated length, or another file is not as it was written.
+    Raises DataError if one of its shards is missing or has the wrong length, or another of its files has changed.
     """
     packed = described.splits[split]
-    for file in (described.mean_image, *manifest.of_split(packed)):
+    for file in (described.mean_image, *packed.files()):
         problem = manifest.problem(directory, file, content=file not in packed.shards)
         if problem:
-            raise DataError(f"{problem}; {AGAIN}")
+            raise DataError(f"{problem}; {CURE}")
     open_files.allow(len(packed.shards))
-    reader = Raw if described.store == "raw" else Jpeg
-    statistics_of(directory, described)  # with it the size is no mere claim
+    statistics_of(directory, described)  # confirms the size that the manifest claims
     try:
-        opened = reader(directory, packed, described.size)
-    except RuntimeError as error:  # of ArrayRecord
-        raise DataError(f"a shard of the split {split} of {directory} is damaged: {error}; {AGAIN}") from None
-    except ValueError as error:
-        raise DataError(f"the split {split} of {directory} is damaged: {error}; {AGAIN}") from None
+        opened = (Raw if described.store == "raw" else Jpeg)(directory, packed, described.size)
+    except (RuntimeError, ValueError) as error:  # the first from ArrayRecord
+        raise DataError(f"the split {split} of {directory} is damaged: {error}; {CURE}") from None
     if not 0 <= opened.labels.min() <= opened.labels.max() < len(described.classes):
         raise DataError(
-            f"{directory / packed.labels.name} has labels beyond the {len(described.classes)} classes; {AGAIN}"
+            f"{directory / packed.labels.name} has labels beyond the {len(described.classes)} classes; {CURE}"
         )
     return opened
 
 
 def statistics_of(directory: Path, described: Manifest) -> Statistics:
-    """Raises DataError if the mean image is not one of the size of the images."""
+    """The statistics of packed data. Raises DataError if the mean image is damaged or has the wrong size."""
     try:
         mean_image = arrays.load(directory / described.mean_image.name, (described.size, described.size, 3), np.float32)
     except ValueError as error:
-        raise DataError(f"{error}; {AGAIN}") from None
-    return Statistics(
-        mean_image, np.array(described.eigenvalues, np.float32), np.array(described.eigenvectors, np.float32)
-    )
+        raise DataError(f"{error}; {CURE}") from None
+    eigenvalues, eigenvectors = (np.array(x, np.float32) for x in (described.eigenvalues, described.eigenvectors))
+    return Statistics(mean_image, eigenvalues, eigenvectors)

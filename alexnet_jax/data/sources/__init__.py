@@ -1,1 +1,1 @@
-"""Where images come from: one module a kind of source, and their registry."""
+"""Where images come from: one module per kind of source, and their registry."""

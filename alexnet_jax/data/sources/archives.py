@@ -1,7 +1,7 @@
-"""Images by class or in a row, wherever they lie: in a tar of tars, a folder of tars or a folder of folders.
+"""Images by class or in a row, in a tar of tars, a folder of tars, or folders.
 
 Archives are read in place: an index of their headers says where each image lies, and nothing is unpacked. The index
-takes 300 to 450 bytes of memory an image.
+takes 300 to 450 bytes of memory per image.
 """
 
 import os
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from alexnet_jax.data.sources import tars
+from alexnet_jax.data.sources.source import files_below
 from alexnet_jax.errors import UserError
 
 
@@ -27,43 +28,41 @@ class Place(NamedTuple):
         with self.path.open("rb", buffering=0) as file:
             content = os.pread(file.fileno(), self.size, self.offset)
         if len(content) != self.size:
-            raise OSError(f"{self.path} has become shorter while it was read")
+            raise OSError(f"{self.path} has become shorter while it was being read")
         return content
 
 
-Listing = list[tuple[str, Place]]  # names and places
+Listing = list[tuple[str, Place]]  # name, place
 
 
 def by_class(path: Path) -> dict[str, Listing]:
-    """Class name -> images, both in sorted order; `path` is a tar of tars, or a folder of tars or of folders."""
+    """Class name -> images, both sorted. `path` is a tar of tars, or a folder of tars or of folders, one per class."""
     if path.is_dir():
-        tars = {tar.stem: _members(tar, 0, tar.stat().st_size) for tar in sorted(path.glob("*.tar"))}
-        folders = {folder.name: folder for folder in sorted(path.iterdir()) if _is_folder(folder)}
-        if tars and set(folders) - set(tars):
-            extra = min(set(folders) - set(tars))
-            raise UserError(f"{path} has archives, and folders such as {extra} without one; keep one kind of them")
-        found = tars or {name: _files(folder) for name, folder in folders.items()}
+        archives = {tar.stem: _members(tar, 0, tar.stat().st_size) for tar in sorted(path.glob("*.tar"))}
+        folders = {folder.name: folder for folder in path.iterdir() if _is_folder(folder)}
+        extra = min(set(folders) - set(archives), default="")
+        if archives and extra:
+            raise UserError(f"{path} has archives, but also folders without one, such as {extra}; keep one kind")
+        classes = archives or {name: _files(folder) for name, folder in folders.items()}
     else:
         inner = [(name, place) for name, place in _members(path, 0, path.stat().st_size) if name.endswith(".tar")]
-        often, count = Counter(name for name, _ in inner).most_common(1)[0] if inner else ("", 0)
+        name, count = Counter(name for name, _ in inner).most_common(1)[0] if inner else ("", 0)
         if count > 1:
-            raise UserError(f"{path} holds {count} archives {often}, in folders; one a class is needed")
-        found = {
+            raise UserError(f"{path} holds {count} archives called {name}, in different folders; keep one per class")
+        classes = {
             PurePosixPath(name).stem: _members(path, place.offset, place.offset + (place.size or 0))
             for name, place in inner
         }
-    if not found:
-        raise UserError(f"{path} holds no archive and no folder of images; one a class is needed")
-    for name, listing in found.items():
+    if not classes:
+        raise UserError(f"{path} holds no archive and no folder of images; put one per class there")
+    for name, listing in classes.items():
         if not listing:
-            raise UserError(
-                f"the class {name} of {path} has no images; mend it, or remove it if it should not be there"
-            )
-    return {name: [(f"{name}/{image}", place) for image, place in sorted(found[name])] for name in sorted(found)}
+            raise UserError(f"the class {name} of {path} has no images; add them, or remove the class")
+    return {name: [(f"{name}/{image}", place) for image, place in sorted(classes[name])] for name in sorted(classes)}
 
 
 def in_a_row(path: Path) -> Listing:
-    """The images of a tar, or of a folder, sorted by their names (without folders)."""
+    """The images of a tar or a folder, sorted by name (without folders)."""
     return sorted(_files(path) if path.is_dir() else _members(path, 0, path.stat().st_size))
 
 
@@ -76,13 +75,11 @@ def _is_folder(path: Path) -> bool:
 
 
 def _files(folder: Path) -> Listing:
-    """Files anywhere below a folder, but for hidden ones."""
-    paths = (Path(top, name) for top, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    return [(path.name, Place(path, 0, None)) for path in paths]
+    return [(path.name, Place(path, 0, None)) for path in files_below(folder)]
 
 
 def _members(path: Path, start: int, end: int) -> Listing:
-    """The regular files of the tar that lies at bytes `start` to `end` of `path`. Raises UserError if it is damaged."""
+    """The regular files of the tar at bytes `start` to `end` of `path`. Raises UserError if it is damaged."""
     places: dict[str, Place] = {}
     inside = "" if start == 0 else f" (the archive in it at byte {start:,})"
     with path.open("rb") as file:
@@ -90,13 +87,13 @@ def _members(path: Path, start: int, end: int) -> Listing:
             for member in tars.members(file, start, end):
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     places[member.name] = Place(path, member.offset_data, member.size)
-                elif member.islnk() and member.linkname in places:  # a second name of a file before it
+                elif member.islnk() and member.linkname in places:  # a second name for an earlier file
                     places[member.name] = places[member.linkname]
                 elif not member.isdir():
-                    raise UserError(f"{path}{inside} holds {member.name}, neither a file nor a folder; leave it out")
+                    raise UserError(f"{path}{inside} holds {member.name}, neither a file nor a folder; remove it")
         except ValueError as error:
             raise UserError(
-                f"{path}{inside} is not a whole, uncompressed tar: {error}; check its length and checksum, and "
+                f"{path}{inside} is not a complete, uncompressed tar: {error}; check its length and checksum, and "
                 "download it again"
             ) from None
     named = ((PurePosixPath(name).name, place) for name, place in places.items())

@@ -1,38 +1,87 @@
 """The sources by name. A source is one function and one line here."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.data.sources.embedded import digits, synthetic
 from alexnet_jax.data.sources.folder import folder
 from alexnet_jax.data.sources.imagenet import challenge, full
-from alexnet_jax.data.sources.source import Request, Source
+from alexnet_jax.data.sources.source import Source
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
 
-SOURCES: dict[str, Callable[[Request], Source]] = {
-    "imagenet2010": lambda request: challenge("imagenet2010", request.input),
-    "imagenet2012": lambda request: challenge("imagenet2012", request.input),
-    "imagenet_full": lambda request: full(request.input, request.seed),
-    "folder": lambda request: folder(request.input, request.val_fraction),
-    "tfds": lambda request: tfds(request.name, request.input),
-    "cifar10": lambda request: cifar10(request.input),
-    "digits": lambda request: digits(),
-    "synthetic": lambda request: synthetic(request.size, request.num_classes),
+# A source's function has those of these parameters that apply to it: path, name, val_fraction, seed, size, num_classes.
+SOURCES: dict[str, Callable[..., Source]] = {
+    "imagenet2010": partial(challenge, "imagenet2010"),
+    "imagenet2012": partial(challenge, "imagenet2012"),
+    "imagenet_full": full,
+    "folder": folder,
+    "tfds": tfds,
+    "cifar10": cifar10,
+    "digits": digits,
+    "synthetic": synthetic,
 }
 EMBEDDED = ("digits", "synthetic")  # need no files, and are small enough to train on without `prepare`
+FLAGS = {"path": "--input", "val_fraction": "--val_fraction", "seed": "--seed"}
+RECOGNIZED_BY = {  # a file that shows which source a folder is
+    "ILSVRC2012_img_train.tar": "imagenet2012",
+    "ILSVRC2012_devkit_t12.tar.gz": "imagenet2012",
+    "ILSVRC2010_images_train.tar": "imagenet2010",
+    "ILSVRC2010_devkit-1.0.tar.gz": "imagenet2010",
+    "cifar-10-binary.tar.gz": "cifar10",
+    "cifar-10-python.tar.gz": "cifar10",
+    "n*.tar": "imagenet_full",
+}
 
 
-def known(name: str) -> tuple[str, str]:
-    """Splits `kind` or `kind:what`. Raises UserError if there is no such source."""
-    kind, _, of = name.partition(":")
-    if kind not in SOURCES or bool(of) != (kind == "tfds"):
+def recognized(path: Path) -> str:
+    """The source that a folder most likely is."""
+    return next((kind for pattern, kind in RECOGNIZED_BY.items() if any(path.glob(pattern))), "folder")
+
+
+def split_name(source: str) -> tuple[str, str]:
+    """Split `kind` or `kind:name` in two. Raises UserError if there is no such source."""
+    kind, _, name = source.partition(":")
+    if kind not in SOURCES or bool(name) != (kind == "tfds"):
         listed = ", ".join(f"{each}:NAME" if each == "tfds" else each for each in sorted(SOURCES))
-        raise UserError(f"there is no source {name!r}; give one of {listed}")
-    return kind, of
+        raise UserError(f"there is no source {source!r}; give one of {listed}")
+    return kind, name
 
 
-def open_source(name: str, request: Request) -> Source:
-    """The source called `name`, or `name:what` where it takes a name of its own."""
-    kind, of = known(name)
-    return SOURCES[kind](request._replace(name=of))
+def open_source(
+    source: str,
+    path: Path | None = None,
+    val_fraction: float | None = None,
+    seed: int | None = None,
+    size: int | None = None,
+    num_classes: int | None = None,
+) -> Source:
+    """Open a source. None stands for an option's default.
+
+    Args:
+        source: a name in SOURCES, or "tfds:NAME".
+        path: the folder or file that it reads.
+        val_fraction: the share of the training images to hold out as the split `val`, in [0, 1).
+        seed: of a random split.
+        size: height and width that the images will be stored at, pixels.
+        num_classes: the number of classes of a source that makes its images up.
+
+    Raises:
+        UserError: if there is no such source, it cannot be read, or `path`, `val_fraction` or `seed` does not apply.
+    """
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise UserError(f"--val_fraction {val_fraction} is a share of the images: it must be in [0, 1)")
+    kind, name = split_name(source)
+    given = {"path": path, "val_fraction": val_fraction, "seed": seed, "size": size, "num_classes": num_classes}
+    parameters = {each: inspect.signature(function).parameters for each, function in SOURCES.items()}
+    for option, flag in FLAGS.items():
+        if given[option] is not None and option not in parameters[kind]:
+            takers = ", ".join(each for each in SOURCES if option in parameters[each])
+            raise UserError(f"{flag} is for --source {takers}; leave it out for --source {kind}")
+    options = given | {"name": name}
+    return SOURCES[kind](
+        **{key: value for key, value in options.items() if value is not None and key in parameters[kind]}
+    )

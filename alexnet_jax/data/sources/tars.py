@@ -1,18 +1,18 @@
-"""Reading tars by their headers. Nothing in them is believed: a header may claim any length, and any place.
+"""Read tars by their headers, trusting none of them: a header may claim any length and any position.
 
-Nothing is unpacked, so that no name, link or device in a tar can touch the disk.
+Nothing is unpacked, so no name, link or device in a tar can touch the disk.
 """
 
 import io
 import tarfile
 from collections.abc import Iterator
 
-BLOCK = 512  # bytes; a tar is a row of such blocks and ends with empty ones
-MAX_HEADER = 2**16  # bytes; tarfile searches long ones in quadratic time
+BLOCK = 512  # bytes; a tar is a sequence of such blocks and ends with empty ones
+MAX_HEADER = 2**16  # bytes; tarfile searches long headers in quadratic time
 
 
-class _Part:
-    """A file up to `end`, as tarfile reads it: it is given no memory for what is not there, and led nowhere else."""
+class _Window:
+    """Bytes `start` to `end` of a file, for tarfile: it can neither allocate more memory than that nor leave them."""
 
     def __init__(self, file: io.BufferedIOBase, start: int, end: int):
         self._file, self._start, self._end = file, start, end
@@ -23,36 +23,49 @@ class _Part:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._file.read(min(size, self._end - self.tell()))
 
-    def seek(self, place: int) -> int:
-        if not self._start <= place <= self._end:
-            raise tarfile.ReadError("a file goes on behind the archive's end")
-        return self._file.seek(place)
+    def seek(self, position: int) -> int:
+        if not self._start <= position <= self._end:
+            raise tarfile.ReadError("a file extends past the end of the archive")
+        return self._file.seek(position)
 
     def tell(self) -> int:
         return self._file.tell()
 
 
 def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
-    """The headers of the tar at bytes `start` to `end` of a file, which may be read and moved in between.
+    """The headers of the tar at bytes `start` to `end` of a file. The caller may read and seek in between.
 
-    Raises ValueError if the tar is cut short or damaged.
+    Raises ValueError if the tar is truncated or damaged.
     """
-    part, count = _Part(file, start, end), 0
+    window, count = _Window(file, start, end), 0
     try:
-        with tarfile.open(fileobj=part, mode="r:") as tar:  # type: ignore[call-overload] # all that it uses is there
+        with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload] # has all that it uses
             for member in tar:
-                # One of negative length leads back to where it was: tarfile would read it for ever.
+                # A negative length leads back to an earlier header: tarfile would read on for ever.
                 if member.size < 0 or member.offset_data + member.size > end:
-                    raise tarfile.ReadError(f"{member.name} goes on behind the archive's end")
+                    raise tarfile.ReadError(f"{member.name} extends past the end of the archive")
                 yield member
                 count += 1
-        # To tarfile, any header it cannot read is the end. A whole archive ends with an empty block.
+        # tarfile takes any header that it cannot read for the end, but a complete archive ends with an empty block.
         last = b""
         if tar.offset + BLOCK <= end:
-            part.seek(tar.offset)
-            last = part.read(BLOCK)
+            window.seek(tar.offset)
+            last = window.read(BLOCK)
         if len(last) < BLOCK or any(last):
-            what = "cut short" if len(last) < BLOCK else "damaged"
+            what = "truncated" if len(last) < BLOCK else "damaged"
             raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {count} files")
-    except (tarfile.TarError, OverflowError, RecursionError) as error:  # the last of headers in a chain
+    except (tarfile.TarError, OverflowError, RecursionError) as error:  # the last for chained headers
         raise ValueError(str(error)) from None
+
+
+def read_files(stream: io.BufferedIOBase, names: set[str], end: int) -> dict[str, bytes]:
+    """Full member name -> content, for the regular files of a tar whose last path component is in `names`.
+
+    Reads up to byte `end`. Raises ValueError if the tar is truncated or damaged.
+    """
+    files = {}
+    for member in members(stream, 0, end):
+        if member.name.rpartition("/")[2] in names and member.type == tarfile.REGTYPE:
+            stream.seek(member.offset_data)
+            files[member.name] = stream.read(member.size)
+    return files

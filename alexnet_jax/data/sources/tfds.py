@@ -1,4 +1,4 @@
-"""Sets that TensorFlow Datasets has prepared, read without TensorFlow."""
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
@@ -7,27 +7,33 @@ import numpy as np
 
 from alexnet_jax.data import open_files
 from alexnet_jax.data.images import CorruptImage
-from alexnet_jax.data.sources.source import Image, Published, Source, Split
+from alexnet_jax.data.manifest import Published
+from alexnet_jax.data.sources.source import Image, Source, Split
 from alexnet_jax.errors import UserError
 
-NAMES = {"validation": "val"}  # of splits that are called otherwise here
+OUR_NAMES = {"validation": "val"}  # of splits that have another name here
 
 
-def tfds(name: str, data_dir: Path | None) -> Source:
-    """The set `name`, as in `cifar10`, `imagenet2012:5.1.0` or `my/config`, if it is prepared below `data_dir`.
+def tfds(name: str, path: Path | None = None) -> Source:
+    """A prepared data set. The code that made it is not needed.
 
-    By default `data_dir` is where TFDS itself looks. The code that made the set is not needed.
+    Args:
+        name: as in `cifar10`, `imagenet2012:5.1.0` or `my/config`.
+        path: the data folder of TFDS. None: where TFDS itself looks.
+
+    Raises:
+        UserError: if the set is not prepared there, is damaged, or is not for classification.
     """
     try:
         from tensorflow_datasets.core.file_adapters import FileFormat  # heavy, and only this source needs it
     except ImportError as error:
         raise UserError(f'--source tfds needs TensorFlow Datasets ({error}): pip install -e ".[tfds]"') from None
-    builder = _builder(name, data_dir)
+    builder = _builder(name, path)
     if FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
-            f"{builder.data_path} is not in the format array_record; convert it where it is by `tfds convert_format "
-            f"--dataset_version_dir={builder.data_path} --out_file_format=array_record`, or prepare it anew by "
-            f"`tfds build {name} --file_format=array_record --data_dir=...`; both need TensorFlow, reading does not"
+            f"{builder.data_path} is not in the format array_record; convert it in place by `tfds convert_format "
+            f"--dataset_version_dir={builder.data_path} --out_file_format=array_record`, or prepare it again by "
+            f"`tfds build {name} --file_format=array_record --data_dir=...`. Both need TensorFlow; reading does not"
         )
     image, label, classes = _features(builder)
     splits = {}
@@ -35,16 +41,16 @@ def tfds(name: str, data_dir: Path | None) -> Source:
     for info in builder.info.splits.values():
         split = _split(builder, info, image, label, len(classes))
         if split is not None:
-            splits[NAMES.get(info.name, info.name)] = split
+            splits[OUR_NAMES.get(info.name, info.name)] = split
     if "train" not in splits:
         raise UserError(
-            f"{builder.data_path} has no split `train` with labels, {', '.join(splits) or 'none'}; name another set"
+            f"{builder.data_path} has no split `train` with labels (it has {', '.join(splits) or 'none'}); give another"
         )
-    return Source(classes, splits, {split: Published(len(of.names), None) for split, of in splits.items()})
+    return Source(classes, splits, {name: Published(len(split.names), None) for name, split in splits.items()})
 
 
 def _builder(name: str, data_dir: Path | None) -> Any:
-    """TFDS's view of a prepared set."""
+    """TFDS's handle for a prepared set."""
     from google.protobuf.json_format import ParseError
     from tensorflow_datasets.core.read_only_builder import builder_from_files
     from tensorflow_datasets.core.registered import DatasetNotFoundError
@@ -62,37 +68,37 @@ def _builder(name: str, data_dir: Path | None) -> Any:
             for reference in list_datasets_in_data_dir(directory)
         ]
         raise UserError(
-            f"no set {name} is prepared in {places} (there: {', '.join(sorted(prepared)) or 'none'}); name another "
-            f"folder by --input, or prepare it by `tfds build {name} --file_format=array_record --data_dir="
+            f"no set {name} is prepared in {places} (available: {', '.join(sorted(prepared)) or 'none'}); give another "
+            f"folder as --input, or prepare it by `tfds build {name} --file_format=array_record --data_dir="
             f"{directories[0]}`, for which most sets need TensorFlow"
         ) from None
     except (ValueError, OSError, ParseError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(
-            f"cannot open the set {name} in {places}: {first_line}; check its name, or prepare it anew"
+            f"cannot open the set {name} in {places}: {first_line}; check its name, or prepare it again"
         ) from None
 
 
 def _features(builder: Any) -> tuple[str, str, list[str]]:
-    """What the image and the label of a record are called, and the names of the classes."""
+    """The names of a record's image and label, and the names of the classes."""
     from tensorflow_datasets.core.features import ClassLabel, FeaturesDict
     from tensorflow_datasets.core.features import Image as ImageFeature
 
     features = builder.info.features
     named = dict(features.items()) if isinstance(features, FeaturesDict) else {}
-    images = [key for key, of in named.items() if isinstance(of, ImageFeature) and of.np_dtype == np.uint8]
-    labels = [key for key, of in named.items() if isinstance(of, ClassLabel) and of.num_classes]
+    images = [key for key, value in named.items() if isinstance(value, ImageFeature) and value.np_dtype == np.uint8]
+    labels = [key for key, value in named.items() if isinstance(value, ClassLabel) and value.num_classes]
     if len(images) != 1 or len(labels) != 1:
-        listed = ", ".join(f"{key}: {type(of).__name__}" for key, of in named.items())
+        listed = ", ".join(f"{key}: {type(value).__name__}" for key, value in named.items())
         raise UserError(
-            f"{builder.data_path} is no set for classification: one Image of 8 bits and one ClassLabel are needed, and "
-            f"its features are {listed or type(features).__name__}; give another set"
+            f"{builder.data_path} is not a set for classification: one Image of 8 bits and one ClassLabel are needed, "
+            f"but its features are {listed or type(features).__name__}; give another set"
         )
     return images[0], labels[0], named[labels[0]].names
 
 
 def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) -> Split | None:
-    """A split, or None if it is empty or its images have no labels, as in the tests of challenges."""
+    """A split, or None if it is empty or unlabelled, like the test sets of challenges."""
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.core.decode import DeserializeMethod
     from tensorflow_datasets.proto import tf_example_pb2
@@ -102,31 +108,30 @@ def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) ->
     records = builder.as_data_source(
         info.name, deserialize_method=DeserializeMethod.RAW_BYTES, file_format="array_record"
     )
+    place = f"the split {info.name} of {builder.data_path}"
 
     def read_any(i: int) -> Image:
         try:
             feature = tf_example_pb2.Example.FromString(records[i]).features.feature
             return Image(feature[image].bytes_list.value[0], feature[label].int64_list.value[0])
         except (RuntimeError, DecodeError, IndexError) as error:
-            what = "it lacks an image or a label" if isinstance(error, IndexError) else error
-            raise CorruptImage(
-                f"record {i} of the split {info.name} of {builder.data_path} is damaged: {what}"
-            ) from None
+            reason = "it lacks an image or a label" if isinstance(error, IndexError) else error
+            raise CorruptImage(f"record {i} of {place} is damaged: {reason}") from None
 
     def read(i: int) -> Image:
-        found = read_any(i)
-        if not 0 <= found.label < num_classes:
+        example = read_any(i)
+        if not 0 <= example.label < num_classes:
             raise UserError(
-                f"record {i} of the split {info.name} of {builder.data_path} has the label {found.label}, which is "
-                f"none of its {num_classes} classes; prepare the set anew"
+                f"record {i} of {place} has the label {example.label}, which is none of its {num_classes} classes; "
+                "prepare the set again"
             )
-        return found
+        return example
 
     try:
         if read_any(0).label < 0:
             return None
     except CorruptImage as error:
-        raise UserError(f"{error}; prepare the set anew") from None
-    # With the version, so that an unfinished preparation is not taken for that of another one.
-    prefix = f"{builder.info.full_name}/{NAMES.get(info.name, info.name)}"
+        raise UserError(f"{error}; prepare the set again") from None
+    # With the version, so that an unfinished preparation is not mistaken for one of another version.
+    prefix = f"{builder.info.full_name}/{OUR_NAMES.get(info.name, info.name)}"
     return Split([f"{prefix}/{i}" for i in range(info.num_examples)], None, read)
