@@ -1,8 +1,8 @@
-"""A page about runs, DIR/report.html: alexnet report --workdir DIR [DIR ...]
+"""Write a report on runs, DIR/report.html: alexnet report --workdir DIR [DIR ...]
 
-Results, curves, and the paper's figures and tables, of what was trained here: the architecture, the kernels of
-conv1, predictions, nearest images, what units respond to. One file that needs no other. Curves and results are of
-all the runs; what shows one network shows that of the first.
+It holds results, learning curves, and the paper's figures and tables for these runs: the architecture, the kernels of
+conv1, predictions, nearest images, and what units respond to. It is one file that needs no other. Results and curves
+cover all runs; sections about a single network show the first run's.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from alexnet_jax.paper import page, runs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workdir", type=Path, required=True, nargs="+", metavar="DIR", help="folders of runs of alexnet_jax.main"
+        "--workdir", type=Path, required=True, nargs="+", metavar="DIR", help="workdirs of trained runs"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
     parser.add_argument("--data", help="folder of the first run's prepared data, if it has moved since training")

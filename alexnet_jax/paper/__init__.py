@@ -1,1 +1,1 @@
-"""The paper: its facts, its claims, its figures."""
+"""The paper: its facts, claims, figures and tables."""

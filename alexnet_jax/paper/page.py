@@ -1,71 +1,64 @@
-"""The page: its sections, each left out with the reason where what it needs is not at hand."""
+"""The report as one HTML page. A section that lacks what it needs says why it is left out."""
 
+import functools
 import importlib.resources
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jinja2
 
-from alexnet_jax import errors
-from alexnet_jax.paper import architecture, curves, examples, kernels, tables, units
-from alexnet_jax.paper.figures import Details, Section, Text
-from alexnet_jax.paper.images import Network, open_network
-from alexnet_jax.paper.runs import Run
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper import architecture, curves, examples, images, kernels, tables, units
+from alexnet_jax.paper.figures import Block, Details, Section
+from alexnet_jax.paper.runs import ReportedRun
 from alexnet_jax.run import config_files
 
-OF_IMAGES: list[tuple[str, str, Callable[[Network], Section]]] = [
-    ("figure4-left", "Figure 4, left: predictions", examples.figure4_left),
-    ("figure4-right", "Figure 4, right: nearest images", examples.figure4_right),
-    ("units", "What units of conv3 and conv5 respond to", units.respond),
-]
 
+def sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
+    """Make all sections. Those about a single network show the first run's; `data` is the folder of its data, if given.
 
-def sections(runs: list[Run], data: str | None) -> list[Section]:
-    """All sections. What shows one network shows that of the first run; `data` is the folder of its data, if given."""
-    first = runs[0]
-    return [
-        curves.results(runs),
-        curves.learning(runs),
-        curves.figure1(runs),
-        architecture.figure2(first.finished.config.model, first.name),
-        kernels.figure3(runs),
-        *_of_images(first, data),
-        tables.tables(runs),
-        _configs(runs),
+    Raises UserError if `data` is given and cannot be opened.
+    """
+    name, network, *_ = runs[0]
+    splits = functools.cache(lambda: images.open_splits(network, data))
+    if data is not None:
+        splits()
+    contents: list[tuple[str, str, Callable[[], Sequence[Block]]]] = [
+        ("results", "Results", lambda: curves.results(runs)),
+        ("learning", "Learning curves", lambda: curves.learning(runs)),
+        ("figure1", "Figure 1: training error rate", lambda: curves.figure1(runs)),
+        ("figure2", "Figure 2: the architecture", lambda: architecture.figure2(network.config.model, name)),
+        ("figure3", "Figure 3: the kernels of conv1", lambda: kernels.figure3(runs)),
+        ("figure4-left", "Figure 4, left: predictions", lambda: examples.figure4_left(network, splits())),
+        ("figure4-right", "Figure 4, right: nearest images", lambda: examples.figure4_right(network, splits())),
+        ("units", "What units of conv3 and conv5 respond to", lambda: units.patches(network, splits())),
+        ("tables", "Tables 1 and 2", lambda: tables.tables(runs)),
+        ("config", "Config", lambda: _configs(runs)),
     ]
+    return [Section(id_, title, _or_why_not(make)) for id_, title, make in contents]
 
 
-def _of_images(run: Run, data: str | None) -> list[Section]:
+def _or_why_not(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
     try:
-        network = open_network(run, data)
-    except errors.UserError as error:
-        if data is not None:  # given for nothing else, so the user is to know
-            raise
-        return [Section(id_, title, [Text(f"Left out: {error}.")]) for id_, title, _ in OF_IMAGES]
-    found = []
-    for id_, title, make in OF_IMAGES:
-        try:
-            found.append(make(network))
-        except errors.UserError as error:
-            found.append(Section(id_, title, [Text(f"Left out: {error}.")]))
-    return found
+        return make()
+    except UserError as error:
+        return [f"Left out: {error}."]
 
 
-def _configs(runs: list[Run]) -> Section:
-    texts = [Details(f"config.json of {run.name}", config_files.to_json(run.finished.config)) for run in runs]
-    return Section("config", "Config", list(texts))
+def _configs(runs: list[ReportedRun]) -> list[Block]:
+    return [Details(f"config.json of {run.name}", config_files.to_json(run.network.config)) for run in runs]
 
 
-def render(runs: list[Run], data: str | None) -> str:
-    """The page as HTML."""
+def render(runs: list[ReportedRun], data: str | None) -> str:
+    """Render the page as HTML; arguments and errors as for `sections`."""
     text = importlib.resources.files("alexnet_jax.paper").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     first = runs[0]
-    towers = first.finished.config.model.towers
+    towers = first.network.config.model.towers
     return environment.from_string(text).render(
         title=", ".join(run.name for run in runs),
-        about=f"{first.name}: {towers} tower{'s' if towers > 1 else ''}, step {first.step:,}."
-        + (" Where one network is shown, it is that of this run." if len(runs) > 1 else ""),
+        about=f"{first.name}: {towers} tower{'s' if towers > 1 else ''}, step {first.network.step:,}."
+        + (" Sections about a single network show this run's." if len(runs) > 1 else ""),
         sections=sections(runs, data),
     )

@@ -1,38 +1,38 @@
-"""Runs as the page needs them."""
+"""The runs that a report is about."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import sharding, steps
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.inference import network
+from alexnet_jax.inference.network import Network
+from alexnet_jax.run import kernel_images, workdir
 
 
-class Run(NamedTuple):
+class ReportedRun(NamedTuple):
     name: str
-    directory: Path
-    finished: workdir.Workdir
-    step: int  # of the newest checkpoint
-    conv1: np.ndarray  # its kernels: [tower, k, k, 3, F], or [tower, H, W, 3 * k * k, F] if they are not shared
-    lines: list[dict]  # of metrics.jsonl
-    evaluation: dict | None  # of evaluation.json
+    network: Network
+    log: list[dict]  # the lines of metrics.jsonl
+    evaluation: dict | None  # the contents of evaluation.json
+
+    @property
+    def conv1_kernels(self) -> np.ndarray:
+        """[tower, k, k, 3, F] float64; those of the middle place if every place has its own."""
+        kernels = np.asarray(self.network.params["conv1"]["kernel"], np.float64)
+        return kernel_images.at_one_place(kernels, self.network.config.model.conv1.kernel)
 
 
-def open_runs(directories: list[Path]) -> list[Run]:
-    """The runs, each under the shortest name that no other one has. Raises UserError if one is no run."""
-    short = [directory.resolve().name for directory in directories]
-    names = short if len(set(short)) == len(short) else [str(directory) for directory in directories]
-    return [_open(directory, name) for directory, name in zip(directories, names, strict=True)]
+def open_runs(directories: list[Path]) -> list[ReportedRun]:
+    """Open runs, each named after its folder, or by its whole path where two folders have the same name.
 
-
-def _open(directory: Path, name: str) -> Run:
-    finished = workdir.open_finished(directory)
-    mesh = sharding.make_mesh(1, 0, finished.config.model.towers)
-    wanted = {"conv1": steps.abstract_state(finished.config, mesh).params["conv1"]}
-    step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
-    metrics, evaluation = directory / workdir.METRICS, directory / "evaluation.json"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    result = json.loads(evaluation.read_text()) if evaluation.exists() else None
-    return Run(name, directory, finished, step, np.asarray(params["conv1"]["kernel"], np.float32), lines, result)
+    Raises UserError if a folder is not a workdir with a checkpoint.
+    """
+    networks = [network.open_workdir(directory) for directory in directories]
+    names = [opened.name for opened in networks]
+    if len(set(names)) < len(names):
+        names = [str(directory) for directory in directories]
+    return [
+        ReportedRun(name, opened, workdir.read_metrics(directory), workdir.read_evaluation(directory))
+        for name, opened, directory in zip(names, networks, directories, strict=True)
+    ]

@@ -1,9 +1,9 @@
-"""The paper's Tables 1 and 2, and this run's row in them."""
+"""The paper's Tables 1 and 2, with a row for each run on ImageNet."""
 
 import re
 
-from alexnet_jax.paper.figures import Section, Table, Text
-from alexnet_jax.paper.runs import Run
+from alexnet_jax.paper.figures import Block, Table
+from alexnet_jax.paper.runs import ReportedRun
 
 TABLE1: list[tuple[str, ...]] = [
     ("Sparse coding", "47.1 %", "28.2 %"),
@@ -19,36 +19,36 @@ TABLE2: list[tuple[str, ...]] = [
 ]
 
 
-def is_imagenet(run: Run) -> bool:
-    """Whether the run's classes are a thousand WordNet ids, as those of the challenges."""
-    classes = run.finished.classes
+def is_imagenet(classes: list[str]) -> bool:
+    """Whether the classes are a thousand WordNet ids, as in the challenges."""
     return len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes)
 
 
-def tables(runs: list[Run]) -> Section:
-    """A run evaluated on `test` is one of ILSVRC-2010, the only one whose test labels are known: Table 1."""
-    first, second = list(TABLE1), list(TABLE2)
+def tables(runs: list[ReportedRun]) -> list[Block]:
+    """The tables. A run evaluated on `test` belongs to ILSVRC-2010, whose test labels alone are public: Table 1."""
+    table1, table2 = list(TABLE1), list(TABLE2)
     notes = []
     for run in runs:
         result = run.evaluation
-        if not is_imagenet(run):
-            notes.append(Text(f"{run.name} is not on ImageNet, so it has no row here."))
+        if not is_imagenet(run.network.classes):
+            notes.append(f"{run.name} is not on ImageNet, so it has no row here.")
         elif result is None:
-            notes.append(Text(f"{run.name} is on ImageNet, but is not evaluated yet."))
+            notes.append(f"{run.name} is on ImageNet, but has not been evaluated yet.")
         elif result["split"] not in ("val", "test"):
-            notes.append(Text(f"{run.name} was evaluated on {result['split']}, which neither table is about."))
+            notes.append(f"{run.name} was evaluated on {result['split']}, which neither table covers.")
         else:
             name = f"{run.name}, {result['views']} view(s)"
-            errors = tuple(f"{100 * result[key]:.1f} %" for key in ("top1_error", "top5_error"))
+            errors = [f"{100 * result[key]:.1f} %" for key in ("top1_error", "top5_error")]
             if result["split"] == "test":
-                first.append((name, *errors))
+                table1.append((name, *errors))
             else:
-                second.append((name, *errors, "-"))
-    table1 = Table(("model", "top-1", "top-5"), first, "Table 1: errors on the test set of ILSVRC-2010.")
-    table2 = Table(
-        ("model", "top-1 (val)", "top-5 (val)", "top-5 (test)"),
-        second,
+                table2.append((name, *errors, "-"))
+    caption = (
         "Table 2: errors on ILSVRC-2012; * pre-trained on the Fall 2011 release. A run on ILSVRC-2010 that was "
-        "evaluated on `val` does not belong here; which year it was is not recorded with a run.",
+        "evaluated on `val` does not belong here; the year is not recorded with a run."
     )
-    return Section("tables", "Tables 1 and 2", [table1, table2, *notes])
+    return [
+        Table(("model", "top-1", "top-5"), table1, "Table 1: errors on the test set of ILSVRC-2010."),
+        Table(("model", "top-1 (val)", "top-5 (val)", "top-5 (test)"), table2, caption),
+        *notes,
+    ]

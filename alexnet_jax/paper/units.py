@@ -1,116 +1,112 @@
-"""What single units of conv3 and conv5 respond to most."""
+"""The image patches to which units of conv3 and conv5 respond most strongly."""
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from alexnet_jax.data.records import Images
 from alexnet_jax.inference import activations
+from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.predictions import best
 from alexnet_jax.model_config import Model
 from alexnet_jax.paper import figures
-from alexnet_jax.paper.figures import Block, Picture, Section, Text
-from alexnet_jax.paper.images import Network, centre, over, read, sample
+from alexnet_jax.paper.figures import Block
+from alexnet_jax.paper.images import Splits, centre_crops, compute, sample
+from alexnet_jax.run import kernel_images
 
 LAYERS = ("conv3", "conv5")
-UNITS, PATCHES = 8, 6  # of each tower; of each unit
+UNITS, PATCHES = 8, 6  # in each tower; for each unit
 MOST_IMAGES = 2000
-GREY = 128  # where a receptive field hangs over the image
+GREY = 128  # where a receptive field extends beyond the image
 
 
-def receptive_field(spec: Model, layer: str, place: int, clipped: bool = True) -> tuple[int, int]:
-    """First and last pixel of the image, along one axis, that the response of `layer` at `place` depends on.
+def receptive_field(spec: Model, layer: str, position: int, clipped: bool = True) -> tuple[int, int]:
+    """The first and last pixel, along one axis, on which the response of `layer` at `position` depends.
 
-    Not clipped, the field may hang over the image and what padding adds to it.
+    Unless clipped, the field may extend beyond the image, and includes what padding adds to it.
     """
-    sides, side, operations = [], spec.image_size, []  # from the image to the layer: (window, stride, padding, input)
+    operations, side = [], spec.image_size  # from the image to the layer: (window, stride, padding, input's side)
     for name, conv in spec.convs():
-        operations.append((conv.kernel, conv.stride, conv.padding[0]))
-        sides.append(side)
-        side = (side + sum(conv.padding) - conv.kernel) // conv.stride + 1
+        operations.append((conv.kernel, conv.stride, conv.padding[0], side))
         if name == layer:
             break
-        for kind in conv.then:
-            if kind == "pool":
-                operations.append((spec.pool.window, spec.pool.stride, 0))
-                sides.append(side)
+        side = (side + sum(conv.padding) - conv.kernel) // conv.stride + 1
+        for operation in conv.then:
+            if operation == "pool":
+                operations.append((spec.pool.window, spec.pool.stride, 0, side))
                 side = spec.pool.output(side)
-            elif kind == "map_norm":
-                operations.append((spec.map_norm.n, 1, spec.map_norm.n // 2))
-                sides.append(side)
-    first = last = place
-    for (window, stride, padding), side in zip(reversed(operations), reversed(sides), strict=True):
+            elif operation == "map_norm":
+                operations.append((spec.map_norm.n, 1, spec.map_norm.n // 2, side))
+    first = last = position
+    for window, stride, padding, side in reversed(operations):
         first, last = first * stride - padding, last * stride - padding + window - 1
-        if clipped:  # what lies beyond does not exist: it is zero for every image
+        if clipped:  # padding is zero whatever the image
             first, last = max(first, 0), min(last, side - 1)
     return first, last
 
 
-class Best(NamedTuple):
-    """For each unit its best images, best first, each with the place of its highest response in it."""
+class Strongest(NamedTuple):
+    """The images to which units respond most strongly, the strongest first."""
 
-    units: np.ndarray  # [units] numbers of the units within their tower, the same in every tower
+    units: np.ndarray  # [units] indices within a tower, the same in every tower
     image: np.ndarray  # [tower, units, patches] indices of images
-    place: np.ndarray  # [tower, units, patches, 2] row and column in the layer
+    position: np.ndarray  # [tower, units, patches, 2] row and column of the unit's highest response in the image
 
 
-def best(network: Network, layers: tuple[str, ...], index: np.ndarray) -> dict[str, Best]:
-    """For each layer the images, among `index`, to which its units respond most."""
-    step = activations.make_conv_step(network.config, network.mesh, layers)
-    _, shapes = activations.shapes(network.config.model)
-    units = {}
-    for name in layers:
-        count = shapes[f"{name}_response"][-1]
-        units[name] = np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int))
-    parts: dict[str, list] = {name: [] for name in layers}
-    for sound, responses in over(network, step, network.evaluation, index):
-        for name in layers:
-            chosen = responses[name][..., units[name]]  # [n, tower, H, W, units]
-            flat = chosen.reshape(*chosen.shape[:2], -1, chosen.shape[-1])
-            parts[name].append((sound, flat.max(axis=2), flat.argmax(axis=2)))  # the latter two [n, tower, units]
-    found = {}
-    for name in layers:
-        images, highest, places = (np.concatenate(each) for each in zip(*parts[name], strict=True))
-        order = np.argsort(-highest, axis=0, kind="stable")[:PATCHES]
-        rows, columns = np.divmod(np.take_along_axis(places, order, axis=0), shapes[f"{name}_response"][1])
-        place = np.moveaxis(np.stack([rows, columns], axis=-1), 0, 2)
-        found[name] = Best(units[name], np.moveaxis(images[order], 0, 2), place)
-    return found
+def strongest(network: Network, layers: tuple[str, ...], images: Images, index: np.ndarray) -> dict[str, Strongest]:
+    """Find, among the images `index`, those to which units of each layer respond most strongly."""
+    sides = {name: activations.shapes(network.config.model)[1][f"{name}_response"] for name in layers}
+    units = {
+        name: np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int)) for name, (*_, count) in sides.items()
+    }
+    respond = network.responses_step(layers)
+
+    @jax.jit
+    def highest(params, image, statistics):
+        """Each image's highest response and where it is: {layer: two of [B, tower, units]}."""
+        maps = {name: x[..., units[name]] for name, x in respond(params, image, statistics).items()}
+        flat = {name: x.reshape(*x.shape[:2], -1, x.shape[-1]) for name, x in maps.items()}
+        return {name: (x.max(axis=2), x.argmax(axis=2)) for name, x in flat.items()}
+
+    readable, found = compute(network, highest, images, index)
+    result = {}
+    for name, (responses, positions) in found.items():
+        order = np.apply_along_axis(best, 0, responses, PATCHES)  # [patches, tower, units]
+        rows_columns = np.divmod(np.take_along_axis(positions, order, axis=0), sides[name][1])
+        position = np.moveaxis(np.stack(rows_columns, axis=-1), 0, 2)
+        result[name] = Strongest(units[name], np.moveaxis(readable[order], 0, 2), position)
+    return result
 
 
-def cut(image: np.ndarray, spec: Model, layer: str, place: tuple[int, int]) -> np.ndarray:
-    """The receptive field of `layer` at `place` out of image [S, S, 3] uint8; grey where it hangs over."""
-    (top, bottom), (left, right) = (receptive_field(spec, layer, i, clipped=False) for i in place)
-    patch = np.full((bottom - top + 1, right - left + 1, 3), GREY, np.uint8)
-    rows, columns = (slice(max(low, 0), min(high + 1, len(image))) for low, high in ((top, bottom), (left, right)))
-    part = image[rows, columns]
-    patch[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = part
-    return patch
+def cut(image: np.ndarray, spec: Model, layer: str, position: tuple[int, int]) -> np.ndarray:
+    """Cut the receptive field of `layer` at `position` out of an image [S, S, 3] uint8; grey beyond its edges."""
+    (top, bottom), (left, right) = (receptive_field(spec, layer, i, clipped=False) for i in position)
+    margin = max(-min(top, left), max(bottom, right) + 1 - len(image), 0)
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
+    return padded[margin + top : margin + bottom + 1, margin + left : margin + right + 1]
 
 
-def respond(network: Network) -> Section:
-    spec = network.config.model
-    there = tuple(name for name, _ in spec.convs() if name in LAYERS)
-    blocks: list[Block] = [Text(f"This network has no {name}.") for name in LAYERS if name not in there]
-    index = sample(len(network.evaluation.labels), MOST_IMAGES)
-    for name, found in (best(network, there, index) if there else {}).items():
+def patches(network: Network, splits: Splits) -> list[Block]:
+    """The patches of the evaluation images to which units respond most strongly."""
+    spec, images = network.config.model, splits.evaluation
+    layers = tuple(name for name, _ in spec.convs() if name in LAYERS)
+    blocks: list[Block] = [f"This network has no {name}." for name in LAYERS if name not in layers]
+    index = sample(len(images.labels), MOST_IMAGES)
+    for name, found in (strongest(network, layers, images, index) if layers else {}).items():
         for tower in range(spec.towers):
-            patches = [
-                cut(centre(read(network.evaluation, np.array([i]))[0][0], spec.image_size), spec, name, tuple(place))
-                for images, places in zip(found.image[tower], found.place[tower], strict=True)
-                for i, place in zip(images, places, strict=True)
-            ]
-            canvas = figures.mosaic(np.stack(patches), found.image.shape[-1], gap=2)
-            side = patches[0].shape[0]
+            crops = centre_crops(network, images, found.image[tower].ravel())
+            positions = found.position[tower].reshape(-1, 2)
+            cuts = np.stack([cut(crop, spec, name, tuple(p)) for crop, p in zip(crops, positions, strict=True)])
             caption = (
                 f"{name}, tower {tower}: a row for each of the units {', '.join(map(str, found.units))}, its highest "
-                f"response first; each patch is its receptive field, {side}x{side} pixels."
+                f"response first; each patch is its receptive field, {cuts.shape[1]}x{cuts.shape[2]} pixels."
             )
-            alt = f"What units of {name} in tower {tower} respond to"
-            blocks.append(Picture(alt, figures.pixels(canvas), caption))
-    blocks.append(
-        Text(
-            f"Searched are {len(index):,} of the {len(network.evaluation.labels):,} images of the split "
-            f"{network.config.data.eval_split}; a unit shows at most one patch of each. The units are spread evenly "
-            "over a tower's; the response is that before the activation. Grey is outside the image."
-        )
+            mosaic = kernel_images.mosaic(cuts, found.image.shape[-1], gap=2)
+            blocks.append(figures.photo(mosaic, f"What units of {name} in tower {tower} respond to", caption))
+    about = (
+        f"{len(index):,} of the {len(images.labels):,} images of the split {network.config.data.eval_split} were "
+        "searched; a unit shows at most one patch of each. The units are spread evenly over a tower; their responses "
+        "are those before the activation. Grey is outside the image."
     )
-    return Section("units", "What units of conv3 and conv5 respond to", blocks)
+    return [*blocks, about]
