@@ -1,7 +1,7 @@
-"""What the paper claims, a row each, and when a claim counts as borne out.
+"""The paper's claims, one row each, and the rules for judging them.
 
-A claim that needs training names its arms: networks that are trained alike but for what the claim is about, each with
-several seeds. What is judged is never a point but a 95 % confidence interval over the seeds (Welch's t).
+A claim that needs training names its arms: networks whose training differs only in the subject of the claim, each with
+several seeds. A claim is judged by a 95 % confidence interval over the seeds, never by a single number.
 """
 
 import math
@@ -11,19 +11,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-SEVERAL = 2.0
-AS_GOOD = 0.5  # points that an error may be above the paper's
+SEVERAL = 2.0  # a network that is "several times faster" takes less than 1/SEVERAL of the steps
+TOLERANCE = 0.5  # points by which an error may exceed the paper's
 
 
 class Arm(NamedTuple):
-    """A network that is trained: a base config, as `reproduce.SCALES` has it, and the variants put on it."""
+    """A network to train: a base config, which depends on the scale, and variants of configs/variants.py."""
 
-    base: Literal["network", "figure1", "four_layer"]
-    variants: tuple[str, ...]  # files of configs/variants, `name` or `name:argument`
+    base: Literal["network", "figure1", "four_layer", "four_layer_lrn"]  # see `experiments.SCALES`
+    variants: tuple[str, ...] = ()  # NAME or NAME=VALUE
 
 
 ARMS = {
-    "paper": Arm("network", ()),
+    "paper": Arm("network"),
     "code2012": Arm("network", ("code2012",)),
     "one_gpu": Arm("network", ("one_gpu",)),
     "no_lrn": Arm("network", ("no_lrn",)),
@@ -31,31 +31,33 @@ ARMS = {
     "no_links": Arm("network", ("no_links",)),
     "no_colour_noise": Arm("network", ("no_colour_noise",)),
     "no_dropout": Arm("network", ("no_dropout",)),
-    "without_conv3": Arm("network", ("without:conv3",)),
-    "without_conv4": Arm("network", ("without:conv4",)),
-    "relu": Arm("figure1", ()),
+    "without_conv3": Arm("network", ("without=conv3",)),
+    "without_conv4": Arm("network", ("without=conv4",)),
+    "relu": Arm("figure1"),
     "tanh": Arm("figure1", ("tanh",)),
-    "four_layer": Arm("four_layer", ()),
-    "four_layer_lrn": Arm("four_layer", ("cifar_lrn",)),
+    "four_layer": Arm("four_layer"),
+    "four_layer_lrn": Arm("four_layer_lrn"),
 }
 
-# error: top-1, ten views, points: the second arm's less the first's. views: centre view's less ten views'. steps: to
-# 25 % training error, the second arm's by the first's, each arm with its own best learning rate. overfitting: test less
-# training error, both of the centre view without dropout, points, the second arm's less the first's. absolute: the
-# paper's number, on ImageNet only. fact: computed from the config. none: not to be tested here.
+# What a claim is judged by.
+# error: the second arm's top-1 error with ten views minus the first arm's, in points.
+# views: the error with the centre view minus that with ten views, in points.
+# steps: the steps to 25 % training error, second arm / first arm, each arm at its own best learning rate.
+# overfitting: test error minus training error (centre view, no dropout), second arm minus first arm, in points.
+# absolute: the error itself, on ImageNet only. fact: computed from the config. none: not tested here.
 Measure = Literal["error", "views", "steps", "overfitting", "absolute", "fact", "none"]
 
 
 class Claim(NamedTuple):
     id: str
     section: str
-    words: str  # ours
-    paper: str
-    log: str  # what the authors' logs of 2012 say; "-": nothing
+    words: str  # in our words
+    paper: str  # the paper's number
+    log: str  # the number in the authors' logs of 2012; "-": none
     measure: Measure
     arms: tuple[str, ...] = ()
-    why: str = ""  # of "none"
-    smallest: float = 0.0  # of "error": points that the claim says at the least
+    why: str = ""  # measure "none": why it is not tested
+    smallest: float = 0.0  # measure "error": the difference that must be exceeded, points
 
 
 CLAIMS = [
@@ -91,7 +93,7 @@ CLAIMS = [
     Claim("middle_conv4", "7", "without conv4 the error is larger", "2", "-", "error", ("paper", "without_conv4")),
     Claim("ilsvrc2012", "6, Table 2", "one network, top-1", "40.7 %", "40.664 %", "absolute", ("code2012",)),
     Claim("ilsvrc2010", "6, Table 1", "test, top-1", "37.5 %", "37.473 %", "none",
-        why="prepare --source imagenet2010, configs/code2012.py, `evaluate --views 10 --split test`",
+        why="prepare --source imagenet2010, --config code2012, `evaluate --views 10 --split test`",
     ),
     Claim("centre_view", "6", "the same, centre view alone", "39.0 %", "38.990 %", "none",
         why="as ilsvrc2010, without --views 10",
@@ -105,11 +107,11 @@ CLAIMS = [
     ),
     Claim(
         "pretraining", "6, Table 2", "pre-trained on all of ImageNet, top-1", "39.0 %", "38.990 %", "none",
-        why="needs the Fall 2011 release: configs/variants/six_conv.py, then from_pretrained.py",
+        why="needs the Fall 2011 release: --config variants:six_conv, then variants:from_pretrained",
     ),
     Claim(
         "fall2009", "6", "10,184 classes, top-1", "67.4 %", "-", "none",
-        why="needs the Fall 2009 release: prepare --source imagenet_full, configs/variants/six_conv.py",
+        why="needs the Fall 2009 release: prepare --source imagenet_full, --config variants:six_conv",
     ),
     Claim("dropout_steps", "4.2", "dropout doubles the iterations to converge", "2x", "-", "none",
         why="runs of this length do not converge",
@@ -126,52 +128,50 @@ Verdict = Literal["borne out", "inconclusive", "contradicted", "not run"]
 
 
 class Outcome(NamedTuple):
-    ours: str
+    ours: str  # what was measured, or why it was not
     verdict: Verdict
 
 
-def interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of `others` less that of `values`, and its 95 % confidence interval (Welch's t)."""
-    if np.ptp(values) == np.ptp(others) == 0:  # Welch's t knows no answer; nothing was seen to vary
+def judge_difference(better: Sequence[float], worse: Sequence[float], smallest: float = 0.0) -> Outcome:
+    """Judge whether the errors `worse` exceed the errors `better` by more than `smallest` (%, one number a seed)."""
+    mean, low, high = _welch(better, worse)
+    return Outcome(
+        f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({np.mean(better):.1f} and {np.mean(worse):.1f} %)",
+        _verdict(low, high, smallest),
+    )
+
+
+def judge_ratio(fast: Sequence[float], slow: Sequence[float]) -> Outcome:
+    """Judge whether `slow` takes more than SEVERAL times as many steps as `fast` (one number a seed), by logarithms."""
+    ratio, low, high = (math.exp(x) for x in _welch(np.log(fast).tolist(), np.log(slow).tolist()))
+    return Outcome(
+        f"{ratio:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)",
+        _verdict(low, high, SEVERAL),
+    )
+
+
+def judge_pairs(differences: Sequence[float]) -> Outcome:
+    """Judge whether the differences within each run (points, one number a seed) are positive (Student's t)."""
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return Outcome(f"{np.mean(differences):+.1f} points [{low:+.1f}, {high:+.1f}]", _verdict(low, high, 0.0))
+
+
+def judge_absolute(errors: Sequence[float], paper: float) -> Outcome:
+    """Judge whether `errors` (%, one number a seed) exceed the paper's by no more than TOLERANCE (Student's t)."""
+    low, high = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
+    limit = paper + TOLERANCE
+    verdict: Verdict = "borne out" if high <= limit else "contradicted" if low > limit else "inconclusive"
+    return Outcome(f"{np.mean(errors):.1f} % [{low:.1f}, {high:.1f}]", verdict)
+
+
+def _welch(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of `others` minus that of `values`, with its 95 % confidence interval (Welch's t)."""
+    if np.ptp(values) == np.ptp(others) == 0:  # nothing varied: Welch's t is undefined
         return (float(others[0] - values[0]),) * 3
-    test = stats.ttest_ind(others, values, equal_var=False)
-    low, high = test.confidence_interval(0.95)
+    low, high = stats.ttest_ind(others, values, equal_var=False).confidence_interval(0.95)
     return float(np.mean(others) - np.mean(values)), float(low), float(high)
 
 
-def judged(low: float, high: float, nothing: float) -> Verdict:
-    """Of an effect that is claimed to be larger than `nothing`."""
-    return "borne out" if low > nothing else "contradicted" if high < nothing else "inconclusive"
-
-
-def of_difference(better: Sequence[float], worse: Sequence[float], smallest: float = 0.0) -> Outcome:
-    """Of errors in percent, a number a seed: is `worse` larger by more than `smallest`?"""
-    mean, low, high = interval(better, worse)
-    return Outcome(
-        f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({np.mean(better):.1f} and {np.mean(worse):.1f} %)",
-        judged(low, high, smallest),
-    )
-
-
-def of_ratio(fast: Sequence[float], slow: Sequence[float]) -> Outcome:
-    """Of steps, a number a seed: does `slow` take more than SEVERAL times as many? Compared by their logarithms."""
-    mean, low, high = (math.exp(x) for x in interval(np.log(fast).tolist(), np.log(slow).tolist()))
-    return Outcome(
-        f"{mean:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)",
-        judged(low, high, SEVERAL),
-    )
-
-
-def of_pairs(differences: Sequence[float]) -> Outcome:
-    """Of differences within each run, points: are they positive? (Student's t)"""
-    mean = float(np.mean(differences))
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return Outcome(f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}]", judged(low, high, 0.0))
-
-
-def of_absolute(errors: Sequence[float], paper: float) -> Outcome:
-    """Of errors in percent, a number a seed: are they the paper's, or less, but for AS_GOOD?"""
-    low, high = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
-    limit = paper + AS_GOOD
-    verdict: Verdict = "borne out" if high <= limit else "contradicted" if low > limit else "inconclusive"
-    return Outcome(f"{np.mean(errors):.1f} % [{low:.1f}, {high:.1f}]", verdict)
+def _verdict(low: float, high: float, threshold: float) -> Verdict:
+    """The verdict on an effect that is claimed to exceed `threshold`."""
+    return "borne out" if low > threshold else "contradicted" if high < threshold else "inconclusive"

@@ -1,41 +1,49 @@
-"""The training runs behind the claims: what each is, where it lies, and what came out."""
+"""The training runs behind the claims: the config of each, its training, and what came out."""
 
 import contextlib
-import importlib
 import json
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from alexnet_jax import run_config, training
-from alexnet_jax.commands import evaluate
+from alexnet_jax import training
 from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.manifest import write_text
 from alexnet_jax.errors import UserError
-from alexnet_jax.inference import predictions
+from alexnet_jax.inference import network
 from alexnet_jax.paper.claims import ARMS
 from alexnet_jax.run import config_files, workdir
-from alexnet_jax.run.workdir import METRICS
+from alexnet_jax.run_config import Config
 
 RESULT, LOG = "result.json", "log.txt"
 
-# Grids of learning rates for arms that are judged by their speed, around what was fastest in single runs.
+# Grids of learning rates for the arms that are judged by their speed, around the fastest in single runs.
 RATES = {
     "relu": (2e-3, 5e-3, 1e-2),
     "tanh": (1e-2, 2e-2, 5e-2),
 }
 
-SCALES = {  # base -> the config that an arm begins with
-    "small": {"network": "scales.small", "figure1": "scales.small_four_layer", "four_layer": "scales.small_cifar"},
-    "full": {"network": "paper", "figure1": "scales.full_four_layer", "four_layer": "variants.cifar_four_layer"},
+SCALES = {  # scale -> base of an arm -> the config that the arm starts from
+    "small": {
+        "network": "scales:small",
+        "figure1": "scales:small_four_layer",
+        "four_layer": "scales:small_cifar",
+        "four_layer_lrn": "scales:small_cifar_lrn",
+    },
+    "full": {
+        "network": "paper",
+        "figure1": "scales:full_four_layer",
+        "four_layer": "cifar_four_layer",
+        "four_layer_lrn": "cifar_four_layer:lrn",
+    },
 }
 SCALES["smoke"] = SCALES["small"]
 
 
-class Run(NamedTuple):
-    """One training run."""
+class Trial(NamedTuple):
+    """One training run of an arm."""
 
     arm: str
     seed: int
@@ -43,21 +51,25 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The run's folder, relative to that of its scale."""
         return f"{self.arm}{'' if self.rate is None else f'-rate{self.rate:g}'}/seed{self.seed}"
 
 
-def config_json(run: Run, scale: str, data: str) -> str:
-    """The config of a run, as JSON. `data` is a folder of prepared images; "": the embedded digits."""
-    arm = ARMS[run.arm]
-    values = _module(SCALES[scale][arm.base]).get_config()
-    for variant in arm.variants:
-        name, _, argument = variant.partition(":")
-        _module(name if name == "code2012" else f"variants.{name}").change(values, *([argument] if argument else []))
-    values.seed = run.seed
-    if run.rate is not None:
-        values.optim.learning_rate = run.rate
+def base_config(arm: str, scale: str) -> Config:
+    """The config that an arm starts from."""
+    return config_files.parse(config_files.load(SCALES[scale][ARMS[arm].base]))
+
+
+def trial_config(trial: Trial, scale: str, data: str) -> Config:
+    """The config of a trial. `data` is a folder of prepared images; "": the embedded digits."""
+    arm = ARMS[trial.arm]
+    values = config_files.load(SCALES[scale][arm.base]).unlock()  # variants may add keys
+    config_files.functions("variants")["apply"](values, arm.variants)
+    values.seed = trial.seed
+    if trial.rate is not None:
+        values.optim.learning_rate = trial.rate
     values.data.directory = data
-    if data:  # what the images are is the data's to say; their size is the network's
+    if data:  # the data determines classes and splits; the network determines the size of the images
         prepared = manifest.read(Path(data))
         values.model.num_classes = len(prepared.classes)
         splits = (values.data.eval_split, "val", "test")
@@ -67,86 +79,75 @@ def config_json(run: Run, scale: str, data: str) -> str:
     if scale == "smoke":
         values.data.train_examples = 64
         values.train.update(epochs=1, max_steps=2, log_every_steps=1)
-    return config_files.to_json(config_files.parse(values))
+    return config_files.parse(values)
 
 
-def base_data(arm: str, scale: str) -> run_config.Data:
-    """The data that an arm's base config asks for."""
-    values = _module(SCALES[scale][ARMS[arm].base]).get_config()
-    return run_config.Data(**values.data.to_dict())
+def carry_out(trials: list[Trial], scale: str, data: str, directory: Path, jobs: int) -> None:
+    """Train those of `trials` that are not finished yet, `jobs` at a time, each in a process of its own.
 
-
-def _module(name: str):
-    try:
-        return importlib.import_module(f"configs.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(f"there is no configs.{name} ({error}); start this in the folder that holds configs/") from None
-
-
-def carry_out(wanted: list[Run], scale: str, data: str, directory: Path, jobs: int) -> None:
-    """Trains what of `wanted` is not there yet, `jobs` runs at a time, each in a process of its own."""
-    todo = [run for run in dict.fromkeys(wanted) if not _is_there(directory / run.name, config_json(run, scale, data))]
-    if not todo:
+    Raises UserError if a trial's folder belongs to another config or other data, or its training fails.
+    """
+    configs = {trial: trial_config(trial, scale, data) for trial in trials}
+    unfinished = [trial for trial, config in configs.items() if not _is_finished(directory / trial.name, config)]
+    if not unfinished:
         return
-    done = len(set(wanted)) - len(todo)
+    done = len(configs) - len(unfinished)
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         try:
-            running: dict[Future, Run] = {}
-            for run in todo:
-                running[pool.submit(_one, config_json(run, scale, data), directory / run.name)] = run
+            running: dict[Future, Trial] = {}
+            for trial in unfinished:
+                running[pool.submit(_carry_out, configs[trial], directory / trial.name)] = trial
             for future in as_completed(running):
                 future.result()
                 done += 1
-                print(f"{done} of {len(set(wanted))}: {running[future].name}", flush=True)
+                print(f"{done} of {len(configs)}: {running[future].name}", flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _is_there(directory: Path, text: str) -> bool:
-    """Whether this very run is finished. Raises UserError if the folder holds one of another config or other data."""
+def _is_finished(directory: Path, config: Config) -> bool:
+    """Whether the trial in `directory` is finished. Raises UserError if it had another config or other data."""
     if not (directory / RESULT).exists():
         return False
-    wanted = config_files.from_json(text)
-    data = wanted.data
-    dataset = open_dataset(data.source, data.directory, data.size, wanted.model.num_classes)
-    workdir.require_same(directory, wanted, dataset, "--output")
+    data = config.data
+    dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
+    workdir.require_same(directory, config, dataset, "--output")
     return True
 
 
-def _one(text: str, directory: Path) -> None:
-    """Trains one run and evaluates it; what it says goes to LOG."""
-    wanted = config_files.from_json(text)
+def _carry_out(config: Config, directory: Path) -> None:
+    """Train and evaluate one trial, and write RESULT; all output goes to LOG."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        result: dict = {"diverged": False}
+        outcome: dict[str, Any] = {"diverged": False}
         try:
-            training.train_and_evaluate(wanted, directory)
+            training.train_and_evaluate(config, directory)
         except UserError as error:
             if "diverged" not in str(error):
                 raise
-            result["diverged"] = True
-        reached = [line["step"] for line in _training(directory) if 0 < wanted.train.stop_error >= line["top1_error"]]
-        result["steps"] = reached[0] if reached else None
-        if not result["diverged"] and not wanted.train.stop_error:
-            of_train = evaluate.predicted(directory, 1, wanted.data.train_split, None, None)[0]
-            result["train_error"] = predictions.score(of_train)["top1_error"]
-            for views in (1, 10):
-                result[f"views{views}"] = evaluate.evaluate(directory, views)
-        write_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
+            outcome["diverged"] = True
+        target = config.train.stop_error
+        reached = (line["step"] for line in training_log(directory) if line["top1_error"] <= target)
+        outcome["steps"] = next(reached, None) if target else None
+        if not outcome["diverged"] and not target:
+            trained = network.open_workdir(directory)
+            outcome["train_error"] = trained.evaluate(split=config.data.train_split)["top1_error"]
+            outcome |= {f"views{views}": trained.evaluate(views=views) for views in (1, 10)}
+            write_text(directory / workdir.EVALUATION, json.dumps(outcome["views10"], indent=2) + "\n")
+        write_text(directory / RESULT, json.dumps(outcome, indent=2) + "\n")
 
 
-def result(directory: Path, run: Run) -> dict | None:
-    """What came of a run: steps to the error it was to stop at, errors at its end. None if it was not run."""
-    path = directory / run.name / RESULT
+def result(directory: Path) -> dict[str, Any] | None:
+    """The result of the trial in `directory`; None if it is not finished.
+
+    diverged; steps, to the training error at which it was to stop (None: not reached, or none was set); and, of a trial
+    without such an error, train_error and the evaluations views1 and views10.
+    """
+    path = directory / RESULT
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def training_log(directory: Path, run: Run) -> list[dict]:
-    """The log lines of a run's training."""
-    return _training(directory / run.name)
-
-
-def _training(directory: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
-    return [line for line in lines if line["split"] == "train"]
+def training_log(directory: Path) -> list[dict[str, Any]]:
+    """The log lines of the training in `directory`."""
+    return [line for line in workdir.read_metrics(directory) if line["split"] == "train"]
