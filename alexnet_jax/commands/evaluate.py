@@ -1,135 +1,93 @@
-"""Errors of trained networks: alexnet evaluate --workdir DIR [--views 1|10]
+"""Measure the errors of a trained network: alexnet evaluate --workdir DIR [--views 1|10]
 
-Writes to DIR/evaluation.json: loss (nats), top1_error and top5_error (fractions) with their intervals (bootstrap over
-the images, 95 %), count, views, split, step, and bad_records, how many images were left out as damaged, if any. What
-the network said of each image stays in DIR/predictions-SPLIT-VIEWS.npz (4 bytes an image and class).
+Writes DIR/evaluation.json: loss (nats), top1_error and top5_error (fractions) with their 95 % Wilson intervals, count,
+views, split, step, and bad_records, the number of damaged images left out, if any. The predictions for all images are
+kept in DIR/predictions-SPLIT-VIEWS.npz (4 bytes for each image and class) and used again.
 
---details writes classes.csv, confusion.csv and mistakes.png there too; see confusion.py.
---ensemble A B C averages the probabilities of several workdirs, as the paper's Table 2 has it.
+--details also writes to DIR: classes.csv, the errors of each class; confusion.csv, which classes are taken for which;
+and mistakes.png, the worst mistakes.
+--ensemble DIR DIR... averages the probabilities of several networks, as in Table 2 of the paper.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from alexnet_jax import sharding, steps
-from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.manifest import write_text
-from alexnet_jax.data.records import Images, Some
 from alexnet_jax.errors import UserError
-from alexnet_jax.inference import confusion, predictions
-from alexnet_jax.inference.predictions import Predictions
-from alexnet_jax.run import checkpoint, config_files, workdir
-
-RESULT = "evaluation.json"
+from alexnet_jax.inference import confusion, network, predictions
+from alexnet_jax.run import workdir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--workdir", type=Path, help="folder of a run of alexnet_jax.main")
-    which.add_argument("--ensemble", type=Path, nargs="+", metavar="DIR", help="several of them, averaged")
+    networks = parser.add_mutually_exclusive_group(required=True)
+    networks.add_argument("--workdir", type=Path, help="folder of the run")
+    networks.add_argument("--ensemble", type=Path, nargs="+", metavar="DIR", help="folders of several runs, to average")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="centre crop, or the paper's ten views")
-    parser.add_argument("--split", help="of the data (default: the config's eval_split)")
-    parser.add_argument("--max_bad", type=float, help="share of records that may be bad (default: the config's)")
+    parser.add_argument("--split", help="split of the data (default: the config's eval_split)")
+    parser.add_argument("--max_bad", type=float, help="share of images that may be damaged (default: the config's)")
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
-    parser.add_argument("--details", action="store_true", help="also which classes are taken for which; see above")
-    parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="pictures in mistakes.png (default: 24)")
+    parser.add_argument("--details", action="store_true", help="also write which classes are taken for which")
+    parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="images in mistakes.png (default: 24)")
     parser.add_argument(
         "--tune_weights",
         action="store_true",
-        help="of --ensemble: also the weights that are best on these images, which tells nothing of others",
+        help="with --ensemble: also use the weights that are best on these very images; no estimate for others",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.tune_weights and arguments.ensemble is None:
-        raise UserError("--tune_weights is of --ensemble: one network has nothing to weigh")
+        raise UserError("--tune_weights needs --ensemble: a single network has no weights to tune")
     if arguments.details and arguments.ensemble is not None:
-        raise UserError("--details is of one network: give --workdir")
+        raise UserError("--details describes a single network: give --workdir instead of --ensemble")
     if arguments.mistakes < 0:
-        raise UserError(f"--mistakes {arguments.mistakes} is less than none")
-    if arguments.ensemble is None:
-        mistakes = arguments.mistakes if arguments.details else None
-        evaluate(arguments.workdir, arguments.views, arguments.split, arguments.data, arguments.max_bad, mistakes)
-        return
-    several, split = [], arguments.split
+        raise UserError(f"--mistakes {arguments.mistakes} is negative; give 0 or more")
+    if arguments.max_bad is not None and not 0 <= arguments.max_bad <= 1:
+        raise UserError(f"--max_bad {arguments.max_bad} is not a share; give a number from 0 to 1")
+    (_evaluate_one if arguments.ensemble is None else _evaluate_ensemble)(arguments)
+
+
+def _evaluate_one(arguments: argparse.Namespace) -> None:
+    net = network.open_workdir(arguments.workdir)
+    answers = net.answers(arguments.data, arguments.views, arguments.split, arguments.max_bad)
+    score = answers.score()
+    write_text(arguments.workdir / workdir.EVALUATION, json.dumps(score, indent=2) + "\n")
+    left_out = f", {score['bad_records']} left out as damaged" if "bad_records" in score else ""
+    print(f"split {answers.split}, {answers.views} view(s), step {net.step}, {score['count']} images{left_out}")
+    _print_score(score)
+    if arguments.details:
+        summary = confusion.write(
+            arguments.workdir, answers.predictions, net.classes, answers.images, arguments.mistakes
+        )
+        print("\n".join(summary))
+        print(f"wrote classes.csv, confusion.csv and mistakes.png in {arguments.workdir}")
+
+
+def _evaluate_ensemble(arguments: argparse.Namespace) -> None:
+    members, split = [], arguments.split
     for directory in arguments.ensemble:
-        found, split, _, _ = predicted(directory, arguments.views, split, arguments.data, arguments.max_bad)
-        several.append(found)
-        score = predictions.score(found)
+        net = network.open_workdir(directory)
+        answers = net.answers(arguments.data, arguments.views, split, arguments.max_bad)
+        members.append(answers.predictions)
+        split, score = answers.split, answers.score()
         low, high = score["top1_interval"]
         print(f"{directory}  top-1 error {score['top1_error']:.2%}  [{low:.2%}, {high:.2%}]", flush=True)
-    print(f"the mean of {len(several)} networks: split {split}, {arguments.views} view(s)")
-    _tell(predictions.score(predictions.average(several)))
+    print(f"the mean of {len(members)} networks: split {split}, {arguments.views} view(s)")
+    _print_score(predictions.score(predictions.average(members)))
     if arguments.tune_weights:
-        weights = predictions.tuned(several)
+        weights = predictions.tuned(members)
+        listed = ", ".join(f"{weight:.2f}" for weight in weights)
+        print(f"with the weights {listed}, TUNED on the split {split} itself:")
+        _print_score(predictions.score(predictions.average(members, weights)))
+
+
+def _print_score(score: dict[str, Any]) -> None:
+    print(f"loss         {score['loss']:.4f}")
+    for k in (1, 5):
+        error, (low, high) = score[f"top{k}_error"], score[f"top{k}_interval"]
+        wrong = round(error * score["count"])
         print(
-            f"with the weights {', '.join(f'{weight:.2f}' for weight in weights)}, TUNED on the split {split} itself:"
-        )
-        _tell(predictions.score(predictions.average(several, weights)))
-
-
-def evaluate(
-    directory: Path,
-    views: int,
-    split: str | None = None,
-    data: str | None = None,
-    max_bad: float | None = None,
-    mistakes: int | None = None,
-) -> dict:
-    """Tells the errors of the network of a workdir, writes them to RESULT there, and returns them.
-
-    With a number of `mistakes` to show, also which classes are taken for which."""
-    found, split, left_out, images = predicted(directory, views, split, data, max_bad)
-    result = predictions.score(found)
-    result |= {"views": views, "split": split, "step": found.step}
-    result |= {"bad_records": left_out} if left_out else {}
-    write_text(directory / RESULT, json.dumps(result, indent=2) + "\n")
-    more = f", {left_out} left out as damaged" if left_out else ""
-    print(f"split {split}, {views} view(s), step {found.step}, {result['count']} images{more}")
-    _tell(result)
-    if mistakes is not None:
-        classes = workdir.open_finished(directory).classes
-        print("\n".join(confusion.write(directory, found, classes, images, mistakes)))
-        print(f"wrote classes.csv, confusion.csv and mistakes.png in {directory}")
-    return result
-
-
-def predicted(
-    directory: Path, views: int, split: str | None, data: str | None, max_bad: float | None
-) -> tuple[Predictions, str, int, Images]:
-    """What the network of a workdir says of a split, the split's name, how many images are missing, and all of them.
-
-    It is asked again only if it has been trained on since, or the data is another."""
-    finished = workdir.open_finished(directory)
-    config = finished.config
-    if max_bad is not None:
-        values = config.model_dump(mode="json")
-        values["data"]["max_bad"] = max_bad
-        config = config_files.from_json(json.dumps(values))
-    dataset = workdir.open_data(finished, data)
-    split = split or config.data.eval_split
-    images: Images = split_of(dataset, split, "--split")
-    if split == config.data.train_split and config.data.train_examples:
-        images = Some(images, config.data.train_examples)  # those it was trained on
-    mesh = sharding.make_mesh(1, 0, config.model.towers)
-    step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params)
-    path = directory / f"predictions-{split}-{views}.npz"
-    known = predictions.load(path)
-    if known and (known.step, known.data) == (step, dataset.fingerprint) and len(known.label) == len(images.labels):
-        return known, split, 0, images
-    statistics = sharding.put(finished.statistics, mesh, sharding.REPLICATED)
-    found = predictions.collect(config, mesh, params, statistics, images, views, step, dataset.fingerprint)
-    predictions.save(path, found)
-    return found, split, len(images.labels) - len(found.label), images
-
-
-def _tell(result: dict) -> None:
-    print(f"loss         {result['loss']:.4f}")
-    for name in ("top1", "top5"):
-        error, (low, high) = result[f"{name}_error"], result[f"{name}_interval"]
-        wrong = round(error * result["count"])
-        print(
-            f"{name[:-1]}-{name[-1]} error  {error:.2%}  [{low:.2%}, {high:.2%}]  "
-            f"({wrong} of {result['count']}; {1 - error:.2%} right)"
+            f"top-{k} error  {error:.2%}  [{low:.2%}, {high:.2%}]  ({wrong} of {score['count']}; {1 - error:.2%} right)"
         )

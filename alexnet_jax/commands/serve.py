@@ -1,8 +1,8 @@
-"""A page to try a network on: alexnet serve --workdir DIR
+"""Serve a web page that classifies and explains images: alexnet serve --workdir DIR
 
 Drop, paste or photograph an image, and see its classes, where the evidence for them lies, which kernels of conv1
-fired in each tower, and the training images nearest to it. POST /api/predict answers programs; /openapi.json describes
-it. Only this machine can reach it, unless --host says otherwise. Ctrl-C ends it.
+respond in each tower, and the training images nearest to it. Programs use POST /api/predict; /openapi.json describes
+it. Only this machine can reach the page unless --host says otherwise. Ctrl-C stops the server.
 """
 
 import argparse
@@ -19,14 +19,20 @@ NEEDS = ("fastapi", "uvicorn", "python_multipart")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="folder of a run of alexnet_jax.main, or of an import")
-    add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine alone)")
-    add("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    add("--workdir", type=Path, required=True, help="folder of the run")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes any free one (default: 8000)")
     add("--data", help="folder of the prepared data, if it has moved since training")
-    add("--neighbours_of", type=int, default=10_000, metavar="N", help="training images that are searched, at most")
-    add("--max_megabytes", type=float, default=20, help="of a request (default: 20)")
-    add("--max_images", type=int, default=32, help="of a request (default: 32)")
-    add("--max_megapixels", type=float, default=25, help="of an image (default: 25)")
+    add(
+        "--neighbours_of",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="most training images to search for neighbours; 0 for none (default: 10000)",
+    )
+    add("--max_megabytes", type=float, default=20, help="largest request (default: 20)")
+    add("--max_images", type=int, default=32, help="most images in a request (default: 32)")
+    add("--max_megapixels", type=float, default=25, help="largest image (default: 25)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,25 +40,25 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f'the page needs {", ".join(missing)}: pip install "alexnet_jax[serve]"')
     for name in ("max_megabytes", "max_images", "max_megapixels"):
         if not 0 < getattr(arguments, name) < math.inf:
-            raise UserError(f"--{name} must be more than 0")
+            raise UserError(f"--{name} must be a number above 0")
     if arguments.neighbours_of < 0:
         raise UserError("--neighbours_of must be 0, for none, or more")
     import uvicorn
 
     from alexnet_jax.serving import app, explain
 
-    with _listen(arguments.host, arguments.port) as listener:  # first: what is in use is told at once
+    with _listen(arguments.host, arguments.port) as listener:  # first, so that a port in use is reported at once
         served = explain.open_served(arguments.workdir, arguments.data, arguments.neighbours_of)
-        explain.warm(served)
+        explain.warm_up(served)
         limits = app.Limits(
             max_bytes=int(arguments.max_megabytes * 1e6),
             max_images=arguments.max_images,
             max_pixels=int(arguments.max_megapixels * 1e6),
         )
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        said = f"serving {arguments.workdir}, step {served.step}, at http://{host}:{listener.getsockname()[1]}"
-        application = app.make_app(served, limits, arguments.host, lambda: print(said, flush=True))
-        for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by them, and then raises them once more
+        message = f"serving {arguments.workdir}, step {served.net.step}, at http://{host}:{listener.getsockname()[1]}"
+        application = app.make_app(served, limits, arguments.host, lambda: print(message, flush=True))
+        for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn stops on them, and then raises them again
             signal.signal(stop, lambda *_: None)
         config = uvicorn.Config(
             application, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=5, server_header=False
@@ -62,7 +68,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise UserError(f"cannot listen at {host}, port {port}: {error}; give another --port or --host") from None
+        raise UserError(f"cannot listen on {host}, port {port}: {error}; give another --port or --host") from None

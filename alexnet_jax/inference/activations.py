@@ -1,4 +1,4 @@
-"""What a trained network computes inside, on the centre crop and without dropout. Each is one jitted call."""
+"""What a trained network computes inside, for the centre crop and without dropout."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -15,14 +15,31 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
 
-KINDS = ("output", "response")  # what `model.activations` gives of a layer
+KINDS = ("output", "response")  # the suffixes of the names in `model.activations`
+
+
+class Activation(NamedTuple):
+    """The activation of one layer for one image."""
+
+    values: np.ndarray  # float32
+    axes: tuple[str, ...]  # ("tower", "height", "width", "channel") or ("tower", "unit")
+
+    def tower(self, number: int) -> np.ndarray:
+        """The part that one tower computes."""
+        return self.values[number]
+
+
+def named(values: np.ndarray) -> Activation:
+    """Name the axes of an array [tower, height, width, channel] or [tower, unit]."""
+    return Activation(values, ("tower", "height", "width", "channel") if values.ndim == 4 else ("tower", "unit"))
 
 
 @functools.cache
 def shapes(spec: Model) -> tuple[dict, dict[str, tuple[int, ...]]]:
-    """Shapes, without computing anything: parameters, each leaf [tower, ...], and activations of one tower and image.
+    """The shapes of parameters and activations, without computing anything.
 
-    The activations are those of `model.activations`, without the axes of tower and example.
+    Returns:
+        The parameters' shapes, [tower, ...], and those of `model.activations` for one image in one tower.
     """
     params = jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
     image = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, 3), jnp.float32)
@@ -42,8 +59,9 @@ def layer_of(config: Config, layer: str | None) -> str:
 def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units] float32 (paper 6.1).
 
-    The output of `layer` (see `layer_of`), all towers side by side: of a fully connected one after its activation
-    and before dropout, of a convolutional one after all that follows it, [H', W', C] of each tower flattened.
+    The features are the output of `layer` (see `layer_of`), all towers side by side. A fully connected layer's output
+    is taken after the activation and before dropout; a convolutional layer's after its activation, normalization and
+    pooling, with each tower's [H', W', C] flattened.
     """
     name = f"{layer_of(config, layer)}_output"
 
@@ -55,56 +73,42 @@ def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> 
 
 
 def make_conv_step(config: Config, mesh: Mesh, layers: tuple[str, ...]) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> {layer: [B, tower, H, W, features / towers] float32}`.
+    """`(params, image, statistics) -> {layer: [B, tower, H, W, channels / towers] float32}`.
 
-    A response is the convolution with its bias, before activation, normalization and pooling: so each one belongs
-    to one place of the image.
+    A response is the convolution with its bias, before activation, normalization and pooling, so that it belongs to
+    one place in the image.
     """
     return _make_step(config, mesh, layers, "response")
 
 
-def _make_step(config: Config, mesh: Mesh, layers: Sequence[str], kind: str) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> {layer: [B, tower, ...] float32}`."""
-    _, of_one = shapes(config.model)
-
-    def tower_program(params, image, statistics):
-        seen = _activations(config, params, image, statistics)
-        # Flat, so that towers can be put side by side as classes are.
-        return {name: seen[f"{name}_{kind}"].reshape(len(image), -1).astype(jnp.float32) for name in layers}
-
-    flat = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
-
-    def conv_step(params, image, statistics):
-        responses = flat(params, image, statistics)
-        return {
-            name: x.reshape(len(image), config.model.towers, *of_one[f"{name}_{kind}"]) for name, x in responses.items()
-        }
-
-    return jax.jit(conv_step)
-
-
-class Activation(NamedTuple):
-    """What one layer computes for one image."""
-
-    values: np.ndarray  # float32
-    axes: tuple[str, ...]  # the names of its axes
-
-    def tower(self, number: int) -> np.ndarray:
-        """The share of one tower."""
-        return self.values[number]
-
-
-def named(values: np.ndarray) -> Activation:
-    """An array [tower, height, width, channel] or [tower, unit] with the names of its axes."""
-    return Activation(values, ("tower", "height", "width", "channel") if values.ndim == 4 else ("tower", "unit"))
-
-
 def make_all_step(config: Config, mesh: Mesh, kind: str) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> {layer: [B, tower, ...] float32}` of every layer that has `kind`."""
+    """`(params, image, statistics) -> {layer: [B, tower, ...] float32}` for every layer with activations of `kind`.
+
+    Raises UserError if `kind` is not in KINDS.
+    """
     if kind not in KINDS:
         raise UserError(f"there are no activations of the kind {kind!r}; give one of {', '.join(KINDS)}")
     layers = [name.removesuffix(f"_{kind}") for name in shapes(config.model)[1] if name.endswith(f"_{kind}")]
     return _make_step(config, mesh, layers, kind)
+
+
+def _make_step(config: Config, mesh: Mesh, layers: Sequence[str], kind: str) -> jax.stages.Wrapped:
+    shape = shapes(config.model)[1]
+
+    def tower_program(params, image, statistics):
+        activations = _activations(config, params, image, statistics)
+        # Flattened: `over_towers` puts towers side by side on the last axis.
+        return {name: activations[f"{name}_{kind}"].reshape(len(image), -1).astype(jnp.float32) for name in layers}
+
+    flat = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
+
+    def step(params, image, statistics):
+        return {
+            name: x.reshape(len(image), config.model.towers, *shape[f"{name}_{kind}"])
+            for name, x in flat(params, image, statistics).items()
+        }
+
+    return jax.jit(step)
 
 
 def logits(config: Config, mesh: Mesh) -> Callable[[Any, Array, Any], Array]:

@@ -1,7 +1,7 @@
-"""Files of named vectors, as .npz or .parquet, and exact nearest neighbours in one. No more than a block is in memory.
+"""Files of feature vectors, and exact nearest neighbours in them. At most one block of vectors is in memory.
 
-file.npz       names [N] str, vectors [N, units] float32, labels [N] int32 (of a split), about (JSON); no pickle
-file.parquet   columns name, label (of a split) and vector; about as metadata. Needs pyarrow
+file.npz       names [N] str, vectors [N, units] float32, labels [N] int32 (for a split), about (JSON); no pickle
+file.parquet   columns name, label (for a split) and vector; about as metadata. Needs pyarrow
 """
 
 import contextlib
@@ -18,13 +18,12 @@ from alexnet_jax.data import arrays
 from alexnet_jax.data.manifest import flush
 from alexnet_jax.errors import UserError
 
-BLOCK = 2**23  # numbers in a block of vectors at most: 64 MB as float64
-ROWS = 4096  # vectors in a block at most: all their distances to many others are held at once
-PARQUET_NEEDS = 'Parquet needs pyarrow: pip install "alexnet_jax[features]"; or give a file that ends in .npz'
+BLOCK = 2**23  # most numbers in a block of vectors: 64 MB as float64
+ROWS = 4096  # most vectors in a block, since their distances to all queries are in memory at once
 
 
 class About(NamedTuple):
-    """Where the vectors of a file come from."""
+    """The origin of the vectors in a file."""
 
     layer: str
     network: str  # hash of its parameters
@@ -32,44 +31,46 @@ class About(NamedTuple):
 
 
 class Named(NamedTuple):
-    """Some vectors [n, units] float32 and the names of their images; labels [n] int32, or None."""
+    """Feature vectors of some images."""
 
-    names: list[str]
-    labels: np.ndarray | None
-    vectors: np.ndarray
+    names: list[str]  # of the images
+    labels: np.ndarray | None  # [n] int32
+    vectors: np.ndarray  # [n, units] float32
 
 
 class Saved(NamedTuple):
-    """A file opened for reading."""
+    """A file of vectors, open for reading."""
 
     about: About
     names: list[str]
     labels: np.ndarray | None  # [N] int32
-    blocks: Callable[[], Iterator[np.ndarray]]  # the vectors from the first on, [n, units] float32 at a time
+    blocks: Callable[[], Iterator[np.ndarray]]  # iterates over all vectors in order, [n, units] float32 at a time
 
 
 def _rows(units: int) -> int:
-    """Vectors in a block."""
+    """The number of vectors in a block."""
     return max(1, min(ROWS, BLOCK // units))
 
 
 def check_suffix(path: Path) -> None:
-    """Raises UserError if `path` has another ending than those above, or what it needs is not installed."""
+    """Raise UserError if `path` ends in neither .npz nor .parquet, or pyarrow is missing."""
     if path.suffix not in (".npz", ".parquet"):
-        raise UserError(f"{path}: vectors are kept in files that end in .npz or .parquet; give such a name")
+        raise UserError(f"{path}: files of vectors end in .npz or .parquet; give such a name")
     if path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise UserError(PARQUET_NEEDS) from None
+            raise UserError(
+                'Parquet needs pyarrow: pip install "alexnet_jax[features]"; or give a file that ends in .npz'
+            ) from None
 
 
 def save(path: Path, parts: Iterable[Named], about: About) -> int:
-    """Writes the vectors of all parts, and returns how many; if there is none, no file."""
+    """Write the vectors of all parts to a file, and return their number. Without vectors, no file is written."""
     check_suffix(path)
     names: list[str] = []
     labels: list[np.ndarray] = []
-    with tempfile.TemporaryFile(dir=path.parent) as spool:  # how many there will be is known at the end
+    with tempfile.TemporaryFile(dir=path.parent) as spool:  # since their number is only known at the end
         for part in parts:
             names += part.names
             labels += [] if part.labels is None else [part.labels]
@@ -78,11 +79,11 @@ def save(path: Path, parts: Iterable[Named], about: About) -> int:
             return 0
         spool.flush()
         vectors = np.memmap(spool, np.float32, "r").reshape(len(names), -1)
-        whole = Named(names, np.concatenate(labels) if labels else None, vectors)
+        everything = Named(names, np.concatenate(labels) if labels else None, vectors)
         temporary = path.with_name(path.name + ".tmp")
         try:
             with temporary.open("wb") as file:
-                (_write_npz if path.suffix == ".npz" else _write_parquet)(file, whole, json.dumps(about._asdict()))
+                (_write_npz if path.suffix == ".npz" else _write_parquet)(file, everything, json.dumps(about._asdict()))
                 flush(file)
             temporary.replace(path)
         finally:
@@ -90,31 +91,33 @@ def save(path: Path, parts: Iterable[Named], about: About) -> int:
     return len(names)
 
 
-def _write_npz(file: BinaryIO, whole: Named, about: str) -> None:
-    arrays: dict[str, Any] = {"names": np.array(whole.names), "vectors": whole.vectors, "about": np.array(about)}
-    np.savez(file, **arrays | ({} if whole.labels is None else {"labels": whole.labels}))
+def _write_npz(file: BinaryIO, everything: Named, about: str) -> None:
+    columns: dict[str, Any] = {"names": np.array(everything.names), "vectors": everything.vectors, "about": about}
+    np.savez(file, **columns | ({} if everything.labels is None else {"labels": everything.labels}))
 
 
-def _write_parquet(file: BinaryIO, whole: Named, about: str) -> None:
+def _write_parquet(file: BinaryIO, everything: Named, about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    count, units = whole.vectors.shape
-    fields = [("name", pa.string())] + ([] if whole.labels is None else [("label", pa.int32())])
+    count, units = everything.vectors.shape
+    columns = {"name": pa.array(everything.names)}
+    if everything.labels is not None:
+        columns["label"] = pa.array(everything.labels)
+    fields = [(name, column.type) for name, column in columns.items()]
     schema = pa.schema([*fields, ("vector", pa.list_(pa.float32(), units))], {"about": about})
     rows = _rows(units)
     with pq.ParquetWriter(file, schema) as writer:
         for start in range(0, count, rows):
-            part = slice(start, start + rows)
-            columns = [pa.array(whole.names[part])] + ([] if whole.labels is None else [pa.array(whole.labels[part])])
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(whole.vectors[part].reshape(-1)), units)
-            writer.write_table(pa.table([*columns, vectors], schema=schema))
+            numbers = pa.array(everything.vectors[start : start + rows].reshape(-1))
+            part = [column.slice(start, rows) for column in columns.values()]
+            writer.write_table(pa.table([*part, pa.FixedSizeListArray.from_arrays(numbers, units)], schema=schema))
 
 
 def open_saved(path: Path) -> Saved:
-    """A file that `save` wrote. Raises UserError if it is none."""
+    """Open a file that `save` wrote. Raises UserError if it is damaged or some other file."""
     check_suffix(path)
-    with _told(path):
+    with _reading(path):
         if path.suffix == ".parquet":
             return _open_parquet(path)
         saved = arrays.zipped(path, ("about", "names", "labels"))
@@ -123,20 +126,21 @@ def open_saved(path: Path) -> Saved:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever is raised while a damaged file is read into a UserError."""
     try:
         yield
     except (FileNotFoundError, PermissionError):
         raise
     except (KeyError, TypeError, ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} is damaged, or not a file that alexnet_jax.features wrote ({error}); write it again with --output"
+            f"{path} is damaged, or not a file that `alexnet features` wrote ({error}); write it again with --output"
         ) from None
 
 
 def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
     with (
-        _told(path),
+        _reading(path),
         zipfile.ZipFile(path) as archive,
         archive.open(arrays.members(archive, ("vectors",))["vectors"]) as file,
     ):
@@ -157,7 +161,7 @@ def _open_parquet(path: Path) -> Saved:
     labels = table["label"].to_numpy() if "label" in schema.names else None
 
     def blocks() -> Iterator[np.ndarray]:
-        with _told(path), pq.ParquetFile(path) as file:
+        with _reading(path), pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_rows(units), columns=["vector"]):
                 yield batch.column("vector").flatten().to_numpy().reshape(-1, units)
 
@@ -165,28 +169,36 @@ def _open_parquet(path: Path) -> Saved:
 
 
 def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` vectors of `blocks` nearest to each of `queries` [Q, units], by Euclidean distance, exactly.
+    """The `count` vectors nearest to each query by Euclidean distance, exactly.
 
-    Returns their places among all vectors and the distances in float64, both [Q, count], the nearest first and of
-    equals the first. One matrix product a block finds all that can be among them within its rounding; of these the
-    differences themselves are summed, since |q|^2 + |x|^2 - 2 qx leaves few digits of a small distance.
+    scikit-learn's |q|^2 + |x|^2 - 2 qx is fast, but has few correct digits where the distance is small. So it only
+    selects the candidates, all those that its rounding error leaves in question.
+
+    Args:
+        queries: [Q, units].
+        blocks: the vectors, [n, units] at a time.
+        count: the number of neighbours.
+
+    Returns:
+        The indices of the neighbours among all vectors, int64, and their distances, float64, both [Q, count], nearest
+        first; of two at the same distance, the one that comes first in `blocks`.
     """
+    from scipy.spatial.distance import cdist
+    from sklearn.metrics.pairwise import euclidean_distances
+
     queries = queries.astype(np.float64)
-    squares = (queries**2).sum(axis=1)
-    places = [np.empty(0, np.int64)] * len(queries)
+    indices = [np.empty(0, np.int64)] * len(queries)
     distances = [np.empty(0)] * len(queries)
     first = 0
     for block in (block.astype(np.float64) for block in blocks):
-        block_squares = (block**2).sum(axis=1)
-        rough = squares[:, None] + block_squares[None] - 2 * (queries @ block.T)
-        slack = 4 * block.shape[1] * np.finfo(np.float64).eps * (squares + block_squares.max())
+        rough = euclidean_distances(queries, block, squared=True)
+        largest = (queries**2).sum(axis=1) + (block**2).sum(axis=1).max()
+        bound = np.partition(rough, min(count, len(block)) - 1, axis=1)[:, min(count, len(block)) - 1]
+        bound += 4 * block.shape[1] * np.finfo(np.float64).eps * largest
         for row, query in enumerate(queries):
-            bound = np.partition(rough[row], count - 1)[count - 1] if len(block) > count else np.inf
-            near = np.flatnonzero(rough[row] <= bound + slack[row])
-            exact = np.sqrt(((block[near] - query) ** 2).sum(axis=1))
-            both = np.concatenate([distances[row], exact])
-            best = np.argsort(both, kind="stable")[:count]
-            distances[row] = both[best]
-            places[row] = np.concatenate([places[row], first + near])[best]
+            near = np.flatnonzero(rough[row] <= bound[row])
+            merged = np.concatenate([distances[row], cdist(query[None], block[near])[0]])
+            order = np.argsort(merged, kind="stable")[:count]
+            distances[row], indices[row] = merged[order], np.concatenate([indices[row], first + near])[order]
         first += len(block)
-    return np.stack(places), np.stack(distances)
+    return np.stack(indices), np.stack(distances)

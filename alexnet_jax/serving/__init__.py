@@ -1,1 +1,1 @@
-"""A page to try a network on."""
+"""A web page that classifies images and explains the result."""

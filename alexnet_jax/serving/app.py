@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.resources
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -11,19 +12,20 @@ import jinja2
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, UploadFile
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage
+from alexnet_jax.inference import predictions
 from alexnet_jax.serving import explain
-from alexnet_jax.serving.batching import Batcher, Busy
+from alexnet_jax.serving.batching import Batcher
 from alexnet_jax.serving.explain import Served
 from alexnet_jax.serving.guard import Guard
 
-BEST = 5
-ROOM = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
+BEST = 5  # classes in an answer
+HEAVY = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -34,39 +36,39 @@ class Limits(BaseModel):
 
 
 class Scored(BaseModel):
-    name: str = Field(description="of the class")
+    name: str = Field(description="name of the class")
     probability: float
 
 
 class Prediction(BaseModel):
-    name: str = Field(description="of the file")
-    top: list[Scored] = Field(description="the best classes, the best first; none if the image cannot be read")
-    error: str | None = Field(description="why it cannot be read")
+    name: str = Field(description="name of the file")
+    top: list[Scored] = Field(description="the best classes, best first; empty if the image cannot be read")
+    error: str | None = Field(description="why the image cannot be read")
 
 
 class Kernel(BaseModel):
-    kernel: int = Field(description="its place in its tower")
-    response: float = Field(description="its largest anywhere in the image, before the activation")
-    picture: str = Field(description="a data URL, as all pictures")
+    kernel: int = Field(description="index of the kernel in its tower")
+    response: float = Field(description="its largest response anywhere in the image, before the activation")
+    picture: str = Field(description="data URL, as all pictures")
 
 
 class Neighbour(BaseModel):
-    name: str = Field(description="of its class")
-    distance: float = Field(description="Euclidean, in the last hidden layer")
+    name: str = Field(description="name of its class")
+    distance: float = Field(description="Euclidean distance in the last hidden layer")
     picture: str
 
 
 class Explanation(BaseModel):
-    name: str
-    seen: str = Field(description="a picture of what the network sees: the centre crop")
+    name: str = Field(description="name of the file")
+    crop: str = Field(description="picture of the centre crop, the network's input")
     top: list[Scored]
-    of: str = Field(description="the class that the evidence is for")
+    label: str = Field(description="the class that the evidence is for")
     evidence: list[list[float]] = Field(
-        description="rows of places: by how many nats the logarithm of its probability falls if a square is covered"
+        description="rows of squares: how far the log probability of the class falls if that square is covered, nats"
     )
-    square: float = Field(description="its side in parts of the picture's")
-    kernels: list[list[Kernel]] = Field(description="those of conv1 that fired, tower by tower")
-    neighbours: list[Neighbour]
+    square: float = Field(description="side of a square, as a share of the crop's")
+    kernels: list[list[Kernel]] = Field(description="for each tower, the kernels of conv1 that respond most strongly")
+    neighbours: list[Neighbour] = Field(description="the nearest training images, nearest first")
     no_neighbours: str = Field(description="why there are none")
 
 
@@ -74,22 +76,118 @@ class Health(BaseModel):
     network: str
     step: int
     classes: int
-    images: int = Field(description="that the network was asked about so far")
-    passes: int = Field(description="of the network that took")
+    images: int = Field(description="images classified so far")
+    passes: int = Field(description="passes of the network that they took")
 
 
 Images = Annotated[list[UploadFile], File(description="one image or several")]
-Problem = dict[int | str, dict[str, Any]]
-PROBLEMS: Problem = {
+Label = Annotated[str | None, Form(description="the class to show evidence for (default: the best)")]
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"description": "the request is larger, or has more images, than allowed"},
     422: {"description": "no image was sent, or none of them can be read"},
     503: {"description": "too many images are waiting"},
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Endpoints:
+    """What answers requests, one method for each path."""
+
+    served: Served
+    batcher: Batcher
+    limits: Limits
+
+    async def health(self) -> Health:
+        """The network, and how many passes it took for how many images."""
+        net, batcher = self.served.net, self.batcher
+        return Health(
+            network=net.name, step=net.step, classes=len(net.classes), images=batcher.images, passes=batcher.passes
+        )
+
+    async def predict(self, images: Images) -> list[Prediction]:
+        """The best classes of each image. An image that cannot be read has an `error`; if none can, that is 422."""
+        if len(images) > self.limits.max_images:
+            raise HTTPException(413, f"{len(images)} images are too many; send at most {self.limits.max_images}")
+        answers = await asyncio.gather(*map(self._predict_one, images))
+        if all(answer.error for answer in answers):
+            raise HTTPException(422, "; ".join(f"{answer.name}: {answer.error}" for answer in answers))
+        return answers
+
+    async def explain(self, image: Annotated[UploadFile, File()], label: Label = None) -> Explanation:
+        """The best classes of an image, and why: evidence, kernels, neighbours."""
+        net, name = self.served.net, image.filename or "image"
+        if label is not None and label not in net.classes:
+            raise HTTPException(422, f"there is no class {label}")
+        try:
+            pixels = await self._pixels(image)
+        except CorruptImage as error:
+            raise HTTPException(422, f"{name}: {error}") from None
+        copies = explain.covered(pixels, net.statistics.mean_image, net.config.model.image_size)
+        kernels, neighbours, (whole, *covered) = await asyncio.gather(
+            run_in_threadpool(explain.strongest_kernels, self.served, pixels),
+            run_in_threadpool(self._neighbours, pixels),
+            asyncio.gather(*map(self.batcher.ask, (pixels, *copies))),
+        )
+        target = int(whole.argmax()) if label is None else net.classes.index(label)
+        lost = whole[target] - np.array([log_probabilities[target] for log_probabilities in covered])
+        return Explanation(
+            name=name,
+            crop=explain.picture(net.seen(pixels)),
+            top=self._top(whole),
+            label=net.classes[target],
+            evidence=lost.reshape(explain.GRID, explain.GRID).tolist(),
+            square=explain.SHARE,
+            kernels=[
+                [Kernel(kernel=k, response=response, picture=pictures[k]) for k, response in strongest]
+                for strongest, pictures in zip(kernels, self.served.kernels, strict=True)
+            ],
+            neighbours=neighbours,
+            no_neighbours=self.served.no_index,
+        )
+
+    async def _predict_one(self, image: UploadFile) -> Prediction:
+        name = image.filename or "image"
+        try:
+            log_probabilities = await self.batcher.ask(await self._pixels(image))
+        except CorruptImage as error:
+            return Prediction(name=name, top=[], error=str(error))
+        return Prediction(name=name, top=self._top(log_probabilities), error=None)
+
+    async def _pixels(self, image: UploadFile) -> np.ndarray:
+        """Raises CorruptImage."""
+        content = await image.read()
+        if content.startswith(GZIP_MAGIC):  # `prepare` accepts it, but a small one may unpack to anything
+            raise CorruptImage("compressed with gzip")
+
+        def decode() -> np.ndarray:
+            with HEAVY:
+                return stored_pixels(content, self.served.net.config.data.size, self.limits.max_pixels)[0]
+
+        return await run_in_threadpool(decode)
+
+    def _top(self, log_probabilities: np.ndarray) -> list[Scored]:
+        ((*top,),) = predictions.Prediction(np.exp(log_probabilities[None]), self.served.net.classes).top(BEST)
+        return [Scored(name=name, probability=probability) for name, probability in top]
+
+    def _neighbours(self, pixels: np.ndarray) -> list[Neighbour]:
+        net, index = self.served.net, self.served.searched
+        if index is None:
+            return []
+        with HEAVY:
+            rows, distances = zip(*explain.neighbours(self.served, pixels), strict=True)
+            stored = np.empty((len(rows), *pixels.shape), np.uint8)
+            index.images.read(np.array(rows), stored)
+        pictures = map(explain.picture, net.seen(stored))
+        names = [net.classes[label] for label in index.images.labels[list(rows)]]
+        return [
+            Neighbour(name=name, distance=distance, picture=picture)
+            for name, distance, picture in zip(names, distances, pictures, strict=True)
+        ]
+
+
 def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None]) -> FastAPI:
-    """The application; `ready` is called once it answers. On a loopback `host` only its own names are answered."""
-    batcher = Batcher(served.predict)
+    """The application; `ready` is called once it answers. On a loopback `host` it only answers to loopback names."""
+    batcher = Batcher(served.log_probabilities)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -98,126 +196,23 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
         yield
         worker.cancel()
 
-    about = "What a network trained with alexnet_jax says of images."
     app = FastAPI(
-        title=f"alexnet_jax: {served.name}", description=about, lifespan=lifespan, docs_url=None, redoc_url=None
+        title=f"alexnet_jax: {served.net.name}",
+        description="Classifies images with a network trained by alexnet_jax.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(Guard, max_bytes=limits.max_bytes)
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
-    @app.exception_handler(Busy)
-    async def _busy(*_: Any) -> JSONResponse:
-        return JSONResponse({"detail": "too many images are waiting; try again"}, 503, {"retry-after": "1"})
-
     text = importlib.resources.files("alexnet_jax.serving").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(text).render(served=served, limits=limits)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def _page() -> str:
-        return page
-
-    @app.get("/api/health")
-    async def health() -> Health:
-        """What is served, and how many passes the network took for how many images."""
-        return Health(
-            network=served.name,
-            step=served.step,
-            classes=len(served.classes),
-            images=batcher.images,
-            passes=batcher.passes,
-        )
-
-    @app.post("/api/predict", responses=PROBLEMS)
-    async def predict(images: Images) -> list[Prediction]:
-        """The best classes of each image. One that cannot be read has an `error`; if none can, the answer is 422."""
-        if len(images) > limits.max_images:
-            raise HTTPException(413, f"{len(images)} images are more than {limits.max_images}")
-        found = await asyncio.gather(*(_predicted(served, batcher, limits, one) for one in images))
-        if all(one.error for one in found):
-            raise HTTPException(422, "; ".join(f"{one.name}: {one.error}" for one in found))
-        return found
-
-    @app.post("/api/explain", responses=PROBLEMS)
-    async def explained(
-        image: Annotated[UploadFile, File()],
-        of: Annotated[str | None, Form(description="the class to show evidence for; else the best")] = None,
-    ) -> Explanation:
-        """The best classes of an image, and why: evidence, kernels, neighbours."""
-        if of is not None and of not in served.classes:
-            raise HTTPException(422, f"there is no class {of}")
-        try:
-            pixels = await _pixels(served, limits, image)
-        except CorruptImage as error:
-            raise HTTPException(422, f"{image.filename or 'image'}: {error}") from None
-        return await _explained(served, batcher, pixels, image.filename or "image", of)
-
+    page = environment.from_string(text).render(net=served.net, limits=limits)
+    app.get("/", response_class=HTMLResponse, include_in_schema=False)(lambda: page)
+    endpoints = Endpoints(served, batcher, limits)
+    app.get("/api/health")(endpoints.health)
+    app.post("/api/predict", responses=PROBLEMS)(endpoints.predict)
+    app.post("/api/explain", responses=PROBLEMS)(endpoints.explain)
     return app
-
-
-async def _pixels(served: Served, limits: Limits, image: UploadFile) -> np.ndarray:
-    """Raises CorruptImage."""
-    content = await image.read()
-    if content.startswith(GZIP_MAGIC):  # `prepare` takes it, but a small one may unpack to anything
-        raise CorruptImage("packed with gzip")
-    pixels, _ = await run_in_threadpool(_in_turn, stored_pixels, content, served.size, limits.max_pixels)
-    return pixels
-
-
-def _in_turn(work: Callable[..., Any], *arguments: Any) -> Any:
-    with ROOM:
-        return work(*arguments)
-
-
-async def _predicted(served: Served, batcher: Batcher, limits: Limits, image: UploadFile) -> Prediction:
-    name = image.filename or "image"
-    try:
-        log_probabilities = await batcher.ask(await _pixels(served, limits, image))
-    except CorruptImage as error:
-        return Prediction(name=name, top=[], error=str(error))
-    return Prediction(name=name, top=_top(served, log_probabilities), error=None)
-
-
-def _top(served: Served, log_probabilities: np.ndarray) -> list[Scored]:
-    best = np.argsort(-log_probabilities, kind="stable")[:BEST].tolist()
-    return [Scored(name=served.classes[k], probability=float(np.exp(log_probabilities[k]))) for k in best]
-
-
-async def _explained(served: Served, batcher: Batcher, pixels: np.ndarray, name: str, of: str | None) -> Explanation:
-    asked = asyncio.gather(*(batcher.ask(image) for image in (pixels, *explain.covered(served, pixels))))
-    fired, near, (whole, *covered) = await asyncio.gather(
-        run_in_threadpool(explain.strongest, served, pixels),
-        run_in_threadpool(_in_turn, explain.neighbours, served, pixels),
-        asked,
-    )
-    label = int(whole.argmax()) if of is None else served.classes.index(of)
-    lost = whole[label] - np.array([one[label] for one in covered])
-    return Explanation(
-        name=name,
-        seen=explain.picture(explain.centre(served, pixels)),
-        top=_top(served, whole),
-        of=served.classes[label],
-        evidence=lost.reshape(explain.GRID, explain.GRID).tolist(),
-        square=explain.SHARE,
-        kernels=[
-            [Kernel(kernel=k, response=response, picture=pictures[k]) for k, response in tower]
-            for tower, pictures in zip(fired, served.pictures, strict=True)
-        ],
-        neighbours=await run_in_threadpool(_neighbours, served, near),
-        no_neighbours=served.no_index,
-    )
-
-
-def _neighbours(served: Served, near: list[tuple[int, float]]) -> list[Neighbour]:
-    found = []
-    for place, distance in near:
-        assert served.searched is not None
-        images = served.searched.images
-        pixels = np.empty((1, served.size, served.size, 3), np.uint8)
-        images.read(np.array([place]), pixels)
-        name = served.classes[images.labels[place]]
-        found.append(
-            Neighbour(name=name, distance=distance, picture=explain.picture(explain.centre(served, pixels[0])))
-        )
-    return found

@@ -1,4 +1,4 @@
-"""Images of many requests in one pass of the network."""
+"""Images from many requests in one pass of the network."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,14 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from fastapi import HTTPException
 
-SIZES = (1, 8, 32)  # images a pass; each is compiled once, and fewer are filled up
-WAIT = 0.002  # seconds that a pass waits for company
-MOST_WAITING = 4096  # images
-
-
-class Busy(Exception):
-    """More images are waiting than can be answered soon."""
+SIZES = (1, 8, 32)  # batch sizes: each is compiled once, and smaller batches are padded
+WAIT = 0.002  # seconds that a pass waits for more images
+MAX_WAITING = 4096  # images
 
 
 class _Waiting(NamedTuple):
@@ -22,28 +19,28 @@ class _Waiting(NamedTuple):
 
 
 class Batcher:
-    """`ask(image)`, from any number of requests at once, is answered by passes of `step` over up to SIZES[-1] images.
+    """Applies `step` to images from any number of requests, up to SIZES[-1] of them at a time.
 
-    `step` takes [B, H, W, 3] uint8 and gives [B, ...]; it runs in a thread, one pass at a time.
+    `step` maps [B, H, W, 3] uint8 to [B, ...]; it runs in a thread, one pass at a time.
     """
 
     def __init__(self, step: Callable[[np.ndarray], np.ndarray]):
         self._step = step
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MOST_WAITING)
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
         self._thread = ThreadPoolExecutor(1)
         self.images = self.passes = 0  # so far
 
     async def ask(self, image: np.ndarray) -> np.ndarray:
-        """What `step` gives for an image [H, W, 3]. Raises Busy."""
+        """The result of `step` for an image [H, W, 3]. Raises HTTPException if too many are waiting."""
         answer = asyncio.get_running_loop().create_future()
         try:
             self._queue.put_nowait(_Waiting(image, answer))
         except asyncio.QueueFull:
-            raise Busy from None
+            raise HTTPException(503, "too many images are waiting; try again", {"retry-after": "1"}) from None
         return await answer
 
     async def work(self) -> None:
-        """Answers, for ever."""
+        """Answer until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
@@ -51,20 +48,21 @@ class Batcher:
                 await asyncio.sleep(WAIT)
             while len(batch) < SIZES[-1] and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            images = np.stack([one.image for one in batch])
+            images = padded(np.stack([waiting.image for waiting in batch]))
             self.images, self.passes = self.images + len(batch), self.passes + 1
+            answers = [waiting.answer for waiting in batch]
             try:
-                results = await loop.run_in_executor(self._thread, self._step, filled(images))
-                for one, result in zip(batch, results, strict=False):
-                    if not one.answer.done():  # else the client has left
-                        one.answer.set_result(result)
+                results = await loop.run_in_executor(self._thread, self._step, images)
+                for answer, result in zip(answers, results, strict=False):
+                    if not answer.done():  # else the client has left
+                        answer.set_result(result)
             except Exception as error:
-                for one in batch:
-                    if not one.answer.done():
-                        one.answer.set_exception(error)
+                for answer in answers:
+                    if not answer.done():
+                        answer.set_exception(error)
 
 
-def filled(images: np.ndarray) -> np.ndarray:
-    """With black images behind, as many as the next of SIZES has."""
+def padded(images: np.ndarray) -> np.ndarray:
+    """Append black images, up to the next of SIZES."""
     size = next(size for size in SIZES if size >= len(images))
     return np.concatenate([images, np.zeros((size - len(images), *images.shape[1:]), images.dtype)])
