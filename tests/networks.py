@@ -60,7 +60,7 @@ def random_network(config: Config, seed: int = 0) -> Network:
         params["fc8"]["bias"][-1, -padding:] = 0
         params["fc8"]["kernel"][-1, :, -padding:] = 0
     classes = [f"class <{i}>, 图" for i in range(config.model.num_classes)]
-    return Network(config, classes, made_up_statistics(), params, step=7, path=Path("random"))
+    return Network(config, made_up_statistics(), params, classes, step=7, path=Path("random"))
 
 
 def assert_same(a: Network, b: Network) -> None:

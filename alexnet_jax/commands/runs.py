@@ -44,16 +44,16 @@ def listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
         if not (file.parent / workdir.RUN).exists():
             continue
         try:
-            config, described = workdir.flat_config(file.parent), _described(file.parent, directory)
+            keys, described = workdir.flat_config(file.parent), _described(file.parent, directory)
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
             damaged.append(f"{file.parent}: {' '.join(str(error).split())[:200]}")
             continue
         runs.append(described)
-        configs.append(config)
-    keys = sorted({key for config in configs for key in config})
-    differing = [key for key in keys if len({json.dumps(config.get(key)) for config in configs}) > 1]
-    for described, config in zip(runs, configs, strict=True):
-        described["config"] = {key: config.get(key) for key in differing}
+        configs.append(keys)
+    names = sorted({name for keys in configs for name in keys})
+    differing = [name for name in names if len({json.dumps(keys.get(name)) for keys in configs}) > 1]
+    for described, keys in zip(runs, configs, strict=True):
+        described["config"] = {name: keys.get(name) for name in differing}
     return runs, damaged
 
 

@@ -1,43 +1,25 @@
 """A trained network: opened once, from a workdir or an exported file, and asked in one way."""
 
-import contextlib
 import dataclasses
-import functools
-import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import xxhash
-from tqdm import tqdm
 
-from alexnet_jax import augment, sharding, steps
+from alexnet_jax import steps
 from alexnet_jax.data.datasets import Dataset, split_of
-from alexnet_jax.data.given import Given, ImageInput
-from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.given import ImageInput
 from alexnet_jax.data.records import Images, spread
-from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import activations, predictions
 from alexnet_jax.inference.activations import Activation
+from alexnet_jax.inference.passes import Passes, inference_mesh
 from alexnet_jax.inference.predictions import Prediction, Predictions
 from alexnet_jax.run import checkpoint, workdir
-from alexnet_jax.run_config import Config
-
-
-class Part(NamedTuple):
-    """What a network computed for some images of a split."""
-
-    example: np.ndarray  # [n] int32: their indices in the split
-    image: np.ndarray  # [n, size, size, 3] uint8
-    label: np.ndarray  # [n] int32
-    result: Any  # leaves [n, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Network:
+class Network(Passes):
     """A trained network and what it needs to look at images. `alexnet_jax.load` opens one.
 
     Attributes:
@@ -49,29 +31,13 @@ class Network:
         path: the workdir or file that it was opened from.
     """
 
-    config: Config
     classes: list[str]
-    statistics: Statistics
-    params: dict[str, dict[str, Any]]
     step: int
     path: Path
 
     @property
     def name(self) -> str:
         return self.path.resolve().name
-
-    @functools.cached_property
-    def mesh(self) -> jax.sharding.Mesh:
-        """One device, or one for each tower where there are enough."""
-        return _mesh(self.config)
-
-    @functools.cached_property
-    def identity(self) -> str:
-        """A hash of the parameters: equal only for equal networks."""
-        digest = xxhash.xxh3_128()
-        for leaf in jax.tree.leaves(self.params):
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()
 
     def predict(self, images: ImageInput | Sequence[ImageInput], views: int = 1) -> Prediction:
         """Classify images.
@@ -87,7 +53,7 @@ class Network:
         Raises:
             UserError: if an image cannot be read; the message names each.
         """
-        log_probabilities = self._of_given(images, self.log_predict(views))
+        log_probabilities = self.over_given(images, self.log_predict(views))
         return Prediction(np.exp(log_probabilities[:, : len(self.classes)]), self.classes)
 
     def features(self, images: ImageInput | Sequence[ImageInput], layer: str | None = None) -> np.ndarray:
@@ -104,7 +70,7 @@ class Network:
         Raises:
             UserError: if an image cannot be read, or there is no such layer.
         """
-        return self._of_given(images, self.features_step(layer))
+        return self.over_given(images, self.features_step(layer))
 
     def activations(self, image: ImageInput, kind: str = "output") -> dict[str, Activation]:
         """What every layer computes for the centre crop of one image.
@@ -121,7 +87,7 @@ class Network:
         Raises:
             UserError: if the image cannot be read, or there is no such kind.
         """
-        found = self._of_given([image], self._compiled(activations.make_all_step, kind))
+        found = self.over_given([image], self._compiled(activations.make_all_step, kind))
         return {name: activations.named(values[0]) for name, values in found.items()}
 
     def evaluate(
@@ -177,85 +143,6 @@ class Network:
         """
         return workdir.open_data(self.config, self.classes, data)
 
-    def over(
-        self,
-        images: Images,
-        step: Callable[..., Any],
-        max_bad: float | None = None,
-        bad: dict[int, str] | None = None,
-    ) -> Iterator[Part]:
-        """`step(params, image, statistics)` of all images of a split, each once, in its order, batch by batch.
-
-        Images that cannot be read are left out, and reported: index -> what is wrong, in `bad`, or else on stdout.
-        `max_bad` is the share of them that may be damaged (None: the config's). Raises DataError if more are, or all.
-        """
-        data, count = self.config.data, len(images.labels)
-        size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
-        order = Order(count, size, seed=None)
-        reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
-        batches = Batches(images, order, 0, order.steps_per_epoch, reading)
-        bar = tqdm(total=count, unit=" images", leave=False, disable=True if count <= size else None)
-        sound = False
-        with contextlib.closing(batches), bar:
-            for batch in batches:
-                if bad is None:
-                    for line in batches.news():
-                        print(f"{line}; it is left out", flush=True)
-                else:
-                    bad.update(batches.bad)
-                if batch.mask.any():
-                    sound = True
-                    each = (batch.example, batch.image, batch.label, self.ask(step, batch.image))
-                    yield Part(*jax.tree.map(operator.itemgetter(batch.mask), each))
-                bar.update(int(batch.mask.sum()))
-        if not sound and bad is None:
-            raise DataError("none of the images can be read")
-
-    def ask(self, step: Callable[..., Any], pixels: np.ndarray) -> Any:
-        """`step(params, image, statistics)` for stored images [B, size, size, 3] uint8, as NumPy arrays."""
-        params, statistics = self._placed
-        return jax.device_get(step(params, sharding.put(pixels, self.mesh, sharding.EXAMPLES), statistics))
-
-    def log_predict(self, views: int) -> Callable[..., Any]:
-        """The step, compiled once, that gives log-probabilities [B, num_classes], nats."""
-        return self._compiled(steps.make_log_predict_step, views)
-
-    def features_step(self, layer: str | None) -> Callable[..., Any]:
-        """The step, compiled once, that gives the features of `layer`, [B, units] float32."""
-        return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
-
-    def responses_step(self, layers: tuple[str, ...]) -> Callable[..., Any]:
-        """The step, compiled once, that gives {layer: responses [B, tower, H, W, channels]} of convolutions."""
-        return self._compiled(activations.make_conv_step, layers)
-
-    def seen(self, pixels: np.ndarray) -> np.ndarray:
-        """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
-        return augment.centre_crop(pixels, self.config.model.image_size)
-
-    def _compiled(self, make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-        key = (make, *arguments)
-        if key not in self._steps:
-            self._steps[key] = make(self.config, self.mesh, *arguments)
-        return self._steps[key]
-
-    @functools.cached_property
-    def _steps(self) -> dict[tuple, Callable[..., Any]]:
-        return {}
-
-    @functools.cached_property
-    def _placed(self) -> tuple[Any, Any]:
-        """Parameters and statistics on the devices."""
-        params = jax.device_put(self.params, sharding.of_state(self.params, self.mesh, "tower"))
-        return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
-
-    def _of_given(self, images: ImageInput | Sequence[ImageInput], step: Callable[..., Any]) -> Any:
-        """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
-        given, bad = Given(images, self.config.data.size), dict[int, str]()
-        parts = list(self.over(given, step, max_bad=1.0, bad=bad))
-        if bad:
-            raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.result for part in parts))
-
 
 class Answers(NamedTuple):
     """What a network says of a split."""
@@ -278,10 +165,6 @@ def open_workdir(directory: Path) -> Network:
     Raises UserError if there is none, DataError if the workdir is damaged.
     """
     opened = workdir.open_finished(directory)
-    wanted = steps.abstract_state(opened.config, _mesh(opened.config)).params
+    wanted = steps.abstract_state(opened.config, inference_mesh(opened.config)).params
     step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
-    return Network(opened.config, opened.classes, opened.statistics, params, step, directory)
-
-
-def _mesh(config: Config) -> jax.sharding.Mesh:
-    return sharding.make_mesh(1, 0, config.model.towers)
+    return Network(opened.config, opened.statistics, params, opened.classes, step, directory)

@@ -114,7 +114,7 @@ def convert(
     if len(classes) != config.model.num_classes:
         raise UserError(f"--classes names {len(classes)} classes, but the network has {config.model.num_classes}")
     params = layouts.from_torch(config.model, tensors)
-    return Network(config, classes, statistics, params, 0, foreign.path), rows + _common_rows(config, statistics)
+    return Network(config, statistics, params, classes, 0, foreign.path), rows + _common_rows(config, statistics)
 
 
 def as_decimal(number: float) -> float:

@@ -66,6 +66,6 @@ def from_tensors(tensors: dict[str, np.ndarray], metadata: str, path: Path) -> N
         if tuple(array.shape for array in statistics) != shapes or len(classes) > config.model.num_classes:
             raise ValueError("its mean image, colours or classes do not fit its config")
         step = int(values.get("step", 0))  # files of earlier versions do not have it
-        return Network(config, classes, statistics, layouts.from_torch(config.model, tensors), step, path)
+        return Network(config, statistics, layouts.from_torch(config.model, tensors), classes, step, path)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())[:300]}; export it again") from None

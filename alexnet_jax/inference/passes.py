@@ -1,0 +1,137 @@
+"""Passes of images through a trained network: its programs, compiled once, on whatever devices there are."""
+
+import contextlib
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import xxhash
+from tqdm import tqdm
+
+from alexnet_jax import augment, sharding, steps
+from alexnet_jax.data.given import Given, ImageInput
+from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.records import Images
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.inference import activations
+from alexnet_jax.run_config import Config
+
+
+class Part(NamedTuple):
+    """What a network computed for some images of a split."""
+
+    example: np.ndarray  # [n] int32: their indices in the split
+    image: np.ndarray  # [n, size, size, 3] uint8
+    label: np.ndarray  # [n] int32
+    result: Any  # leaves [n, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Passes:
+    """A network's parameters, and what runs images through them. `network.Network` is what users open."""
+
+    config: Config
+    statistics: Statistics  # mean image and colours of the training set, on the host
+    params: dict[str, dict[str, Any]]  # {layer: {"kernel", "bias"}}, each leaf [tower, ...] float32
+
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """One device, or one for each tower where there are enough."""
+        return inference_mesh(self.config)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the parameters: equal only for equal networks."""
+        digest = xxhash.xxh3_128()
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
+    def over(
+        self,
+        images: Images,
+        step: Callable[..., Any],
+        max_bad: float | None = None,
+        bad: dict[int, str] | None = None,
+    ) -> Iterator[Part]:
+        """`step(params, image, statistics)` of all images of a split, each once, in its order, batch by batch.
+
+        Images that cannot be read are left out, and reported: index -> what is wrong, in `bad`, or else on stdout.
+        `max_bad` is the share of them that may be damaged (None: the config's). Raises DataError if more are, or all.
+        """
+        data, count = self.config.data, len(images.labels)
+        size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
+        order = Order(count, size, seed=None)
+        reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
+        batches = Batches(images, order, 0, order.steps_per_epoch, reading)
+        bar = tqdm(total=count, unit=" images", leave=False, disable=True if count <= size else None)
+        sound = False
+        with contextlib.closing(batches), bar:
+            for batch in batches:
+                if bad is None:
+                    for line in batches.news():
+                        print(f"{line}; it is left out", flush=True)
+                else:
+                    bad.update(batches.bad)
+                if batch.mask.any():
+                    sound = True
+                    each = (batch.example, batch.image, batch.label, self.ask(step, batch.image))
+                    yield Part(*jax.tree.map(operator.itemgetter(batch.mask), each))
+                bar.update(int(batch.mask.sum()))
+        if not sound and bad is None:
+            raise DataError("none of the images can be read")
+
+    def ask(self, step: Callable[..., Any], pixels: np.ndarray) -> Any:
+        """`step(params, image, statistics)` for stored images [B, size, size, 3] uint8, as NumPy arrays."""
+        params, statistics = self._placed
+        return jax.device_get(step(params, sharding.put(pixels, self.mesh, sharding.EXAMPLES), statistics))
+
+    def log_predict(self, views: int) -> Callable[..., Any]:
+        """The step, compiled once, that gives log-probabilities [B, num_classes], nats."""
+        return self._compiled(steps.make_log_predict_step, views)
+
+    def features_step(self, layer: str | None) -> Callable[..., Any]:
+        """The step, compiled once, that gives the features of `layer`, [B, units] float32."""
+        return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
+
+    def responses_step(self, layers: tuple[str, ...]) -> Callable[..., Any]:
+        """The step, compiled once, that gives {layer: responses [B, tower, H, W, channels]} of convolutions."""
+        return self._compiled(activations.make_conv_step, layers)
+
+    def seen(self, pixels: np.ndarray) -> np.ndarray:
+        """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
+        return augment.centre_crop(pixels, self.config.model.image_size)
+
+    def _compiled(self, make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+        key = (make, *arguments)
+        if key not in self._steps:
+            self._steps[key] = make(self.config, self.mesh, *arguments)
+        return self._steps[key]
+
+    @functools.cached_property
+    def _steps(self) -> dict[tuple, Callable[..., Any]]:
+        return {}
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Any, Any]:
+        """Parameters and statistics on the devices."""
+        params = jax.device_put(self.params, sharding.of_state(self.params, self.mesh, "tower"))
+        return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
+
+    def over_given(self, images: ImageInput | Sequence[ImageInput], step: Callable[..., Any]) -> Any:
+        """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
+        given, bad = Given(images, self.config.data.size), dict[int, str]()
+        parts = list(self.over(given, step, max_bad=1.0, bad=bad))
+        if bad:
+            raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.result for part in parts))
+
+
+def inference_mesh(config: Config) -> jax.sharding.Mesh:
+    """One device, or one for each tower where there are enough."""
+    return sharding.make_mesh(1, 0, config.model.towers)
