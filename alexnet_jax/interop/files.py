@@ -111,9 +111,7 @@ def _read(path: Path) -> Network | ForeignNetwork:
 def _function(path: Path, functions: Mapping[str, str], verb: str) -> Callable[..., Any]:
     """The function for the suffix of `path`, from a module that is imported now."""
     if path.suffix not in functions:
-        raise UserError(
-            f"{path}: '{path.suffix}' files cannot be {verb}, only {', '.join(functions)}; give one of those"
-        )
+        raise UserError(f"{path}: '{path.suffix}' files cannot be {verb}; give one of {', '.join(functions)}")
     return pkgutil.resolve_name(f"alexnet_jax.interop.{functions[path.suffix]}")
 
 

@@ -1,8 +1,9 @@
-"""Mutated inputs for everything that reads files made elsewhere. `python -m tests.fuzz` is the long run.
+"""Fuzzing of everything that reads files made elsewhere. `python -m tests.fuzz` is the long run.
 
-mutate.py    how inputs are changed
-kinds.py     what reads them, one class a kind
-worker.py    runs cases in a process of its own, under limits, and watches what they touch
-cases.py     starts workers and gathers what they tell
-coverage.py  the same by coverage, for what is Python
+mutate.py    changes to bytes and to JSON
+formats.py   changes to NumPy files and tars
+kinds.py     the readers that are fuzzed, one class for each kind of input
+worker.py    runs cases in a process of its own, under limits, and watches which files they touch
+cases.py     starts workers and collects their results
+coverage.py  coverage-guided cases, for the readers written in Python
 """

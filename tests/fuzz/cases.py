@@ -1,4 +1,4 @@
-"""Starts workers, and gathers what they tell. A case is known by (kind, seed, number)."""
+"""Starts workers and collects their results. A case is identified by (kind, seed, number)."""
 
 import collections
 import json
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from tests.conftest import ROOT
 
-AT_ONCE = 2000  # cases that one worker runs
+CASES_PER_WORKER = 2000
 
 
 class Finding(NamedTuple):
     kind: str
     seed: int
     case: int
-    what: str
+    description: str
 
 
 class Result(NamedTuple):
@@ -28,16 +28,16 @@ class Result(NamedTuple):
 
 
 def run(kind: str, seed: int, first: int, last: int) -> Result:
-    """Cases `first`..`last`-1 of a kind."""
+    """Run cases `first`..`last`-1 of a kind."""
     result = Result(kind, collections.Counter(), [])
     while first < last:
-        stop = min(last, first + AT_ONCE)
-        first = _worker(result, seed, first, stop)
+        stop = min(last, first + CASES_PER_WORKER)
+        first = _run_worker(result, seed, first, stop)
     return result
 
 
-def _worker(result: Result, seed: int, first: int, last: int) -> int:
-    """Runs cases in a process until it ends, and returns the first one that was not run."""
+def _run_worker(result: Result, seed: int, first: int, last: int) -> int:
+    """Run cases in one process until it ends, and return the first case that was not run."""
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_fuzz_") as home, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "tests.fuzz.worker", result.kind, *map(str, (seed, first, last)), home]
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -45,19 +45,19 @@ def _worker(result: Result, seed: int, first: int, last: int) -> int:
             assert process.stdout is not None
             ready = process.stdout.readline()
             for line in process.stdout:
-                case, outcome, what = json.loads(line)
+                case, outcome, description = json.loads(line)
                 result.outcomes[outcome] += 1
                 if outcome == "finding":
-                    result.findings.append(Finding(result.kind, seed, case, what))
+                    result.findings.append(Finding(result.kind, seed, case, description))
                 first = case + 1
         code = process.returncode
         errors.seek(0)
-        last_words = errors.read()[-2000:].decode(errors="replace")
+        stderr = errors.read()[-2000:].decode(errors="replace")
     if not ready:
-        raise RuntimeError(f"the worker did not start: {last_words}")
+        raise RuntimeError(f"the worker did not start: {stderr}")
     if code and first < last:
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         result.outcomes["finding"] += 1
-        result.findings.append(Finding(result.kind, seed, first, f"the process ended by {how}: {last_words}"))
+        result.findings.append(Finding(result.kind, seed, first, f"the process ended with {reason}: {stderr}"))
         first += 1
     return first

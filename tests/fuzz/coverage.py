@@ -1,7 +1,7 @@
-"""Cases that follow coverage: python -m tests.fuzz.coverage KIND RUNS SEED HOME, or `python -m tests.fuzz --coverage`.
+"""Coverage-guided cases: python -m tests.fuzz.coverage KIND RUNS SEED HOME, or `python -m tests.fuzz --coverage`.
 
-Only of what is Python: decoders are native, and not built for it. Needs atheris (`pip install atheris`). Ends with an
-exit code that is not 0 at the first finding, whose input is HOME/crash-*.
+Only for readers written in Python, since the native decoders are not instrumented. Needs atheris (`pip install
+atheris`). Stops at the first finding with a nonzero exit code; the input is in HOME/crash-*.
 """
 
 import contextlib
@@ -19,52 +19,52 @@ with atheris.instrument_imports(include=["alexnet_jax.data", "tarfile"]):
     from alexnet_jax.errors import UserError
     from tests.fuzz.kinds import CASE, OUTSIDE, Manifest, Tar, sealed
 
-LONGEST = 2**17  # bytes of an input
+MAX_BYTES = 2**17  # of an input
 
 
-def of_manifests(home: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
+def manifest_target(home: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
     kind = Manifest(home)
 
-    def one(content: bytes) -> None:
-        with contextlib.suppress(ValueError, RecursionError):  # no JSON: as it is
+    def read(content: bytes) -> None:
+        with contextlib.suppress(ValueError, RecursionError):  # not JSON: used as it is
             content = sealed(json.loads(content))
         kind.check(kind.folders[0], {manifest.NAME: content})
 
-    return one, [folder.sound[manifest.NAME] for folder in kind.folders]
+    return read, [folder.intact[manifest.NAME] for folder in kind.folders]
 
 
-def of_tars(home: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
-    """The first byte says which of the archives the rest is."""
+def tar_target(home: Path) -> tuple[Callable[[bytes], None], list[bytes]]:
+    """The first byte of an input selects the archive that the rest replaces."""
     kind = Tar(home)
 
-    def one(content: bytes) -> None:
+    def read(content: bytes) -> None:
         name = kind.names[content[0] % len(kind.names) if content else 0]
         content = gzip.compress(content[1:], compresslevel=1) if name.endswith(".gz") else content[1:]
         with kind.folder.holding({name: content}):
             challenge("imagenet2012", kind.folder.path)
 
-    contents = [kind.folder.sound[name] for name in kind.names]
-    tars = [gzip.decompress(of) if of.startswith(images.GZIP_MAGIC) else of for of in contents]
-    return one, [bytes([number]) + tar for number, tar in enumerate(tars)]
+    contents = [kind.folder.intact[name] for name in kind.names]
+    tars = [gzip.decompress(each) if each.startswith(images.GZIP_MAGIC) else each for each in contents]
+    return read, [bytes([number]) + tar for number, tar in enumerate(tars)]
 
 
-KINDS = {"manifest": of_manifests, "tar": of_tars}
+TARGETS = {"manifest": manifest_target, "tar": tar_target}
 
 
 def main() -> None:
     kind, runs, seed, home = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4])
     for name in (CASE, OUTSIDE, "corpus"):
         (home / name).mkdir()
-    one, seeds = KINDS[kind](home)
+    read, seeds = TARGETS[kind](home)
     for number, content in enumerate(seeds):
         (home / "corpus" / str(number)).write_bytes(content)
 
-    def quietly(content: bytes) -> None:
+    def ignore_refusals(content: bytes) -> None:
         with contextlib.suppress(UserError):
-            one(content)
+            read(content)
 
-    options = [f"-runs={runs}", f"-seed={int(seed) + 1}", f"-max_len={LONGEST}", "-timeout=60", "-rss_limit_mb=4096"]
-    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={home}/", str(home / "corpus")], quietly)
+    options = [f"-runs={runs}", f"-seed={int(seed) + 1}", f"-max_len={MAX_BYTES}", "-timeout=60", "-rss_limit_mb=4096"]
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={home}/", str(home / "corpus")], ignore_refusals)
     atheris.Fuzz()
 
 

@@ -1,4 +1,4 @@
-"""Changes that know more of a format than where its bytes are: NumPy's files, and tars."""
+"""Changes that use knowledge of a format: NumPy files and tars."""
 
 import contextlib
 import gzip
@@ -13,7 +13,7 @@ from tests.fuzz.mutate import EDGES, Rng, changed
 
 
 def changed_npy(rng: Rng, content: bytes) -> bytes:
-    """Half of the time with another header that could be one."""
+    """A changed .npy file; half of the time with another well-formed header."""
     if rng.random() < 0.5:
         return changed(rng, content)
     dtype = str(rng.choice(["<i4", "<u8", "<f4", "|O", "<i8", "|V0", "<U9", ">f4", "|S4", "M8[s]", "|b1"]))
@@ -24,12 +24,12 @@ def changed_npy(rng: Rng, content: bytes) -> bytes:
 
 
 def changed_npz(rng: Rng, content: bytes) -> bytes:
-    """Half of the time the arrays inside, in a sound zip, packed or not."""
+    """A changed .npz file; half of the time with changed arrays in an intact zip, compressed or not."""
     if rng.random() < 0.5:
         return changed(rng, content)
     out = io.BytesIO()
-    how = zipfile.ZIP_DEFLATED if rng.random() < 0.3 else zipfile.ZIP_STORED
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", how) as new:
+    compression = zipfile.ZIP_DEFLATED if rng.random() < 0.3 else zipfile.ZIP_STORED
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", compression) as new:
         names = old.namelist()
         chosen = names[rng.integers(len(names))]
         for name in names:
@@ -40,16 +40,16 @@ def changed_npz(rng: Rng, content: bytes) -> bytes:
 
 
 def changed_tar(rng: Rng, content: bytes) -> bytes:
-    """Of a .tar.gz, mostly what is packed; of tars, the members or the bytes of headers, with checksums that fit."""
+    """A changed tar: its bytes, with matching checksums or not, or its members. In a .tar.gz, mostly the tar inside."""
     if content.startswith(images.GZIP_MAGIC):
         if rng.random() < 0.2:
             return changed(rng, content)
         return gzip.compress(changed_tar(rng, gzip.decompress(content)), compresslevel=1)
-    what = rng.random()
-    if what < 0.2:
+    choice = rng.random()
+    if choice < 0.2:
         return changed(rng, content)
-    if what < 0.4:
-        return _with_sums(changed(rng, content))
+    if choice < 0.4:
+        return _with_checksums(changed(rng, content))
     return _with_odd_members(rng, content)
 
 
@@ -60,17 +60,17 @@ def _with_odd_members(rng: Rng, content: bytes) -> bytes:
     chosen = rng.integers(len(members))
     for number, (member, inside) in enumerate(members):
         if number == chosen or rng.random() < 0.05:
-            member, inside = _odd(rng, member, inside)
+            member, inside = _odd_member(rng, member, inside)
         form = (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[rng.integers(2)]
         header = b""
-        with contextlib.suppress(ValueError):  # not every number can be written
+        with contextlib.suppress(ValueError):  # for numbers that cannot be written
             header = member.tobuf(form, "utf-8", "surrogateescape")
         header *= 1 if rng.random() < 0.99 else 2000  # a chain of headers
         out += header + inside + bytes(-len(inside) % 512)
     return out + bytes(1024) if rng.random() < 0.95 else out
 
 
-def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarInfo, bytes]:
+def _odd_member(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarInfo, bytes]:
     paths = [
         "../../outside/x.JPEG",
         "/abs/x.JPEG",
@@ -83,17 +83,17 @@ def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarI
         "data/meta.mat",
     ]
     huge = [-(2**40), -512, -1, 0, 1, 2**30, 2**33, 2**40, 2**63, 2**70]
-    what = rng.integers(7)
-    if what == 0:
+    choice = rng.integers(7)
+    if choice == 0:
         member.name = str(rng.choice(paths))
-    elif what == 1:
-        member.type = b"0123456789LKSxgXVN\0"[(place := int(rng.integers(19))) : place + 1]
+    elif choice == 1:
+        member.type = b"0123456789LKSxgXVN\0"[(i := int(rng.integers(19))) : i + 1]
         member.linkname = str(rng.choice([*paths, member.name]))
-    elif what == 2:
+    elif choice == 2:
         member.size = huge[rng.integers(len(huge))]
         if rng.random() < 0.5:
-            member.type = b"Lxg5"[(place := int(rng.integers(4))) : place + 1]
-    elif what == 3:
+            member.type = b"Lxg5"[(i := int(rng.integers(4))) : i + 1]
+    elif choice == 3:
         key = str(
             rng.choice(["size", "path", "linkpath", "GNU.sparse.realsize", "GNU.sparse.map", "hdrcharset", "mtime"])
         )
@@ -108,11 +108,11 @@ def _odd(rng: Rng, member: tarfile.TarInfo, inside: bytes) -> tuple[tarfile.TarI
     return member, inside
 
 
-def _with_sums(content: bytes) -> bytes:
-    """Whatever looks like a header gets the checksum that fits it."""
-    whole = bytearray(content)
-    for at in range(0, len(whole) - 511, 512):
-        if whole[at + 257 : at + 262] == b"ustar":
-            whole[at + 148 : at + 156] = b" " * 8
-            whole[at + 148 : at + 156] = b"%06o\0 " % sum(whole[at : at + 512])
-    return bytes(whole)
+def _with_checksums(content: bytes) -> bytes:
+    """Give whatever looks like a header the checksum that matches it."""
+    tar = bytearray(content)
+    for at in range(0, len(tar) - 511, 512):
+        if tar[at + 257 : at + 262] == b"ustar":
+            tar[at + 148 : at + 156] = b" " * 8
+            tar[at + 148 : at + 156] = b"%06o\0 " % sum(tar[at : at + 512])
+    return bytes(tar)

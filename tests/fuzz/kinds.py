@@ -1,7 +1,7 @@
-"""What is fuzzed: each kind makes sound inputs once, and in each case changes some of them and reads them.
+"""The readers that are fuzzed. Each kind makes intact inputs once; each case changes some of them and reads them.
 
-`run` returns whether the input was accepted, or raises UserError; whatever else it raises is a finding. Below `home`,
-it may write to case/ alone; outside/ has copies of its files, for paths that lead there.
+`run` returns whether the input was accepted, or raises UserError; any other exception is a finding. Below `home` it may
+write only to case/; outside/ holds copies of its files, as targets for paths that lead out.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ CLASSES = 3  # of the prepared data
 
 
 class Folder:
-    """A folder of sound files, some of which are changed for a while."""
+    """A folder of intact files, some of which are replaced for a while."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.sound = {file.name: file.read_bytes() for file in path.iterdir()}
+        self.intact = {file.name: file.read_bytes() for file in path.iterdir()}
 
     @contextlib.contextmanager
     def holding(self, files: Mapping[str, bytes]) -> Iterator[None]:
@@ -46,11 +46,11 @@ class Folder:
             yield
         finally:
             for name in files:
-                (self.path / name).write_bytes(self.sound[name])
+                (self.path / name).write_bytes(self.intact[name])
 
 
 class Jpeg:
-    """Images, as `prepare` and `predict` decode them, and as the loader does."""
+    """Images, as `prepare`, `predict` and the loader decode them."""
 
     def __init__(self, home: Path):
         rng = np.random.default_rng(0)
@@ -90,17 +90,17 @@ class Jpeg:
 
 
 class Tar:
-    """ILSVRC-2012 as its publishers give it out: listed, and packed."""
+    """ILSVRC-2012 in its publishers' archives, listed and packed."""
 
     def __init__(self, home: Path):
-        ilsvrc.SAMPLES = home / "none"  # the same images everywhere
+        ilsvrc.SAMPLES = home / "none"  # generated images, the same on every machine
         ilsvrc.make(home / CASE / "archives", 2012, 3)
         self.folder, self.output = Folder(home / CASE / "archives"), home / CASE / "packed"
         self.names = [*ilsvrc.ARCHIVES[2012].values(), ilsvrc.DEVKITS[2012]]
 
     def run(self, rng: Rng) -> bool:
         name = self.names[rng.integers(len(self.names))]
-        return self.check(name, changed_tar(rng, self.folder.sound[name]))
+        return self.check(name, changed_tar(rng, self.folder.intact[name]))
 
     def check(self, name: str, content: bytes) -> bool:
         settings = packing.Settings("raw" if len(content) % 2 else "jpeg", 16, 95, 0.5)
@@ -113,14 +113,14 @@ class Tar:
 
 
 class Cifar10:
-    """CIFAR-10's two archives, three images a batch."""
+    """CIFAR-10 in both of its archive formats, with three images per batch."""
 
     def __init__(self, home: Path):
         self.path = home / CASE / "cifar.tar.gz"
-        self.sound = [_cifar10_binary(), _cifar10_python()]
+        self.intact = [_cifar10_binary(), _cifar10_python()]
 
     def run(self, rng: Rng) -> bool:
-        return self.check(changed_tar(rng, self.sound[rng.integers(2)]))
+        return self.check(changed_tar(rng, self.intact[rng.integers(2)]))
 
     def check(self, content: bytes) -> bool:
         self.path.write_bytes(content)
@@ -131,7 +131,7 @@ class Cifar10:
 
 
 class Manifest:
-    """A prepared folder: the manifest, and the small files with sums that fit."""
+    """A prepared folder: the manifest, and the small files with matching checksums."""
 
     def __init__(self, home: Path):
         self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
@@ -140,22 +140,22 @@ class Manifest:
 
     def run(self, rng: Rng) -> bool:
         folder = self.folders[rng.integers(2)]
-        text = folder.sound[manifest.NAME]
-        what = rng.integers(4)
-        if what == 0:
+        text = folder.intact[manifest.NAME]
+        choice = rng.integers(4)
+        if choice == 0:
             return self.check(folder, {manifest.NAME: changed(rng, text)})
-        if what == 1:
+        if choice == 1:
             return self.check(folder, {manifest.NAME: sealed(changed_tree(rng, json.loads(text)))})
-        names = sorted(folder.sound.keys() - {manifest.NAME})
+        names = sorted(folder.intact.keys() - {manifest.NAME})
         name = names[rng.integers(len(names))]
-        content = folder.sound[name]
+        content = folder.intact[name]
         if name.endswith(".json"):
             content = json.dumps(changed_tree(rng, json.loads(content))).encode()
         else:
             content = changed_npy(rng, content) if name.endswith(".npy") else changed(rng, content)
-        tree = described_anew(json.loads(text), name, content)
+        tree = with_file(json.loads(text), name, content)
         return self.check(
-            folder, {name: content, manifest.NAME: sealed(tree if what == 2 else changed_tree(rng, tree))}
+            folder, {name: content, manifest.NAME: sealed(tree if choice == 2 else changed_tree(rng, tree))}
         )
 
     def check(self, folder: Folder, files: Mapping[str, bytes]) -> bool:
@@ -176,7 +176,7 @@ class Manifest:
 
 
 class Record:
-    """Shards, as they are read for training: what comes through has the pixels that were packed."""
+    """Shards, as they are read for training: every image that is accepted has the pixels that were packed."""
 
     def __init__(self, home: Path):
         self.folders = [Folder(packed(home / CASE / store, store)) for store in ("raw", "jpeg")]
@@ -188,25 +188,25 @@ class Record:
     def run(self, rng: Rng) -> bool:
         number = int(rng.integers(2))
         folder = self.folders[number]
-        names = [name for name in sorted(folder.sound) if "-of-" in name and name.startswith("train")]
+        names = [name for name in sorted(folder.intact) if "-of-" in name and name.startswith("train")]
         name = names[rng.integers(len(names))]
-        content = changed(rng, folder.sound[name], list(folder.sound.values()))
-        if rng.random() < 0.7:  # of the length it had
-            content = content[: len(folder.sound[name])].ljust(len(folder.sound[name]), b"\0")
-        tree = described_anew(json.loads(folder.sound[manifest.NAME]), name, content)
-        text = sealed(tree) if rng.random() < 0.5 else folder.sound[manifest.NAME]
+        content = changed(rng, folder.intact[name], list(folder.intact.values()))
+        if rng.random() < 0.7:  # at the original length
+            content = content[: len(folder.intact[name])].ljust(len(folder.intact[name]), b"\0")
+        tree = with_file(json.loads(folder.intact[manifest.NAME]), name, content)
+        text = sealed(tree) if rng.random() < 0.5 else folder.intact[manifest.NAME]
         with folder.holding({name: content, manifest.NAME: text}):
             split = open_dataset("prepared", str(folder.path), 8, CLASSES).splits["train"]
-            seen = 0
+            accepted = 0
             for batch in read_all(split):
-                sound = self.pixels[number][batch.example[batch.mask]]
-                np.testing.assert_array_equal(batch.image[batch.mask], sound)
-                seen += int(batch.mask.sum())
-        return seen == len(split.labels)
+                expected = self.pixels[number][batch.example[batch.mask]]
+                np.testing.assert_array_equal(batch.image[batch.mask], expected)
+                accepted += int(batch.mask.sum())
+        return accepted == len(split.labels)
 
 
 class Workdir:
-    """What a run leaves for `evaluate`, `predict` and `report` besides checkpoints, and what `features` writes."""
+    """A workdir's files besides checkpoints, which commands read, and the files that `features` writes."""
 
     def __init__(self, home: Path):
         from alexnet_jax.inference import feature_store, predictions
@@ -214,16 +214,16 @@ class Workdir:
         from tests.conftest import made_up_statistics
         from tests.tiny import tiny_config
 
-        self.workdir, self.vectors, self.predictions = workdir, vectors, predictions
+        self.workdir, self.feature_store, self.predictions = workdir, feature_store, predictions
         path = home / CASE / "run"
         path.mkdir()
         opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics())
         workdir.prepare(path, config_files.parse(tiny_config()), opened)
         rng = np.random.default_rng(0)
-        some = feature_store.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
+        features = feature_store.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
         about = feature_store.About("fc7", "0" * 32, ["cat", "dog"])
         for name in ("vectors.npz", "vectors.parquet"):
-            feature_store.save(path / name, [some], about)
+            feature_store.save(path / name, [features], about)
         predictions.save(
             path / "predictions.npz",
             predictions.Predictions(
@@ -237,8 +237,8 @@ class Workdir:
         self.folder = Folder(path)
 
     def run(self, rng: Rng) -> bool:
-        name = sorted(self.folder.sound)[rng.integers(len(self.folder.sound))]
-        content = self.folder.sound[name]
+        name = sorted(self.folder.intact)[rng.integers(len(self.folder.intact))]
+        content = self.folder.intact[name]
         if name.endswith(".json") and rng.random() < 0.7:
             content = json.dumps(changed_tree(rng, json.loads(content))).encode()
         else:
@@ -249,7 +249,7 @@ class Workdir:
         path = self.folder.path
         with self.folder.holding({name: content}):
             if name.startswith("vectors"):
-                opened = self.vectors.open_saved(path / name)
+                opened = self.feature_store.open_saved(path / name)
                 units = {block.shape[1] for block in opened.blocks()}
                 assert len(units) == 1 and all(isinstance(each, str) for each in opened.names)
                 return True
@@ -279,11 +279,11 @@ KINDS: dict[str, type[Kind]] = {
 }
 
 
-# --- sound inputs ---
+# --- intact inputs ---
 
 
 def packed(path: Path, store: str) -> Path:
-    """Twelve images in shards of five, and a split val."""
+    """Prepare twelve images in shards of five, and a second split `val`."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
     splits = {
@@ -291,11 +291,11 @@ def packed(path: Path, store: str) -> Path:
         "val": array_split("val", pixels, np.arange(12) % 3),
     }
     source = Source(["cat", "dog", "été"], splits, {})
-    at_once, packing.SHARD_IMAGES = packing.SHARD_IMAGES, 5
+    default, packing.SHARD_IMAGES = packing.SHARD_IMAGES, 5
     try:
         packing.pack(source, path, packing.Settings(store, 8, 95, 0.0), show_progress=False)
     finally:
-        packing.SHARD_IMAGES = at_once
+        packing.SHARD_IMAGES = default
     return path
 
 
@@ -307,7 +307,7 @@ def _cifar10_binary() -> bytes:
 
 
 def _cifar10_python() -> bytes:
-    """Written, never loaded here."""
+    """Pickles are written here, but never loaded."""
     import pickle
 
     rng = np.random.default_rng(3)
@@ -322,14 +322,14 @@ def _cifar10_python() -> bytes:
 
 
 def read_all(split: records.Images) -> Iterator:
-    """The batches of a split, each image once, as for evaluation; any share of it may be bad."""
+    """The batches of a split, each image once, as in evaluation; any share of the images may be damaged."""
     order = Order(len(split.labels), 4, seed=None)
     with contextlib.closing(Batches(split, order, 0, order.steps_per_epoch, Reading(0, 1, max_bad=1))) as batches:
         yield from batches
 
 
 def sealed(tree: Any) -> bytes:
-    """A manifest with the checksum that fits it, if it can have one: an attacker can compute it too."""
+    """A manifest with its matching checksum, if it can have one: an attacker can compute it too."""
     try:
         described = manifest._sealed(manifest.Manifest.model_validate(tree))
         return described.model_dump_json().encode()
@@ -337,10 +337,10 @@ def sealed(tree: Any) -> bytes:
         return json.dumps(tree).encode()
 
 
-def described_anew(tree: Any, name: str, content: bytes) -> Any:
-    """A manifest with the length and checksum of another content of `name`."""
-    for of in [tree["mean_image"], *(of for split in tree["splits"].values() for of in split.values())]:
-        for file in of if isinstance(of, list) else [of]:
+def with_file(tree: Any, name: str, content: bytes) -> Any:
+    """A manifest with the length and checksum of the new `content` of `name`."""
+    for entry in [tree["mean_image"], *(entry for split in tree["splits"].values() for entry in split.values())]:
+        for file in entry if isinstance(entry, list) else [entry]:
             if isinstance(file, dict) and file.get("name") == name:
                 file["bytes"], file["xxh128"] = len(content), xxhash.xxh3_128_hexdigest(content)
     return tree

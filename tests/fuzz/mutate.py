@@ -1,4 +1,4 @@
-"""How inputs are changed: bytes, and JSON by its structure. The same random numbers make the same changes."""
+"""Changes to bytes, and to the structure of JSON. They are reproducible: all randomness comes from `rng`."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 Rng = np.random.Generator
 
-MARKS = (  # of formats that decoders know by their first bytes
+MARKS = (  # signatures by which decoders recognize formats, and text that has troubled parsers
     b"\xff\xd8",
     b"\xff\xda",
     b"\xff\xc2",
@@ -34,14 +34,14 @@ EDGES = (0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31,
 
 
 def changed(rng: Rng, content: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """`content` after 1 to 16 changes, few more often than many; pieces of `others` may come in."""
+    """`content` after 1 to 16 changes, fewer being likelier. Pieces of `others` may be inserted."""
     for _ in range(min(16, rng.geometric(0.4))):
         content = CHANGES[rng.integers(len(CHANGES))](rng, content, others)
     return content
 
 
 def _span(rng: Rng, content: bytes) -> tuple[int, int]:
-    """Start and end of a piece, short ones as often as long ones."""
+    """Start and end of a random piece, of widely varying length."""
     start = int(rng.integers(len(content) + 1))
     longest = 1 + int((len(content) - start) * rng.random() ** 4)
     return start, min(len(content), start + longest)
@@ -100,7 +100,7 @@ def _mark(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _number(rng: Rng, content: bytes, others: Sequence[bytes]) -> bytes:
-    """A length that is hardly ever meant, as formats write it: binary, octal, decimal."""
+    """Write an extreme number over the content, as formats store lengths: binary, octal or decimal."""
     number, place = EDGES[rng.integers(len(EDGES))], int(rng.integers(len(content) + 1))
     size = int(rng.choice([1, 2, 4, 8]))
     order = "big" if rng.random() < 0.5 else "little"
@@ -148,35 +148,35 @@ VALUES: tuple[Callable[[Rng], Any], ...] = (
 )
 
 
-def _places(tree: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a tree."""
+def _places(tree: Any, places: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Append every (container, key) of a tree to `places`."""
     for key, value in list(tree.items()) if isinstance(tree, dict) else list(enumerate(tree)):
-        found.append((tree, key))
+        places.append((tree, key))
         if isinstance(value, dict | list):
-            _places(value, found)
-    return found
+            _places(value, places)
+    return places
 
 
 def changed_tree(rng: Rng, tree: Any) -> Any:
-    """A JSON tree with 1 to 4 changes: other values and types, keys and items more, less, twice or in another place."""
+    """A JSON tree after 1 to 4 changes: other values and types; keys and items added, removed, repeated or moved."""
     tree = copy.deepcopy(tree)
     for _ in range(min(4, rng.geometric(0.6))):
         places = _places(tree, []) if isinstance(tree, dict | list) else []
         if not places or rng.random() < 0.01:
             return VALUES[rng.integers(len(VALUES))](rng)
-        at, key = places[rng.integers(len(places))]
-        what = rng.integers(8)
-        if what < 4:
-            at[key] = VALUES[rng.integers(len(VALUES))](rng)
-        elif what == 4:
-            del at[key]
-        elif what == 5 and isinstance(at, dict):
-            at[str(rng.choice(["extra", "../x", "", "format"]))] = at[key]
-        elif what == 5:
-            at.insert(key, copy.deepcopy(at[key]))
-        elif what == 6 and isinstance(at[key], int | float):
-            at[key] = at[key] * int(rng.choice([-1, 2, 10**6])) + int(rng.integers(-1, 2))
+        container, key = places[rng.integers(len(places))]
+        choice = rng.integers(8)
+        if choice < 4:
+            container[key] = VALUES[rng.integers(len(VALUES))](rng)
+        elif choice == 4:
+            del container[key]
+        elif choice == 5 and isinstance(container, dict):
+            container[str(rng.choice(["extra", "../x", "", "format"]))] = container[key]
+        elif choice == 5:
+            container.insert(key, copy.deepcopy(container[key]))
+        elif choice == 6 and isinstance(container[key], int | float):
+            container[key] = container[key] * int(rng.choice([-1, 2, 10**6])) + int(rng.integers(-1, 2))
         else:
-            other, of = places[rng.integers(len(places))]
-            at[key] = copy.deepcopy(other[of])
+            other, other_key = places[rng.integers(len(places))]
+            container[key] = copy.deepcopy(other[other_key])
     return tree

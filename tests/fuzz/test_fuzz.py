@@ -1,4 +1,4 @@
-"""Two hundred cases of each kind, always the same ones. `python -m tests.fuzz` runs more."""
+"""The same two hundred cases of each kind every time. `python -m tests.fuzz` runs more."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CASES = 200
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_input_does_harm(kind):
+def test_no_input_causes_harm(kind):
     result = cases.run(kind, seed=1, first=0, last=CASES)
     assert not result.findings, result.findings[0]
     assert result.outcomes.total() == CASES
