@@ -1,7 +1,7 @@
-"""Images on the device: from stored uint8 to what the network sees (paper sections 2 and 4.1).
+"""Images on the device: from stored uint8 to the input of the network (paper sections 2 and 4.1).
 
-Stored images are [B, H, W, 3], 0..255. The mean over the training set is subtracted pixel by pixel; nothing is
-divided by a deviation. All randomness comes from a key an example.
+Stored images are [B, H, W, 3], 0..255. The mean image of the training set is subtracted pixel by pixel, and nothing is
+divided by a standard deviation. All randomness comes from one key per example.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from alexnet_jax.data.statistics import Statistics
 
 
 def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
-    """Random keys [B] for the views and [B] for the dropout of the examples `index` [B] in `epoch`.
+    """Random keys for the views [B] and the dropout [B] of the examples `index` [B] in `epoch`.
 
-    They depend on nothing else: not on the batch, the device or the process that the example is in.
+    They depend on nothing else: not on the batch, the device or the process that an example is in.
     """
     key = jax.random.fold_in(jax.random.key(seed), epoch)
     keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(index)
@@ -27,13 +27,15 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
 def training_view(
     image: Array, keys: Array, statistics: Statistics, size: int, augment: run_config.Augment, epoch: Array
 ) -> Array:
-    """Random crop, random mirror image and colour noise: [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
+    """Random crop, mirroring and colour noise (paper 4.1): [B, H, W, 3] uint8 -> [B, size, size, 3] float32.
 
+    `keys` [B] are those of `example_keys`; `epoch` decides whether there still is colour noise.
+    """
     mean_image = jnp.asarray(statistics.mean_image)
     down, right = image.shape[1] - size, image.shape[2] - size
-    noisy = jnp.logical_or(augment.colour_noise_epochs == 0, epoch < augment.colour_noise_epochs)
+    has_noise = jnp.logical_or(augment.colour_noise_epochs == 0, epoch < augment.colour_noise_epochs)
 
-    def one(image, place_key, key):
+    def view_of(image, place_key, key):
         crop_key, flip_key, _ = jax.random.split(place_key, 3)
         colour_key = jax.random.split(key, 3)[2]
         # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
@@ -46,27 +48,27 @@ def training_view(
         if augment.mean_crop == "centre":
             view = view - centre_crop(mean_image, size)
         if augment.colour_noise_std:
-            coloured = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
+            noisy = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
             if augment.colour_noise_shrinks:
-                coloured = coloured / (1 + augment.colour_noise_std)
-            view = jnp.where(noisy, coloured, view)
+                noisy = noisy / (1 + augment.colour_noise_std)
+            view = jnp.where(has_noise, noisy, view)
         return view
 
-    rows = keys.reshape(-1, augment.shared_by)  # no indices: they would cross devices that split the batch
-    place_keys = jnp.broadcast_to(rows[:, :1], rows.shape).reshape(keys.shape)
-    return jax.vmap(one)(image, place_keys, keys)
+    groups = keys.reshape(-1, augment.shared_by)  # not by indexing, which would communicate where the batch is split
+    place_keys = jnp.broadcast_to(groups[:, :1], groups.shape).reshape(keys.shape)
+    return jax.vmap(view_of)(image, place_keys, keys)
 
 
 def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augment) -> Array:
-    """One colour [3], in 0..255, for all pixels of an image: P (alpha * lambda) of paper section 4.1.
+    """One colour [3], on the scale 0..255, for all pixels of an image: P (alpha * lambda) of paper section 4.1.
 
-    P and lambda are eigenvectors and eigenvalues of the colour covariance. `eigenvalue` follows the text, with
-    colours in 0..1; `sqrt_eigenvalue` the authors' code, where the noise has a share of the colours' deviation.
+    P and lambda are the eigenvectors and eigenvalues of the colour covariance. `eigenvalue` follows the text, with
+    colours in 0..1; `sqrt_eigenvalue` the authors' code, where the noise is proportional to the standard deviation.
     """
     alpha = augment.colour_noise_std * jax.random.normal(key, (3,))
     eigenvalues = jnp.asarray(statistics.eigenvalues)
     scale = {
-        "eigenvalue": eigenvalues / 255.0,  # eigenvalues / 255^2 for colours in 0..1, then back times 255
+        "eigenvalue": eigenvalues / 255.0,  # eigenvalues / 255^2 for colours in 0..1, then times 255 again
         "sqrt_eigenvalue": jnp.sqrt(eigenvalues),
     }[augment.colour_noise_scale]
     return jnp.asarray(statistics.eigenvectors) @ (alpha * scale)
@@ -75,17 +77,16 @@ def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augmen
 def evaluation_views(image: Array, statistics: Statistics, size: int, views: int, mean_crop: str) -> Array:
     """The centre crop, or the paper's ten views: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
 
-    Section 4.1: the four corners and the centre, and their mirror images.
+    The ten views are the centre, the four corners and the mirror images of these (paper 4.1). `views` is 1 or 10;
+    `mean_crop` is as in `config.augment`.
     """
     image = image.astype(jnp.float32)
     if mean_crop == "same":
         image = image - statistics.mean_image[None]
     down, right = image.shape[1] - size, image.shape[2] - size
-    offsets = [(down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)]
-    if views == 1:
-        offsets = offsets[:1]
-    crops = [image[:, i : i + size, j : j + size] for i, j in offsets]
+    crops = [centre_crop(image, size)]
     if views == 10:
+        crops += [image[:, i : i + size, j : j + size] for i in (0, down) for j in (0, right)]
         crops += [crop[:, :, ::-1] for crop in crops]
     if mean_crop == "centre":
         mean = centre_crop(jnp.asarray(statistics.mean_image), size)[None]
@@ -94,7 +95,7 @@ def evaluation_views(image: Array, statistics: Statistics, size: int, views: int
 
 
 def centre_crop(image: Any, size: int) -> Any:
-    """The centre of images, of JAX or NumPy: [..., H, W, C] -> [..., size, size, C]."""
+    """The centre of JAX or NumPy images: [..., H, W, C] -> [..., size, size, C]."""
     down, right = image.shape[-3] - size, image.shape[-2] - size
     return image[..., down // 2 : down // 2 + size, right // 2 : right // 2 + size, :]
 

@@ -1,4 +1,7 @@
-"""Errors a user can mend: one paragraph that names the thing and the cure, and no stack trace."""
+"""Errors that the user can fix, and the exit codes of commands.
+
+A message is one paragraph that names what is wrong and the cure; no stack trace is printed.
+"""
 
 import io
 import os
@@ -8,72 +11,74 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_DATA_ERROR = 65  # the data, or every checkpoint, is damaged (EX_DATAERR of sysexits.h)
-EXIT_LOST_PEER = 69  # another process of the run is gone; start all again to go on (EX_UNAVAILABLE)
-EXIT_NON_FINITE = 70  # the loss or a gradient is no finite number (EX_SOFTWARE)
+EXIT_LOST_PEER = 69  # another process of the run is gone; start all of them again to resume (EX_UNAVAILABLE)
+EXIT_NON_FINITE = 70  # the loss or a gradient is not finite (EX_SOFTWARE)
 EXIT_STORAGE = 74  # a checkpoint or the log could not be written (EX_IOERR)
-EXIT_INTERRUPTED = 75  # saved; start the same command again to go on (EX_TEMPFAIL)
-EXIT_STALLED = 124  # nothing has moved for config.train.stall_seconds; as of timeout(1)
+EXIT_INTERRUPTED = 75  # the state is saved; start the same command again to resume (EX_TEMPFAIL)
+EXIT_STALLED = 124  # no progress for config.train.stall_seconds; the code of timeout(1)
 EXIT_KEYBOARD = 130
 EXIT_OUTPUT_CLOSED = 141
 
 
-class UserError(Exception):
+class CommandError(Exception):
+    """An error that ends a command with `prefix` and a message on stderr, and the exit code `code`."""
+
+    prefix: str
+    code: int
+
+
+class UserError(CommandError):
     """Bad input. The message says what is wrong and what to do about it."""
+
+    prefix, code = "error", EXIT_USER_ERROR
 
 
 class DataError(UserError):
-    """Data that was sound when it was written is not any more, or is not what it claims to be."""
+    """Data that has been damaged since it was written, or is not what it claims to be."""
+
+    prefix, code = "data error", EXIT_DATA_ERROR
 
 
 class StorageError(UserError):
-    """What a run must keep could not be written."""
+    """A checkpoint or log that could not be written."""
+
+    prefix, code = "storage error", EXIT_STORAGE
 
 
 class NonFinite(UserError):
-    """The loss or a gradient is not a finite number."""
+    """A loss or gradient that is not finite."""
+
+    prefix, code = "not finite", EXIT_NON_FINITE
 
 
-class LostPeer(Exception):
+class LostPeer(CommandError):
     """Another process of this run is gone, or can no longer be reached."""
 
-
-class Interrupted(Exception):
-    """Training was asked to stop (Ctrl-C, SIGTERM), has saved its state and can go on from it."""
+    prefix, code = "lost peer", EXIT_LOST_PEER
 
 
-# What each kind of error is called, and its exit code.
-KINDS = {
-    DataError: ("data error", EXIT_DATA_ERROR),
-    StorageError: ("storage error", EXIT_STORAGE),
-    NonFinite: ("not finite", EXIT_NON_FINITE),
-    UserError: ("error", EXIT_USER_ERROR),
-}
+class Interrupted(CommandError):
+    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state, from which it can resume."""
+
+    prefix, code = "interrupted", EXIT_INTERRUPTED
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Runs a command and returns its exit code, with errors and interruptions told on stderr."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what the terminal cannot show
+    """Run a command, report errors and interruptions on stderr, and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
-    except UserError as error:
-        kind = next(kind for kind in KINDS if isinstance(error, kind))
-        name, code = KINDS[kind]
-        print(f"{name}: {error}", file=sys.stderr)
-        return code
-    except LostPeer as error:
-        print(f"lost peer: {error}", file=sys.stderr)
-        return EXIT_LOST_PEER
-    except Interrupted as message:
-        print(f"interrupted: {message}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except CommandError as error:
+        print(f"{error.prefix}: {error}", file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_KEYBOARD
-    except BrokenPipeError:  # of `command | head`
+    except BrokenPipeError:  # in `command | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OUTPUT_CLOSED
     except OSError as error:
-        print(f"error: {error}; see that it is there, may be read and written, and has room", file=sys.stderr)
+        print(f"error: {error}; check that it exists, is accessible, and has free space", file=sys.stderr)
         return EXIT_USER_ERROR
     return EXIT_OK

@@ -1,7 +1,7 @@
 """Loss and errors: from the logits of split classes to one number.
 
-The classes of fc8 are split over the towers, so the softmax needs two scalars an example from every tower (its
-maximum and its sum), and the errors one more (how many of its classes score higher than the label).
+The classes of fc8 are split over the towers, so the softmax needs two scalars per example from every tower (its maximum
+and its sum), and the errors one more (how many of its classes score higher than the label).
 """
 
 from typing import Any
@@ -13,37 +13,40 @@ from jax import Array, lax
 
 from alexnet_jax.sharding import TOWER
 
+Metrics = dict[str, Average]  # sums and counts over examples for each name of `outcomes`; `summary` takes the means
+
 
 def log_softmax(logits: Array) -> Array:
-    """Logits [..., C] of each tower -> log probabilities [..., C] over the classes of all towers."""
+    """Logits [..., C] of each tower -> log-probabilities [..., C] over the classes of all towers."""
     top = lax.pmax(lax.stop_gradient(logits.max(-1, keepdims=True)), TOWER)
     return logits - top - jnp.log(lax.psum(jnp.exp(logits - top).sum(-1, keepdims=True), TOWER))
 
 
 def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
-    """Log probabilities [B, C] of each tower and labels [B] -> per example [B], the same in all towers:
+    """The loss and errors of each example [B], the same in all towers.
 
-    loss: cross-entropy, nats; top1_error and top5_error: 1 where the label is not among the best one or five.
-    Ties count against the label, as `not_below` has it: chance never counts as a success.
+    Args:
+        log_probabilities: [B, C] of each tower.
+        label: [B], counted over the classes of all towers.
+
+    Returns:
+        loss: the cross-entropy, nats. top1_error and top5_error: 1 where the label is not the best class, or not among
+        the best five. Ties count as errors, as `not_below` says, so that chance never counts as a success.
     """
     classes = log_probabilities.shape[-1]
     own = label[:, None] - lax.axis_index(TOWER) * classes == jnp.arange(classes)[None, :]
-    of_label = lax.psum(jnp.where(own, log_probabilities, 0.0).sum(-1), TOWER)
-    better = lax.psum((not_below(log_probabilities, of_label[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
+    label_score = lax.psum(jnp.where(own, log_probabilities, 0.0).sum(-1), TOWER)
+    better = lax.psum((not_below(log_probabilities, label_score[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
     return {
-        "loss": -of_label,
+        "loss": -label_score,
         "top1_error": (better >= 1).astype(jnp.float32),
         "top5_error": (better >= 5).astype(jnp.float32),
     }
 
 
-def not_below(scores: Any, of_label: Any) -> Any:
-    """Which scores count as better than the label's: what ties with it, or is not a number, does."""
-    return ~(scores < of_label)
-
-
-# Sums and counts over examples, one for each name of `outcomes`; the means are taken once, by `summary`.
-Metrics = dict[str, Average]
+def not_below(scores: Any, label_score: Any) -> Any:
+    """Which scores count as better than the label's: higher ones, ties, and any that are NaN or compared with NaN."""
+    return ~(scores < label_score)
 
 
 def nothing() -> Metrics:
@@ -57,10 +60,12 @@ def of_batch(outcomes: dict[str, Array], mask: Array) -> Metrics:
 
 
 def merge(a: Metrics, b: Metrics) -> Metrics:
+    """Metrics of the examples of both."""
     return {name: a[name].merge(b[name]) for name in a}
 
 
 def mean_loss(metrics: Metrics) -> Array:
+    """The mean loss, a scalar on the device, nats."""
     return metrics["loss"].total / metrics["loss"].count.astype(jnp.float32)
 
 

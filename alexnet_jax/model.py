@@ -15,20 +15,20 @@ The paper's network, section 3.5 and Figure 2, with what each of its two towers 
 60,965,224 parameters. The towers meet where the table says "both", in `sharding.exchange`, and nowhere else.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from alexnet_jax import model_config, ops, sharding
 
-SEEN = "intermediates"  # where Flax leaves what a layer computes, when `activations` asks for it
+INTERMEDIATES = "intermediates"  # the Flax collection that holds the output of each layer, if `activations` asks for it
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "tanh": nn.tanh}
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "tanh": nn.tanh}
 
 
 class Conv(nn.Module):
@@ -40,24 +40,21 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         layer, channels = self.layer, x.shape[-1]
-        shape: tuple[int, ...] = (layer.kernel, layer.kernel, channels, self.features)
-        if not layer.shared:
-            places = [(side + sum(layer.padding) - layer.kernel) // layer.stride + 1 for side in x.shape[1:3]]
-            shape = (*places, layer.kernel**2 * channels, self.features)
-        kernel = self.param("kernel", nn.initializers.constant(layer.init_std), shape)  # `init` draws it
-        bias_shape = (self.features,) if layer.shared else (*shape[:2], self.features)
-        bias = self.param("bias", nn.initializers.constant(layer.init_bias), bias_shape)
         if layer.shared:
-            return ops.conv(x, kernel.astype(x.dtype), bias.astype(x.dtype), layer.stride, layer.padding)
-        x = ops.local_conv(x, kernel.astype(x.dtype), layer.kernel, layer.stride, layer.padding)
-        return x + bias.astype(x.dtype)[None]
+            shape = (layer.kernel, layer.kernel, channels, self.features)
+            kernel, bias = _parameters(self, shape, (self.features,), x.dtype)
+            return ops.conv(x, kernel, bias, layer.stride, layer.padding)
+        rows, columns = (layer.output(side) for side in x.shape[1:3])
+        shape = (rows, columns, layer.kernel**2 * channels, self.features)
+        kernel, bias = _parameters(self, shape, (rows, columns, self.features), x.dtype)
+        return ops.local_conv(x, kernel, layer.kernel, layer.stride, layer.padding) + bias[None]
 
 
 class Dense(nn.Module):
     """A tower's share of a fully connected layer: [B, inputs] -> [B, features].
 
-    With `splits_inputs` each device of the data axis holds the weights of its share of the inputs. It computes them
-    for the whole batch, and sends activations instead of the gradients of weights: of images there are fewer.
+    With `splits_inputs`, each device of the data axis holds the weights of its share of the inputs and applies them to
+    the whole batch. Devices then send activations rather than weight gradients, which are far larger.
     """
 
     features: int
@@ -67,33 +64,37 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = sharding.split_inputs(x) if self.splits_inputs else x
-        init_std, init_bias = (
-            nn.initializers.constant(self.layer.init_std),
-            nn.initializers.constant(self.layer.init_bias),
-        )
-        kernel = self.param("kernel", init_std, (x.shape[1], self.features))  # `init` draws it
-        bias = self.param("bias", init_bias, (self.features,))
-        x = ops.dense(x, kernel.astype(x.dtype))
+        kernel, bias = _parameters(self, (x.shape[1], self.features), (self.features,), x.dtype)
+        x = ops.dense(x, kernel)
         x = sharding.sum_outputs(x) if self.splits_inputs else x
-        return x + bias.astype(x.dtype)[None]
+        return x + bias[None]
+
+
+def _parameters(module: Conv | Dense, kernel: tuple[int, ...], bias: tuple[int, ...], dtype) -> tuple[Array, Array]:
+    """Kernel and bias of these shapes, distributed as in section 5 of the paper and cast to `dtype`."""
+    layer = module.layer
+    return (
+        module.param("kernel", nn.initializers.normal(layer.init_std), kernel).astype(dtype),
+        module.param("bias", nn.initializers.constant(layer.init_bias), bias).astype(dtype),
+    )
 
 
 class Tower(nn.Module):
-    """One tower. Runs only where the axis `tower` exists: under `sharding.over_towers` or `init`."""
+    """One tower. It runs only where the axis `tower` exists: under `sharding.over_towers` or in `init`."""
 
     spec: model_config.Model
-    splits_inputs: bool = False  # of fully connected layers, over the axis `data`
+    splits_inputs: bool = False  # split fully connected layers by their inputs, over the axis `data`
 
     @nn.compact
     def __call__(self, image: Array, keys: Array | None) -> Array:
-        """Image [B, S, S, 3] -> float32 logits [B, ceil(classes / towers)] of this tower's classes.
+        """Compute float32 logits [B, ceil(classes / towers)] of this tower's classes from image [B, S, S, 3].
 
-        `keys` [B], a random key an example, switch dropout on; None is the network at test time. The
-        columns past the last class, where classes do not divide by towers, are the lowest finite number.
+        `keys` [B], one random key per example, switches dropout on; None is the network at test time. If the classes
+        do not divide by the towers, the columns past the last class are the lowest finite number.
         """
         spec = self.spec
         map_norm, pool = spec.map_norm, spec.pool
-        activation = ACTIVATIONS[spec.activation]
+        activation = ACTIVATION_FUNCTIONS[spec.activation]
         operations: dict[str, Callable[[Array], Array]] = {
             "activation": activation,
             "lrn": self._lrn,
@@ -104,16 +105,16 @@ class Tower(nn.Module):
         for name, conv in spec.convs():
             x = sharding.exchange(x) if conv.exchange else x
             x = Conv(conv.features // spec.towers, conv, name=name)(x)
-            self.sow(SEEN, f"{name}_response", x)  # nothing happens here unless `activations` asks
+            self.sow(INTERMEDIATES, f"{name}_response", x)  # does nothing unless `activations` asks for it
             for operation in conv.then:
-                with jax.named_scope(operation):  # bench.step tells the time of each
+                with jax.named_scope(operation):  # `alexnet bench step` reports the time of each
                     x = operations[operation](x)
-            self.sow(SEEN, f"{name}_output", x)
+            self.sow(INTERMEDIATES, f"{name}_output", x)
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
-            x = x.reshape(x.shape[0], -1)  # the first time: 6x6x256 -> 9216
+            x = x.reshape(x.shape[0], -1)  # in the first layer: 6x6x256 -> 9216
             x = activation(Dense(dense.features // spec.towers, dense, self.splits_inputs, name=name)(x))
-            self.sow(SEEN, f"{name}_output", x)
+            self.sow(INTERMEDIATES, f"{name}_output", x)
             if dense.dropout:
                 with jax.named_scope("dropout"):
                     x = self._dropout(x, keys, number)
@@ -121,21 +122,21 @@ class Tower(nn.Module):
         x = x.reshape(x.shape[0], -1)
         classes = -(-spec.num_classes // spec.towers)
         logits = Dense(classes, spec.fc8, self.splits_inputs, name="fc8")(x).astype(jnp.float32)
-        real = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
-        return jnp.where(real[None, :], logits, jnp.finfo(jnp.float32).min)
+        exists = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
+        return jnp.where(exists[None, :], logits, jnp.finfo(jnp.float32).min)
 
     def _lrn(self, x: Array) -> Array:
-        """Paper 3.3, within this tower; or, as Caffe has it, over the channels of all."""
+        """Local response normalization, paper 3.3: within this tower or, as in Caffe, over the channels of all."""
         lrn = self.spec.lrn
-        whole = sharding.exchange(x) if lrn.across_towers else x
-        whole = ops.local_response_norm(whole, lrn.k, lrn.n, lrn.alpha, lrn.beta)
-        return sharding.own_share(whole, x.shape[-1]) if lrn.across_towers else whole
+        maps = sharding.exchange(x) if lrn.across_towers else x
+        maps = ops.local_response_norm(maps, lrn.k, lrn.n, lrn.alpha, lrn.beta)
+        return sharding.own_share(maps, x.shape[-1]) if lrn.across_towers else maps
 
     def _dropout(self, x: Array, keys: Array | None, number: int) -> Array:
-        """Paper 4.2: units set to zero in training; at test time all of them, scaled by what was kept.
+        """Dropout, paper 4.2: random units are zero in training; at test time all units are scaled by the share kept.
 
-        With `dropout_scaling` "training", as later programs do, those kept are scaled up instead. A unit's mask
-        depends on its example's key, its layer and its tower: never on the layout.
+        With `dropout_scaling` "training", as in later software, the kept units are scaled up in training instead. The
+        mask depends on the example's key, the layer and the tower, and never on the layout of the devices.
         """
         keep, scaled_at_test = 1 - self.spec.dropout_rate, self.spec.dropout_scaling == "test"
         if keys is None:
@@ -151,29 +152,30 @@ class Tower(nn.Module):
 
 
 def init(spec: model_config.Model, key: Array) -> dict:
-    """The parameters at the start of training, each leaf [tower, ...], float32.
+    """The parameters at the start of training: {layer: {"kernel", "bias"}}, each [tower, ...] float32.
 
-    Flax leaves biases at their value and kernels at their standard deviation; all kernels are then drawn at once,
-    since XLA takes seconds to compile a draw for each.
+    The distributions are those of `_parameters`, but Flax only determines the shapes here: the kernels are drawn in a
+    single call, because XLA takes seconds to compile a call for each.
     """
-
-    def one_tower(_):
-        image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
-        return Tower(spec).init(jax.random.key(0), image, None)["params"]
-
-    params = jax.vmap(one_tower, axis_name=sharding.TOWER)(jnp.arange(spec.towers))
-    *places, total = itertools.accumulate(math.prod(layer["kernel"].shape[1:]) for layer in params.values())
-    parts = jnp.split(jax.random.normal(key, (spec.towers, total)), places, axis=1)
+    image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
+    towers = jax.vmap(Tower(spec).init, in_axes=None, axis_size=spec.towers, axis_name=sharding.TOWER)
+    params = jax.eval_shape(towers, key, image, None)["params"]
+    layers = spec.layers()
+    sizes = [math.prod(params[name]["kernel"].shape[1:]) for name in layers]
+    draws = jnp.split(jax.random.normal(key, (spec.towers, sum(sizes))), np.cumsum(sizes)[:-1], axis=1)
     return {
-        name: layer | {"kernel": layer["kernel"] * part.reshape(layer["kernel"].shape)}
-        for (name, layer), part in zip(params.items(), parts, strict=True)
+        name: {
+            "kernel": layer.init_std * draw.reshape(params[name]["kernel"].shape),
+            "bias": jnp.full(params[name]["bias"].shape, layer.init_bias, jnp.float32),
+        }
+        for (name, layer), draw in zip(layers.items(), draws, strict=True)
     }
 
 
 def logits(
     spec: model_config.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False
 ) -> Array:
-    """What `Tower` computes with the parameters of one tower."""
+    """The output of `Tower`, given the parameters of one tower."""
     output = Tower(spec, splits_inputs).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
     return output
@@ -182,10 +184,10 @@ def logits(
 def activations(
     spec: model_config.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
 ) -> dict[str, Array]:
-    """What the layers of one tower compute for image [B, S, S, 3], at test time or, with `keys`, in training.
+    """The activations of every layer of one tower for image [B, S, S, 3]; as in training if `keys` are given.
 
-    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` that after all that follows it,
-    `fcN_output` [B, units] a hidden layer's units before dropout, and `fc8_output` the logits.
+    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` the result of all operations that
+    follow it, `fcN_output` [B, units] the units of a hidden layer before dropout, and `fc8_output` the logits.
     """
-    logits, seen = Tower(spec, splits_inputs).apply({"params": params}, image, keys, mutable=[SEEN])
-    return {name: values[0] for name, values in seen[SEEN].items()} | {"fc8_output": logits}
+    logits, variables = Tower(spec, splits_inputs).apply({"params": params}, image, keys, mutable=[INTERMEDIATES])
+    return {name: values[0] for name, values in variables[INTERMEDIATES].items()} | {"fc8_output": logits}

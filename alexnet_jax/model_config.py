@@ -1,4 +1,7 @@
-"""The keys of a config that describe the network: `config.model`."""
+"""The keys of a config that describe the network: `config.model`. Paper sections 3.1 to 3.5.
+
+Like every key, these are required: a config file says all of them, and the values live in configs/.
+"""
 
 from typing import Annotated, Literal, Self
 
@@ -9,35 +12,43 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(pydantic.BaseModel):
+    """A group of keys: immutable, strictly typed, and without unknown keys."""
+
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Conv(Section):
-    features: PositiveInt  # kernels of the whole layer; each tower holds an equal share
-    kernel: PositiveInt  # height and width, pixels
+    """A convolutional layer: `model.conv1` to `model.conv6`."""
+
+    features: PositiveInt  # kernels in the whole layer; each tower holds an equal share
+    kernel: PositiveInt  # height and width of a kernel, pixels
     stride: PositiveInt  # pixels
-    padding: tuple[NonNegativeInt, NonNegativeInt]  # zeros before and after, along height and width
-    exchange: bool  # True: sees the maps of all towers; False: only its own tower's
-    shared: bool  # False: kernels of their own at every place (locally connected)
-    then: tuple[Literal["activation", "lrn", "map_norm", "pool"], ...]  # what follows the convolution, in order
-    init_std: PositiveFloat  # of the kernel's zero-mean Gaussian
-    init_bias: float
+    padding: tuple[NonNegativeInt, NonNegativeInt]  # zeros before and after, along both height and width
+    exchange: bool  # True: the input is the maps of all towers; False: those of the layer's own tower
+    shared: bool  # True: one set of kernels for the whole image; False: another set, and biases, at each output pixel
+    then: tuple[Literal["activation", "lrn", "map_norm", "pool"], ...]  # operations after the convolution, in order
+    init_std: PositiveFloat  # standard deviation of the initial weights; their mean is zero
+    init_bias: float  # initial value of the biases
+
+    def output(self, size: int) -> int:
+        """Height or width after the convolution, for an input of `size` pixels."""
+        return (size + sum(self.padding) - self.kernel) // self.stride + 1
 
 
 class Dense(Section):
-    """One hidden fully connected layer."""
+    """A hidden fully connected layer: `model.fc6` and `model.fc7`."""
 
-    features: PositiveInt  # units of the whole layer; each tower holds an equal share
-    exchange: bool
-    dropout: bool  # at the rate of `model.dropout_rate`
+    features: PositiveInt  # units in the whole layer; each tower holds an equal share
+    exchange: bool  # as for `Conv`
+    dropout: bool  # whether dropout follows, at `model.dropout_rate`
     init_std: PositiveFloat
     init_bias: float
 
 
 class Head(Section):
-    """fc8: `model.num_classes` units, the classes split over the towers."""
+    """The output layer, `model.fc8`: one unit per class, with the classes split over the towers."""
 
-    exchange: bool
+    exchange: bool  # as for `Conv`
     init_std: PositiveFloat
     init_bias: float
 
@@ -46,44 +57,46 @@ class Lrn(Section):
     """Local response normalization, paper 3.3: x / (k + alpha * sum of x^2 over n channels)^beta."""
 
     k: PositiveFloat
-    n: PositiveInt  # odd: channels in the window, centred
+    n: PositiveInt  # width of the centred window, channels; odd
     alpha: NonNegativeFloat
     beta: NonNegativeFloat
-    across_towers: bool  # True: the window sees the next tower's channels too, as in Caffe; False: its own tower's
+    across_towers: bool  # True: windows reach into the next tower, as in Caffe; False: they stay in their own
 
 
 class MapNorm(Section):
     """Normalization within each map, in the authors' code only: x / (1 + alpha * sum of x^2 over n x n pixels)^beta."""
 
-    n: PositiveInt  # odd: pixels
+    n: PositiveInt  # side of the centred window, pixels; odd
     alpha: NonNegativeFloat
     beta: NonNegativeFloat
 
 
 class Pool(Section):
-    """Max-pooling, paper 3.4: overlapping where window > stride."""
+    """Max-pooling, paper 3.4; the windows overlap where window > stride."""
 
     window: PositiveInt  # pixels (the paper's z)
     stride: PositiveInt  # pixels (the paper's s)
-    ceil: bool  # True: a last window may hang over the edge; False: what does not fill one is dropped
+    ceil: bool  # True: the last window may extend past the edge; False: pixels that do not fill a window are dropped
 
     def output(self, size: int) -> int:
-        """Height or width after pooling."""
+        """Height or width after pooling, for an input of `size` pixels."""
         return (size - self.window + (self.stride - 1 if self.ceil else 0)) // self.stride + 1
 
 
 class Model(Section):
-    image_size: PositiveInt  # height and width of the crop the network sees, pixels
+    """The network, `config.model`."""
+
+    image_size: PositiveInt  # height and width of the network's input, a crop of the stored image, pixels
     num_classes: Annotated[int, Field(ge=2)]
-    towers: PositiveInt  # the paper has two, one a GPU
+    towers: PositiveInt  # columns the layers are split into; the paper has two, one per GPU
     activation: Literal["relu", "tanh"]
-    dropout_rate: Fraction
-    dropout_scaling: Literal["test", "training"]  # when units are scaled by what is kept, or its inverse
+    dropout_rate: Fraction  # probability that a unit is dropped
+    dropout_scaling: Literal["test", "training"]  # when units are rescaled; the paper does it at test time
     lrn: Lrn
     map_norm: MapNorm
     pool: Pool
     conv1: Conv
-    conv2: Conv | None  # None leaves the layer out
+    conv2: Conv | None  # None, here and below: the network does not have this layer
     conv3: Conv | None
     conv4: Conv | None
     conv5: Conv | None
@@ -93,29 +106,31 @@ class Model(Section):
     fc8: Head
 
     def convs(self) -> list[tuple[str, Conv]]:
-        """The convolutional layers that exist, in order, with their names."""
-        layers = [(f"conv{i}", getattr(self, f"conv{i}")) for i in range(1, 7)]
-        return [(name, layer) for name, layer in layers if layer is not None]
+        """The convolutional layers that exist, in order, as (name, layer)."""
+        return [(name, layer) for name, layer in self.layers().items() if isinstance(layer, Conv)]
 
     def hidden(self) -> list[tuple[str, Dense]]:
-        """The hidden fully connected layers that exist, in order, with their names."""
-        return [(name, layer) for name, layer in (("fc6", self.fc6), ("fc7", self.fc7)) if layer is not None]
+        """The hidden fully connected layers that exist, in order, as (name, layer)."""
+        return [(name, layer) for name, layer in self.layers().items() if isinstance(layer, Dense)]
+
+    def layers(self) -> dict[str, Conv | Dense | Head]:
+        """All layers that exist, in order, by name."""
+        return {name: layer for name, layer in self if isinstance(layer, Conv | Dense | Head)}
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         for norm in ("lrn", "map_norm"):
             if getattr(self, norm).n % 2 == 0:
                 raise ValueError(f"model.{norm}.n={getattr(self, norm).n} must be odd: the window is centred")
-        layers: list[tuple[str, Conv | Dense]] = [*self.convs(), *self.hidden()]
-        for name, layer in layers:
-            if layer.features % self.towers:
+        for name, layer in self.layers().items():
+            if not isinstance(layer, Head) and layer.features % self.towers:
                 raise ValueError(
                     f"model.{name}.features={layer.features} does not divide by model.towers={self.towers}; "
                     "each tower holds an equal share of a layer"
                 )
         size = self.image_size
         for name, conv in self.convs():
-            size = (size + sum(conv.padding) - conv.kernel) // conv.stride + 1
+            size = conv.output(size)
             if "pool" in conv.then and size > 0:
                 size = self.pool.output(size)
             if size < 1:

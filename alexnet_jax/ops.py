@@ -1,6 +1,6 @@
-"""The network's operations whose gradients are written by hand. No parameters, no collectives.
+"""The network's operations, most with a gradient written by hand. No parameters, no collectives.
 
-Shapes are NHWC. Each operation is differentiable once, in reverse mode, and may be mapped with `jax.vmap`.
+Shapes are NHWC. Every operation supports reverse-mode differentiation, once, and `jax.vmap`.
 """
 
 import functools
@@ -14,11 +14,11 @@ from alexnet_jax.model_config import Pool
 
 
 def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
-    """`op`, which under `jax.vmap` runs once an element instead of as one batched operation.
+    """Make `op` run once per element under `jax.vmap`, instead of as one batched operation.
 
-    XLA batches convolutions with different kernels into one grouped convolution, and on CPU that is many
-    times slower than the separate ones; in products of batches of matrices it transposes all weights. Two towers
-    that share a device meet exactly these cases.
+    XLA turns a batch of convolutions with different kernels into one grouped convolution, which on CPU is many times
+    slower than separate ones, and transposes all weights for a batch of matrix products. Both cases arise when two
+    towers share a device.
     """
     mapped = jax.custom_batching.custom_vmap(op)
 
@@ -33,6 +33,17 @@ def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
     return mapped
 
 
+def _gradients(op: Callable[..., Array], grad: Array, *operands: Array) -> list[Array]:
+    """JAX's gradient of `op` with respect to each of its operands, each computed `_one_by_one`."""
+
+    def pull_back(grad, *operands, number):
+        before, after = operands[:number], operands[number + 1 :]
+        return jax.vjp(lambda x: op(*before, x, *after), operands[number])[1](grad)[0]
+
+    pull_backs = (functools.partial(pull_back, number=number) for number in range(len(operands)))
+    return [_one_by_one(pull_back)(grad, *operands) for pull_back in pull_backs]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def conv(image: Array, kernel: Array, bias: Array, stride: int, padding: tuple[int, int]) -> Array:
     """Convolution: image [B, H, W, C], kernel [k, k, C, F], bias [F] -> [B, H', W', F].
@@ -42,37 +53,31 @@ def conv(image: Array, kernel: Array, bias: Array, stride: int, padding: tuple[i
     return _conv_fwd(image, kernel, bias, stride, padding)[0]
 
 
-def _plain_conv(image: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    return lax.conv_general_dilated(
-        image, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+def _without_bias(stride: int, padding: tuple[int, int]) -> Callable[[Array, Array], Array]:
+    return functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(stride, stride),
+        padding=(padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def _conv_fwd(image, kernel, bias, stride, padding):
-    y = _one_by_one(functools.partial(_plain_conv, stride=stride, padding=padding))(image, kernel)
+    y = _one_by_one(_without_bias(stride, padding))(image, kernel)
     return y + bias[None, None, None], (image, kernel, bias)
 
 
 def _conv_bwd(stride, padding, residuals, grad):
     image, kernel, bias = residuals
-    plain = functools.partial(_plain_conv, stride=stride, padding=padding)
 
-    def to_image(grad, image, kernel):  # needs no more of `image` than its type
-        return jax.vjp(lambda x: plain(x, kernel), image)[1](grad)[0]
-
-    def to_kernel(grad, image, kernel):
-        return jax.vjp(lambda w: plain(image, w), kernel)[1](grad)[0]
-
-    def to_bias(
-        grad, bias
-    ):  # a product, not a sum: that XLA for CPU would do in one thread, computing `grad` once more
+    def to_bias(grad, bias):
+        # A matrix product, because XLA for CPU would compute a sum in one thread, and `grad` once more for it.
         grad = grad.reshape(-1, bias.size)
         ones = jnp.ones((len(grad), 1), grad.dtype)
-        # The sum with `grad` tells JAX which devices' shares to add up: those of the bias, not of every pixel.
+        # Adding `grad` tells JAX over which devices to sum: the shares of the bias, rather than of every pixel.
         return jax.vjp(lambda b: ones @ (b + grad[0])[None], bias)[1](grad)[0]
 
-    to_inputs = [_one_by_one(to)(grad, image, kernel) for to in (to_image, to_kernel)]
-    return *to_inputs, _one_by_one(to_bias)(grad, bias)
+    return *_gradients(_without_bias(stride, padding), grad, image, kernel), _one_by_one(to_bias)(grad, bias)
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)
@@ -89,20 +94,14 @@ def _dense_fwd(x, kernel):
 
 
 def _dense_bwd(residuals, grad):
-    def to_x(grad, x, kernel):
-        return jax.vjp(lambda x: x @ kernel, x)[1](grad)[0]
-
-    def to_kernel(grad, x, kernel):
-        return jax.vjp(lambda w: x @ w, kernel)[1](grad)[0]
-
-    return tuple(_one_by_one(to)(grad, *residuals) for to in (to_x, to_kernel))
+    return tuple(_gradients(jnp.matmul, grad, *residuals))
 
 
 dense.defvjp(_dense_fwd, _dense_bwd)
 
 
 def local_conv(image: Array, kernel: Array, size: int, stride: int, padding: tuple[int, int]) -> Array:
-    """As `conv` with a kernel of its own for every place, [H', W', size * size * C, F]."""
+    """Locally connected layer: like `conv`, with a kernel for each output pixel, [H', W', size * size * C, F]."""
     rows, columns = kernel.shape[:2]
     image = jnp.pad(image, ((0, 0), padding, padding, (0, 0)))
     patches = [
@@ -117,8 +116,8 @@ def local_conv(image: Array, kernel: Array, size: int, stride: int, padding: tup
 def local_response_norm(x: Array, k: float, n: int, alpha: float, beta: float) -> Array:
     """Paper 3.3: y_c = x_c / (k + alpha * sum of x_j^2 over the n channels centred on c)^beta.
 
-    The window is clipped at the first and last channel of `x` [..., C], which is one tower's: the paper's
-    code normalizes within a GPU. Computed in float32, returned in the type of `x`.
+    The window is clipped at the first and last channel of `x` [..., C]. These are the channels of one tower, because
+    the authors' code normalizes within a GPU. Computed in float32, returned in the type of `x`.
     """
     return _lrn_fwd(x, k, n, alpha, beta)[0]
 
@@ -143,14 +142,14 @@ local_response_norm.defvjp(_lrn_fwd, _lrn_bwd)
 
 
 def _window_sum(x: Array, n: int) -> Array:
-    """Sum over the n channels centred on each channel; outside counts as zero."""
+    """Sum over the n channels centred on each channel, with zeros outside."""
     half, channels = n // 2, x.shape[-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)])
     return sum(padded[..., i : i + channels] for i in range(1, n)) + padded[..., :channels]
 
 
 def _negative_power(x: Array, beta: float) -> Array:
-    """x^-beta; the paper's 0.75 by reciprocal square roots, several times faster than a power."""
+    """x^-beta. For the paper's 0.75 it uses reciprocal square roots, several times faster than a power."""
     if beta == 0.75:
         root = lax.rsqrt(x)
         return root * jnp.sqrt(root)
@@ -158,10 +157,10 @@ def _negative_power(x: Array, beta: float) -> Array:
 
 
 def map_norm(x: Array, n: int, alpha: float, beta: float) -> Array:
-    """y = x / (1 + alpha * sum of x^2 over the n x n pixels around, in the same map)^beta: [B, H, W, C].
+    """y = x / (1 + alpha * sum of x^2 over the n x n surrounding pixels of the same map)^beta: [B, H, W, C].
 
-    The authors' code has it in layer 2, after the normalization over maps; the paper does not tell of it. The window
-    is clipped at the edges. Computed in float32, returned in the type of `x`.
+    The authors' code applies it in layer 2, after local response normalization; the paper does not mention it. The
+    window is clipped at the edges. Computed in float32, returned in the type of `x`.
     """
     x32 = x.astype(jnp.float32)
     total = lax.reduce_window(x32 * x32, 0.0, lax.add, (1, n, n, 1), (1, 1, 1, 1), padding="SAME")
@@ -169,10 +168,9 @@ def map_norm(x: Array, n: int, alpha: float, beta: float) -> Array:
 
 
 def fill_last_window(x: Array, pool: Pool) -> Array:
-    """Rows and columns of -infinity behind [..., H, W, C] so that a last window of max-pooling is whole."""
-    sides = x.shape[-3:-1]
-    more = [max(0, (pool.output(side) - 1) * pool.stride + pool.window - side) for side in sides]
-    edges = [(0, 0, 0)] * (x.ndim - 3) + [(0, rows, 0) for rows in more] + [(0, 0, 0)]
+    """Append rows and columns of -infinity to [..., H, W, C], to complete the last window of max-pooling."""
+    missing = [max(0, (pool.output(side) - 1) * pool.stride + pool.window - side) for side in x.shape[-3:-1]]
+    edges = [(0, 0, 0)] * (x.ndim - 3) + [(0, count, 0) for count in missing] + [(0, 0, 0)]
     return lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), edges)
 
 
@@ -197,27 +195,27 @@ def _max_pool_bwd(window, stride, residuals, grad):
     x, y = residuals
     (height, width), (rows, columns) = x.shape[-3:-1], y.shape[-3:-1]
     lead = [(0, 0, 0)] * (x.ndim - 3)
-    winner = jnp.full(y.shape, window * window, jnp.int32)  # which pixel of its window is the first maximum
-    for place in reversed(range(window * window)):
-        i, j = divmod(place, window)
+    winner = jnp.full(y.shape, window * window, jnp.int32)  # the index in its window of the first maximum
+    for index in reversed(range(window * window)):
+        i, j = divmod(index, window)
         rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-        winner = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, place, winner)
-    more = -(-window // stride) - 1
+        winner = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, index, winner)
+    extra = -(-window // stride) - 1  # windows reach this many strides past the start of the last one
     zero = jnp.zeros((), grad.dtype)
 
     def plane(a, b):  # the gradient of pixels [a::stride, b::stride]
-        total = jnp.zeros((*x.shape[:-3], rows + more, columns + more, x.shape[-1]), grad.dtype)
+        total = jnp.zeros((*x.shape[:-3], rows + extra, columns + extra, x.shape[-1]), grad.dtype)
         for i in range(a, window, stride):
             for j in range(b, window, stride):
                 q, r = i // stride, j // stride
                 share = jnp.where(winner == i * window + j, grad, zero)
-                total = total + lax.pad(share, zero, [*lead, (q, more - q, 0), (r, more - r, 0), (0, 0, 0)])
+                total = total + lax.pad(share, zero, [*lead, (q, extra - q, 0), (r, extra - r, 0), (0, 0, 0)])
         return total
 
     planes = jnp.stack([jnp.stack([plane(a, b) for b in range(stride)], -2) for a in range(stride)], -4)
-    whole = planes.reshape(*x.shape[:-3], (rows + more) * stride, (columns + more) * stride, x.shape[-1])
-    down, right = height - whole.shape[-3], width - whole.shape[-2]
-    return (lax.pad(whole, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)]),)
+    pixels = planes.reshape(*x.shape[:-3], (rows + extra) * stride, (columns + extra) * stride, x.shape[-1])
+    down, right = height - pixels.shape[-3], width - pixels.shape[-2]
+    return (lax.pad(pixels, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)]),)
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

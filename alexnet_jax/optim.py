@@ -5,11 +5,11 @@ Paper section 5, with v the momentum, w a parameter, g its mean gradient over th
     v <- 0.9 v - 0.0005 lr w - lr g
     w <- w + v
 
-Learning rate and weight decay are inside v, so a drop of the rate does not shrink the speed already gained.
+Learning rate and weight decay are inside v, so a drop of the rate does not shrink the velocity already gained.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,67 +19,53 @@ from jax import Array
 
 from alexnet_jax import run_config
 
+Rates = dict[str, dict[str, np.float32]]  # the learning rate of each parameter: {layer: {"kernel", "bias"}}
+
 
 def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArgs:
-    """The rule above, or AdamW. `update` takes the learning rates, as `rates` gives them, as the keyword `rates`.
+    """The rule above, or AdamW. `update` takes the learning rates, as `rates` returns them, as the keyword `rates`.
 
-    A rate of 0 leaves its parameters as they are, whatever the momentum, as in the authors' code.
+    A parameter whose rate is 0 does not move, whatever its momentum, as in the authors' code.
     """
-    if optim.name == "adamw":
-        return optax.chain(optax.scale_by_adam(optim.momentum, optim.adam_beta2), _decay(optim), _descend(), _hold())
-    return optax.chain(_decay(optim), _descend(), optax.trace(optim.momentum), _hold())
-
-
-def _leaf(path: Any) -> tuple[str, int]:
-    """Layer, and place of its rate, of a parameter: params[layer]["kernel" or "bias"]."""
-    return path[0].key, int(path[-1].key == "bias")
-
-
-def _decay(optim: run_config.Optim) -> optax.GradientTransformation:
-    def decay(path: Any) -> float:
-        layer, is_bias = _leaf(path)
-        own = optim.layers[layer].weight_decay if layer in optim.layers else None
-        return optim.biases.weight_decay if is_bias else optim.weights.weight_decay if own is None else own
-
-    return optax.stateless(
-        lambda grads, params: jax.tree.map_with_path(lambda k, g, p: g + decay(k) * p, grads, params)
+    decay = optax.stateless(
+        lambda grads, params: jax.tree.map(lambda g, p, decay: g + decay * p, grads, params, _decays(optim, params))
     )
+    descend = _with_rates(lambda rate, u: -rate * u)
+    hold = _with_rates(lambda rate, u: jnp.where(rate > 0, u, 0.0))
+    if optim.name == "adamw":
+        return optax.chain(optax.scale_by_adam(optim.momentum, optim.adam_beta2), decay, descend, hold)
+    return optax.chain(decay, descend, optax.trace(optim.momentum), hold)
 
 
-def _descend() -> optax.GradientTransformationExtraArgs:
-    return _with_rates(lambda rate, u: -rate * u)
-
-
-def _hold() -> optax.GradientTransformationExtraArgs:
-    return _with_rates(lambda rate, u: jnp.where(rate > 0, u, 0.0))
+def _decays(optim: run_config.Optim, layers: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The weight decay of each parameter."""
+    own = {name: layer.weight_decay for name, layer in optim.layers.items() if layer.weight_decay is not None}
+    weights, biases = optim.weights.weight_decay, optim.biases.weight_decay
+    return {name: {"kernel": own.get(name, weights), "bias": biases} for name in layers}
 
 
 def _with_rates(function: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
+    """Apply `function(rate, update)` to each parameter."""
+
     def update(updates, state, params=None, *, rates, **_):
-        row = {layer: i for i, layer in enumerate(sorted(updates))}
-
-        def one(path, u):
-            layer, kind = _leaf(path)
-            return function(rates[row[layer], kind], u)
-
-        return jax.tree.map_with_path(one, updates), state
+        return jax.tree.map(function, rates, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 class Validation(NamedTuple):
-    """What validation has said so far. It is saved with the checkpoint: the plateau schedule depends on it."""
+    """The history of validation as the plateau schedule needs it, saved with each checkpoint."""
 
-    step: int = 0  # when validation last ran
-    best_error: float = 1.0  # top-1
-    best_step: int = 0  # when it was reached, or when the learning rate last dropped
+    step: int = 0  # of the last validation
+    best_error: float = 1.0  # the lowest top-1 error so far
+    best_step: int = 0  # when it was reached, or when the learning rate last dropped if that is later
     drops: int = 0  # of the learning rate
 
 
 def validated(validation: Validation, step: int, error: float, patience_steps: int, max_drops: int) -> Validation:
-    """The record after a validation at `step` found the top-1 error `error`.
+    """The history after a validation at `step` with the top-1 error `error`.
 
-    Paper section 5: the learning rate drops when the error stopped improving, here for `patience_steps`.
+    Paper section 5: the learning rate drops when the error stops improving, here for `patience_steps`.
     """
     best_error, best_step, drops = validation.best_error, validation.best_step, validation.drops
     if error < best_error:
@@ -90,23 +76,24 @@ def validated(validation: Validation, step: int, error: float, patience_steps: i
 
 
 def learning_rate(optim: run_config.Optim, epoch: int, validation: Validation) -> float:
-    """The learning rate in `epoch`, counted from 0, of a layer that nothing is different for."""
+    """The learning rate in `epoch`, counted from 0, before the multipliers of weights, biases and layers."""
     return optim.learning_rate * optim.schedule.factor ** _drops(optim.schedule, epoch, validation)
 
 
-def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation: Validation) -> np.ndarray:
-    """The learning rates in `epoch`: [layers, 2] float32, of weights and biases, the layers sorted by name."""
+def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation: Validation) -> Rates:
+    """The learning rate in `epoch`, counted from 0, of each parameter of `layers`."""
     drops = _drops(optim.schedule, epoch, validation)
-    of_kinds = [
+    weights, biases = (
         optim.learning_rate * kind.lr_multiplier * optim.schedule.factor ** min(drops, kind.max_drops)
         for kind in (optim.weights, optim.biases)
-    ]
-    found = []
-    for layer in sorted(layers):
-        changes = optim.layers[layer].lr_multipliers if layer in optim.layers else ()
-        multiplier = next((of for start, of in sorted(changes, reverse=True) if epoch >= start), 1.0)
-        found.append((of_kinds[0] * multiplier, of_kinds[1] * (multiplier > 0)))
-    return np.array(found, np.float32)
+    )
+
+    def of_layer(name: str) -> dict[str, np.float32]:
+        changes = optim.layers[name].lr_multipliers if name in optim.layers else ()
+        _, multiplier = max((change for change in changes if change[0] <= epoch), default=(0, 1.0))
+        return {"kernel": np.float32(weights * multiplier), "bias": np.float32(biases * (multiplier > 0))}
+
+    return {name: of_layer(name) for name in layers}
 
 
 def _drops(schedule: run_config.Schedule, epoch: int, validation: Validation) -> int:

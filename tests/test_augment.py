@@ -1,4 +1,4 @@
-"""What the network sees of a stored image, and what decides it."""
+"""The views of a stored image, and what determines them."""
 
 import jax
 import numpy as np
@@ -24,9 +24,9 @@ def views(image, index, statistics, augment_settings, size=28, epoch=0, seed=0):
     )
 
 
-def test_a_view_is_a_crop_or_its_mirror_image_minus_the_mean_there(statistics):
+def test_a_view_is_a_crop_minus_the_mean_there_mirrored_or_not(statistics):
     image = random_batch(1).image.repeat(400, axis=0)
-    seen = views(image, range(400), statistics, settings())
+    random_views = views(image, range(400), statistics, settings())
     centred = image[0].astype(np.float32) - statistics.mean_image
     crops = {}
     for i in range(5):
@@ -34,26 +34,26 @@ def test_a_view_is_a_crop_or_its_mirror_image_minus_the_mean_there(statistics):
             crop = centred[i : i + 28, j : j + 28]
             crops[crop.tobytes()] = (i, j, False)
             crops[np.ascontiguousarray(crop[:, ::-1]).tobytes()] = (i, j, True)
-    found = [crops[view.tobytes()] for view in seen]
-    assert len(set(found)) == 50  # every offset, mirrored and not
-    assert np.mean([flip for *_, flip in found]) == pytest.approx(0.5, abs=0.1)
-    assert not any(crops[v.tobytes()][2] for v in views(image, range(400), statistics, settings(flip=False)))
+    drawn = [crops[view.tobytes()] for view in random_views]
+    assert len(set(drawn)) == 50  # every offset, mirrored and not
+    assert np.mean([flip for *_, flip in drawn]) == pytest.approx(0.5, abs=0.1)
+    assert not any(crops[view.tobytes()][2] for view in views(image, range(400), statistics, settings(flip=False)))
 
 
-def test_a_view_depends_on_seed_epoch_and_example_and_on_nothing_else(statistics):
+def test_a_view_depends_only_on_seed_epoch_and_example(statistics):
     batch = random_batch(8)
-    here = views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1))
+    in_order = views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1))
     order = np.array([3, 1, 7])
-    there = views(batch.image[order], batch.example[order], statistics, settings(colour_noise_std=0.1))
-    np.testing.assert_allclose(there, here[order], rtol=1e-5)  # batches of other sizes round otherwise
+    reordered = views(batch.image[order], batch.example[order], statistics, settings(colour_noise_std=0.1))
+    np.testing.assert_allclose(reordered, in_order[order], rtol=1e-5)  # rounding varies with the batch size
     for other in ({"epoch": 1}, {"seed": 1}):
         assert not np.allclose(
-            views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1), **other), here
+            views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1), **other), in_order
         )
 
 
 @pytest.mark.parametrize("scale", ["eigenvalue", "sqrt_eigenvalue"])
-def test_colour_noise_is_one_colour_an_image_spread_along_the_eigenvectors(statistics, scale):
+def test_colour_noise_is_one_colour_per_image_spread_along_the_eigenvectors(statistics, scale):
     image = random_batch(1).image.repeat(2000, axis=0)
     plain = settings(flip=False)
     noisy = settings(flip=False, colour_noise_std=0.1, colour_noise_scale=scale)

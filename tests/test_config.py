@@ -48,9 +48,9 @@ def set_key(path, value):
         (set_key("model.conv2.features", 255), "model.conv2.features=255 does not divide by model.towers=2"),
         (set_key("model.image_size", 32), "model.image_size=32 is too small: nothing is left .* after conv5"),
         (set_key("model.image_size", 300), "model.image_size=300 is larger than the stored images"),
-        (set_key("mesh.tower", 3), "mesh.tower=3 is no layout of model.towers=2"),
-        (set_key("augment.shared_by", 48), "augment.shared_by=48 does not divide 128 images a device"),
-        (set_key("start.layers", ("conv7",)), "settings for a layer conv7, and the network has conv1, "),
+        (set_key("mesh.tower", 3), "mesh.tower=3 does not fit model.towers=2"),
+        (set_key("augment.shared_by", 48), "augment.shared_by=48 does not divide the 128 images per device"),
+        (set_key("start.layers", ("conv7",)), "settings for layer conv7, but the network has only conv1, "),
         (set_key("mesh.data", 3), "train.batch_size=128 does not divide by mesh.data=3"),
     ],
 )

@@ -8,13 +8,13 @@ from alexnet_jax import metrics, sharding
 
 
 def outcomes(log_probabilities, label):
-    """Of whole rows [B, C], split over two towers."""
+    """Outcomes of rows [B, C], split over two towers."""
     halves = np.stack(np.split(np.asarray(log_probabilities, np.float32), 2, axis=-1))
     run = jax.vmap(lambda x: metrics.outcomes(x, np.asarray(label)), axis_name=sharding.TOWER, out_axes=None)
     return jax.tree.map(np.asarray, run(halves))
 
 
-def test_softmax_over_split_classes_even_of_large_logits():
+def test_softmax_over_split_classes_with_large_logits():
     logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32) * 200
     halves = np.stack(np.split(logits, 2, axis=-1))
     ours = np.concatenate(list(jax.vmap(metrics.log_softmax, axis_name=sharding.TOWER)(halves)), axis=-1)
@@ -29,17 +29,17 @@ def test_ranks():
     assert result["top5_error"].tolist() == [0, 0, 0, 0, 0, 1]
 
 
-def test_ties_and_nan_are_no_success():
+def test_ties_and_nan_count_as_errors():
     assert outcomes(np.zeros((1, 6)), [2])["top5_error"] == 1
     assert outcomes(np.full((1, 6), np.nan), [2])["top1_error"] == 1
     assert outcomes([[-1, np.nan, -2, -2, -2, -2]], [0])["top1_error"] == 1
 
 
-def test_sums_leave_out_what_is_masked_and_count_every_example_once():
+def test_sums_skip_masked_examples_and_count_the_others_once():
     values = {name: np.arange(4, dtype=np.float32) for name in ("loss", "top1_error", "top5_error")}
     total = metrics.nothing()
     for mask in ([True, True, True, True], [True, False, False, True]):
         total = metrics.merge(total, metrics.of_batch(values, np.array(mask)))
     assert metrics.summary(total) == {"loss": 1.5, "top1_error": 1.5, "top5_error": 1.5, "count": 6}
-    of_masked = metrics.of_batch(values, np.array([False, True, False, True]))
-    assert float(metrics.mean_loss(of_masked)) == pytest.approx(2.0)
+    masked = metrics.of_batch(values, np.array([False, True, False, True]))
+    assert float(metrics.mean_loss(masked)) == pytest.approx(2.0)

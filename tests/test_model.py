@@ -1,4 +1,4 @@
-"""The network's shapes and counts, against the paper and its code."""
+"""The network's shapes and counts, against the paper and the authors' code."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from alexnet_jax import model, model_config, sharding
 from alexnet_jax.configs import paper
 from alexnet_jax.run import config_files
 
-# Layer: kernel shape of a tower, output of a tower before pooling, parameters of the layer.
+# Layer: the kernel of a tower, the output of a tower before pooling, the parameters of the whole layer.
 TABLE = {
     "conv1": ((11, 11, 3, 48), (55, 55, 48), 34_944),
     "conv2": ((5, 5, 48, 128), (27, 27, 128), 307_456),
@@ -54,13 +54,13 @@ def test_the_paper_table():
         capture = lambda module, _: isinstance(module, (model.Conv, model.Dense))  # noqa: E731
         return model.Tower(spec).apply({"params": params}, image, None, capture_intermediates=capture)[1]
 
-    seen = jax.eval_shape(jax.vmap(run, axis_name=sharding.TOWER), params)["intermediates"]
+    outputs = jax.eval_shape(jax.vmap(run, axis_name=sharding.TOWER), params)[model.INTERMEDIATES]
     neurons = 0
     for name, (kernel, output, parameters) in TABLE.items():
         assert params[name]["kernel"].shape == (2, *kernel), name
         assert params[name]["bias"].shape == (2, kernel[-1]), name
         assert count(params[name]) == parameters, name
-        assert seen[name]["__call__"][0].shape == (2, 1, *output), name
+        assert outputs[name]["__call__"][0].shape == (2, 1, *output), name
         neurons += 2 * int(np.prod(output))
     assert count(params) == 60_965_224
     assert neurons == 659_272  # "650,000 neurons", paper 1
@@ -69,7 +69,7 @@ def test_the_paper_table():
 @pytest.mark.parametrize(
     ("changes", "parameters"),
     [
-        # The other networks of the authors' code: the half net on one GPU, and six convolutional layers.
+        # Other networks of the authors' code: half of the network on one GPU, and six convolutional layers.
         (
             {
                 "towers": 1,
@@ -96,8 +96,8 @@ def test_initial_values(tiny):
     tiny.model.conv2.init_bias = 1.0
     spec = config_files.parse(tiny).model
     params = init(spec)
-    layers: list[tuple] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
-    for name, layer in layers:
+    assert list(params) == list(spec.layers())
+    for name, layer in spec.layers().items():
         kernel = np.asarray(params[name]["kernel"])
         assert kernel.std() == pytest.approx(layer.init_std, rel=0.2), name
         assert (params[name]["bias"] == layer.init_bias).all(), name
@@ -110,7 +110,7 @@ def forward(spec, params, image, keys):
 
 @pytest.mark.parametrize("change", ["exchange", "lrn", "pool", "activation", "dropout"])
 def test_every_ingredient_matters(tiny, change):
-    """Switching an ingredient off in the config changes the output (or, of the exchange, the shapes)."""
+    """Switching an ingredient off in the config changes the output; without the exchange, the shapes too."""
     on = config_files.parse(tiny).model
     if change == "activation":
         tiny.model.activation = "tanh"
@@ -129,7 +129,7 @@ def test_every_ingredient_matters(tiny, change):
 
 
 def test_dropout(tiny):
-    """Half of the units, others in every tower, layer and example; none, but half as large, at test time."""
+    """Training drops half of the units, different ones in each tower and example; at test time all are halved."""
     tiny.model.fc7 = None
     tiny.model.fc8.init_std = 1.0
     spec = config_files.parse(tiny).model
@@ -137,7 +137,7 @@ def test_dropout(tiny):
     params["fc6"] = jax.tree.map(jnp.zeros_like, params["fc6"]) | {"bias": jnp.ones((2, 16))}
     params["fc8"] = {"kernel": jnp.stack([jnp.eye(32)[:, :5], jnp.eye(32)[:, 16:21]]), "bias": jnp.zeros((2, 5))}
     image = np.zeros((500, 28, 28, 3), np.float32)
-    units = np.asarray(forward(spec, params, image, jax.random.split(jax.random.key(1), 500)))  # five of each tower
+    units = np.asarray(forward(spec, params, image, jax.random.split(jax.random.key(1), 500)))  # five from each tower
     assert set(np.unique(units)) == {0.0, 1.0}
     assert units.mean() == pytest.approx(0.5, abs=0.02)
     assert (units[0] != units[1]).mean() == pytest.approx(0.5, abs=0.05)

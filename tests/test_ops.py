@@ -1,4 +1,4 @@
-"""Operations with hand-written gradients, against plain loops and against automatic gradients."""
+"""Operations with hand-written gradients, against plain loops and automatic gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jax import lax
 
 from alexnet_jax import ops
 
-LRN = {"k": 2.0, "n": 5, "alpha": 0.3, "beta": 0.75}  # an alpha at which the sum matters
+LRN = {"k": 2.0, "n": 5, "alpha": 0.3, "beta": 0.75}  # alpha is large enough for the sum to matter
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -101,8 +101,8 @@ def test_conv_and_its_gradients(stride, padding):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_towers_on_one_device_compute_apart():
-    """Two towers under vmap: equal to each alone, and never one grouped convolution, which is slow on CPU."""
+def test_towers_on_one_device_run_separately():
+    """Two towers under vmap give what each gives alone, and without a grouped convolution, which is slow on CPU."""
     image, kernels, biases = normal(2, 8, 8, 4), normal(2, 3, 3, 4, 4, seed=1), normal(2, 4, seed=2)
     weights = normal(2, 256, 5, seed=3)
 

@@ -1,4 +1,4 @@
-"""The update rule against the paper's two lines, and the learning rate's schedules."""
+"""The update rule against the paper's two lines, and the schedules of the learning rate."""
 
 import jax
 import numpy as np
@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from alexnet_jax import optim, run_config
+from tests.meshes import uniform_rates
 
 
 def kind(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3):
@@ -37,7 +38,7 @@ def layer(weight_decay=None, lr_multipliers=()):
 
 
 def test_the_papers_update_across_a_drop_of_the_learning_rate():
-    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: after the drop the old speed goes on undiminished."""
+    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: a drop does not shrink the velocity already gained."""
     rng = np.random.default_rng(0)
     params = {
         name: {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)} for name in ("conv1", "conv3", "fc6")
@@ -52,21 +53,22 @@ def test_the_papers_update_across_a_drop_of_the_learning_rate():
         lr = 0.1 if i < 3 else 0.01
         grads = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
         frozen = i >= 6
-        rates = np.array([[lr, 2 * lr]] * 3, np.float32)
-        rates[0] *= not frozen  # conv1
+        rates = {name: {"kernel": np.float32(lr), "bias": np.float32(2 * lr)} for name in params}
+        if frozen:
+            rates["conv1"] = {"kernel": np.float32(0), "bias": np.float32(0)}
         updates, state = step(jax.tree.map(np.float32, grads), state, ours, rates)
         ours = jax.tree.map(lambda p, u: p + u, ours, updates)
-        for name, of in params.items():
-            if name == "conv1" and frozen:  # stays where it is, whatever its speed was
+        for name, w in params.items():
+            if name == "conv1" and frozen:  # does not move, whatever its velocity was
                 continue
-            g, speed, decay = grads[name], v[name], 0.1 if name == "fc6" else 0.0005
-            speed["kernel"] = 0.9 * speed["kernel"] - decay * lr * of["kernel"] - lr * g["kernel"]
-            speed["bias"] = 0.9 * speed["bias"] - 2 * lr * g["bias"]
-            for leaf in of:
-                of[leaf] = of[leaf] + speed[leaf]
-        for name, of in params.items():
-            for leaf in of:
-                np.testing.assert_allclose(ours[name][leaf], of[leaf], rtol=1e-5, atol=1e-6)
+            g, velocity, decay = grads[name], v[name], 0.1 if name == "fc6" else 0.0005
+            velocity["kernel"] = 0.9 * velocity["kernel"] - decay * lr * w["kernel"] - lr * g["kernel"]
+            velocity["bias"] = 0.9 * velocity["bias"] - 2 * lr * g["bias"]
+            for leaf in w:
+                w[leaf] = w[leaf] + velocity[leaf]
+        for name, w in params.items():
+            for leaf in w:
+                np.testing.assert_allclose(ours[name][leaf], w[leaf], rtol=1e-5, atol=1e-6)
 
 
 @jax.numpy_dtype_promotion("standard")  # inside Optax
@@ -74,7 +76,7 @@ def test_adamw_is_optax_adamw():
     rng = np.random.default_rng(0)
     params = {"conv1": {"kernel": rng.normal(size=(2, 3)).astype(np.float32), "bias": np.ones(3, np.float32)}}
     theirs = optax.adamw(1e-3, weight_decay=0.1, mask={"conv1": {"kernel": True, "bias": False}})
-    rates = np.full((1, 2), 1e-3, np.float32)
+    rates = uniform_rates(params, 1e-3)
     biases = kind(weight_decay=0.0)
     rule = optim.update_rule(
         settings(schedule("constant"), name="adamw", weights=kind(weight_decay=0.1), biases=biases)
@@ -90,13 +92,12 @@ def test_adamw_is_optax_adamw():
 
 
 def test_rates_of_the_authors_code():
-    """Biases at twice the rate, dropped once; conv1 slowed at epoch 68 and frozen, biases and all, at 72."""
-    of = settings(
+    """Biases have twice the rate and drop once; conv1 slows down at epoch 68 and is frozen, biases too, at 72."""
+    recipe = settings(
         schedule("steps", (23, 51, 78)),
         biases=kind(lr_multiplier=2.0, weight_decay=0.0, max_drops=1),
         layers={"conv1": layer(lr_multipliers=((68, 0.1), (72, 0.0)))},
     )
-    found = {epoch: optim.rates(of, ("conv1", "fc8"), epoch, optim.Validation()) for epoch in (0, 23, 51, 68, 72, 78)}
     expected: dict[int, tuple] = {
         0: ([1e-2, 2e-2], [1e-2, 2e-2]),
         23: ([1e-3, 2e-3], [1e-3, 2e-3]),
@@ -105,8 +106,11 @@ def test_rates_of_the_authors_code():
         72: ([0, 0], [1e-4, 2e-3]),
         78: ([0, 0], [1e-5, 2e-3]),
     }
-    for epoch, of_layers in expected.items():
-        np.testing.assert_allclose(found[epoch], of_layers, rtol=1e-6)
+    for epoch, layers in expected.items():
+        rates = optim.rates(recipe, ("conv1", "fc8"), epoch, optim.Validation())
+        assert list(rates) == ["conv1", "fc8"]
+        np.testing.assert_allclose([[kinds["kernel"], kinds["bias"]] for kinds in rates.values()], layers, rtol=1e-6)
+        assert {rate.dtype.name for kinds in rates.values() for rate in kinds.values()} == {"float32"}
 
 
 def test_constant_and_steps():
@@ -119,11 +123,10 @@ def test_constant_and_steps():
 
 def test_plateau_drops_three_times_when_the_error_stops_improving():
     plateau = settings(schedule("plateau"))
-    record, rates = optim.Validation(), []
+    history, rates = optim.Validation(), []
     errors = [0.9, 0.8, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6]
     for epoch, error in enumerate(errors, start=1):
-        record = optim.validated(record, 10 * epoch, error, patience_steps=20, max_drops=3)
-        rates.append(optim.learning_rate(plateau, epoch, record))
-    one, two, three, four = 0.01, 0.001, 1e-4, 1e-5
-    assert rates == pytest.approx([one] * 3 + [two] * 3 + [three] * 2 + [four] * 6)
-    assert record == optim.Validation(step=140, best_error=0.6, best_step=140, drops=3)
+        history = optim.validated(history, 10 * epoch, error, patience_steps=20, max_drops=3)
+        rates.append(optim.learning_rate(plateau, epoch, history))
+    assert rates == pytest.approx([0.01] * 3 + [0.001] * 3 + [1e-4] * 2 + [1e-5] * 6)
+    assert history == optim.Validation(step=140, best_error=0.6, best_step=140, drops=3)

@@ -1,62 +1,20 @@
-"""One program, any layout: every mesh gives the loss, the gradients and the training of an independent forward pass."""
+"""One program, any layout: every mesh agrees with one device, and with an independent forward pass in NumPy.
+
+Compared are the loss, every gradient, and the state after training.
+"""
 
 import jax
 import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, metrics, model, model_config, ops, run_config, sharding, steps
+from alexnet_jax import augment, metrics, model, model_config, ops, sharding, steps
 from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from tests.conftest import made_up_statistics, random_batch
+from tests.meshes import MESHES, on_mesh, train, uniform_rates, worst_difference
 from tests.tiny import tiny_config
-
-RATES = np.full((8, 2), 0.01, np.float32)  # of each layer's weights and biases
-MESHES = {"1x2": (1, 2, "tower"), "1x1": (1, 1, "tower"), "2x1": (2, 1, "tower"), "2x2": (2, 2, "tower")}
-MESHES["2x2 split"] = (2, 2, "data_tower")  # of 2x2 and with fully connected layers over all four devices
-
-
-def parsed(values, mesh: str) -> run_config.Config:
-    values.mesh.data, values.mesh.tower, values.mesh.fc_sharding = MESHES[mesh]
-    return config_files.parse(values)
-
-
-def on_mesh(values, mesh_name, batch, statistics):
-    """The config, mesh, and state, batch and statistics on the mesh."""
-    cfg = parsed(values, mesh_name)
-    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.tower, cfg.model.towers)
-    state = steps.init_state(cfg, mesh)
-    return (
-        cfg,
-        mesh,
-        state,
-        sharding.put(batch, mesh, sharding.EXAMPLES),
-        sharding.put(statistics, mesh, sharding.REPLICATED),
-    )
-
-
-def worst_difference(tree, reference) -> float:
-    """The largest relative difference of a leaf, in the norm."""
-
-    def difference(a, b):
-        return np.linalg.norm(np.asarray(a, np.float64) - b) / (np.linalg.norm(np.asarray(b, np.float64)) or 1)
-
-    return max(jax.tree.leaves(jax.tree.map(difference, jax.device_get(tree), jax.device_get(reference))))
-
-
-def train(values, mesh_name, statistics, batches):
-    """Losses of all steps, the momentum after the first, -0.01 (g + decay), and the state after all."""
-    cfg, mesh, state, _, constants = on_mesh(values, mesh_name, batches[0], statistics)
-    step = steps.make_train_step(cfg, mesh, steps_per_epoch=2)
-    losses, first = [], None
-    for batch in batches:
-        batch = sharding.put(batch, mesh, sharding.EXAMPLES)
-        state, seen = step(state, batch, RATES, constants, sharding.votes(False, mesh))
-        first = first or jax.device_get(state.opt_state)
-        losses.append(float(seen.loss))
-    return losses, first, jax.device_get(state)
-
 
 BATCHES = [random_batch(seed=i) for i in range(5)]
 
@@ -69,25 +27,25 @@ def serial():
 
 @pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2", "2x2 split"])
 def test_meshes_agree(mesh, statistics, serial):
-    """Loss, every gradient leaf and five steps, with dropout, crops, flips and noise, from the same batches."""
+    """The same batches give the same loss, gradients and five steps, with dropout, crops, flips and noise."""
     losses, first, state = train(tiny_config(), mesh, statistics, BATCHES)
-    losses_there, first_there, state_there = serial
-    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
-    assert worst_difference(first, first_there) < 1e-5
-    assert worst_difference(state.params, state_there.params) < 1e-5
-    assert worst_difference(state.opt_state, state_there.opt_state) < 1e-5
-    assert worst_difference(state.metrics, state_there.metrics) < 1e-5
+    serial_losses, serial_first, serial_state = serial
+    np.testing.assert_allclose(losses, serial_losses, rtol=1e-5)
+    assert worst_difference(first, serial_first) < 1e-5
+    assert worst_difference(state.params, serial_state.params) < 1e-5
+    assert worst_difference(state.opt_state, serial_state.opt_state) < 1e-5
+    assert worst_difference(state.metrics, serial_state.metrics) < 1e-5
 
 
 def test_normalization_across_towers_agrees(statistics):
-    """Caffe's: windows reach over the towers' border, so outcomes differ from the paper's, but not with the mesh."""
+    """Caffe's windows cross the border of the towers: the result differs from the paper's, but not between meshes."""
     values = tiny_config()
     values.model.lrn.update(alpha=0.1, across_towers=True)
     batch = random_batch()
     losses, first, _ = train(values, "1x2", statistics, [batch, batch])
-    losses_there, first_there, _ = train(values, "1x1", statistics, [batch, batch])
-    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
-    assert worst_difference(first, first_there) < 1e-5
+    serial_losses, serial_first, _ = train(values, "1x1", statistics, [batch, batch])
+    np.testing.assert_allclose(losses, serial_losses, rtol=1e-5)
+    assert worst_difference(first, serial_first) < 1e-5
     values.model.lrn.across_towers = False
     assert worst_difference(train(values, "1x1", statistics, [batch])[1], first) > 1e-3
 
@@ -122,7 +80,7 @@ def plain_pool(x, window, stride):
 
 @pytest.mark.slow
 def test_200_steps_agree_with_the_plain_operations(statistics, monkeypatch):
-    """Operations with JAX's own gradients and nothing done for speed: the same losses, within a thousandth."""
+    """Operations with JAX's own gradients and no tricks for speed give the same losses, to within a thousandth."""
     batches = [random_batch(seed=i % 10) for i in range(200)]
     fast, _, _ = train(tiny_config(), "1x2", statistics, batches)
     monkeypatch.setattr(ops, "conv", plain_conv)
@@ -147,17 +105,16 @@ def test_layouts_that_cannot_split_fully_connected_layers(wrong):
         sharding.of_state(steps.abstract_state(cfg, mesh), mesh, cfg.mesh.fc_sharding)
 
 
-def test_one_tower_with_split_layers(statistics):
+def test_one_tower_with_split_layers(statistics, monkeypatch):
     """The scheme of arXiv:1404.5997: convolutions split by images, fully connected layers by weights."""
     values = tiny_config()
     values.model.towers, values.train.batch_size = 1, 8
     losses, first, state = train(values, "2x1", statistics, BATCHES)
-    MESHES["2x1 split"] = (2, 1, "data_tower")
-    losses_there, first_there, state_there = train(values, "2x1 split", statistics, BATCHES)
-    del MESHES["2x1 split"]
-    np.testing.assert_allclose(losses, losses_there, rtol=1e-5)
-    assert worst_difference(first, first_there) < 1e-5
-    assert worst_difference(state.params, state_there.params) < 1e-5
+    monkeypatch.setitem(MESHES, "2x1 split", (2, 1, "data_tower"))
+    split_losses, split_first, split_state = train(values, "2x1 split", statistics, BATCHES)
+    np.testing.assert_allclose(losses, split_losses, rtol=1e-5)
+    assert worst_difference(first, split_first) < 1e-5
+    assert worst_difference(state.params, split_state.params) < 1e-5
 
 
 @pytest.mark.slow
@@ -169,20 +126,20 @@ def test_the_full_network_agrees_on_one_and_two_devices():
     )
     batch = random_batch(4, 256, 1000)
     losses, first, state = train(values, "1x2", statistics, [batch])
-    losses_one, first_one, state_one = train(values, "1x1", statistics, [batch])
-    np.testing.assert_allclose(losses, losses_one, rtol=1e-5)
-    assert worst_difference(first, first_one) < 1e-5
-    assert worst_difference(state.params, state_one.params) < 1e-5
+    serial_losses, serial_first, serial_state = train(values, "1x1", statistics, [batch])
+    np.testing.assert_allclose(losses, serial_losses, rtol=1e-5)
+    assert worst_difference(first, serial_first) < 1e-5
+    assert worst_difference(state.params, serial_state.params) < 1e-5
 
 
 def numpy_forward(spec: model_config.Model, params: dict, image: np.ndarray) -> np.ndarray:
-    """Log probabilities [B, classes] by plain NumPy in float64: whole layers, with zero blocks where no link is."""
+    """Log-probabilities [B, classes] in NumPy float64: whole layers, with zero blocks where the towers have no link."""
     towers = spec.towers
 
     def whole_kernel(name, inputs, exchange):
         """The kernel of all towers over all inputs: [..., inputs, outputs]."""
         kernels = np.asarray(params[name]["kernel"], np.float64)
-        if exchange or kernels.shape[-2] == inputs:  # conv1: every tower sees the whole image
+        if exchange or kernels.shape[-2] == inputs:  # in conv1 every tower has the whole image as input
             return np.concatenate(list(kernels), axis=-1)
         share_in, share_out = kernels.shape[-2:]
         whole = np.zeros((*kernels.shape[1:-2], inputs, towers * share_out))
@@ -224,7 +181,7 @@ def numpy_forward(spec: model_config.Model, params: dict, image: np.ndarray) -> 
 @pytest.mark.parametrize("classes", [10, 7])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_numpy_agrees(mesh, classes, statistics):
-    """Evaluation against an independent forward pass: probabilities, loss, errors; the masked example left out."""
+    """Probabilities, loss and errors against an independent forward pass; the masked example does not count."""
     values = tiny_config()
     values.model.num_classes = classes
     values.model.fc8.init_std = 0.3
@@ -234,8 +191,8 @@ def test_numpy_agrees(mesh, classes, statistics):
     centre = batch.image[:, 2:30, 2:30].astype(np.float64) - statistics.mean_image[2:30, 2:30]
     expected = numpy_forward(cfg.model, host, centre)
 
-    probabilities = steps.make_predict_step(cfg, mesh_, views=1)(state.params, on_device.image, constants)
-    np.testing.assert_allclose(probabilities, np.exp(expected), rtol=1e-4, atol=1e-6)
+    log_probabilities = steps.make_log_predict_step(cfg, mesh_, views=1)(state.params, on_device.image, constants)
+    np.testing.assert_allclose(np.exp(log_probabilities), np.exp(expected), rtol=1e-4, atol=1e-6)
 
     result = metrics.summary(steps.make_eval_step(cfg, mesh_, views=1)(state.params, on_device, constants))
     kept = expected[:-1]
@@ -254,31 +211,31 @@ def test_ten_views_are_the_mean_of_ten_predictions(statistics):
     minus_mean = np.asarray(batch.image, np.float64) - statistics.mean_image
     crops = [minus_mean[:, i : i + 28, j : j + 28] for i, j in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))]
     mean = np.mean([np.exp(numpy_forward(cfg.model, host, v)) for c in crops for v in (c, c[:, :, ::-1])], axis=0)
-    ours = steps.make_predict_step(cfg, mesh, views=10)(state.params, batch.image, constants)
-    np.testing.assert_allclose(ours, mean, rtol=1e-4, atol=1e-6)
+    ours = steps.make_log_predict_step(cfg, mesh, views=10)(state.params, batch.image, constants)
+    np.testing.assert_allclose(np.exp(ours), mean, rtol=1e-4, atol=1e-6)
 
 
 def test_no_links_and_one_tower_are_only_configs(statistics):
-    """Without exchanges the towers meet in the softmax alone; with one tower there is nothing to exchange."""
+    """Without exchanges the towers meet only in the softmax; a single tower has nothing to exchange."""
     values = tiny_config()
     for name in ("conv3", "fc6", "fc7", "fc8"):
         values.model[name].exchange = False
     cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
     centre = np.asarray(batch.image, np.float64)[:, 2:30, 2:30] - statistics.mean_image[2:30, 2:30]
     expected = np.exp(numpy_forward(cfg.model, jax.device_get(state.params), centre))
-    ours = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    ours = steps.make_log_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(np.exp(ours), expected, rtol=1e-4, atol=1e-6)
 
     values = tiny_config()
     values.model.towers = 1
     cfg, mesh, state, batch, constants = on_mesh(values, "1x1", random_batch(), statistics)
     expected = np.exp(numpy_forward(cfg.model, jax.device_get(state.params), centre))
-    ours = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    ours = steps.make_log_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(np.exp(ours), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_gradient_is_right(statistics):
-    """A small step along the gradient changes the loss by as much as the gradient says."""
+    """A small step along the gradient changes the loss as the gradient predicts."""
     values = tiny_config()
     values.model.dropout_rate = 0.0
     values.model.conv1.init_std = 0.01
@@ -288,25 +245,26 @@ def test_the_gradient_is_right(statistics):
     step = steps.make_train_step(cfg, mesh, steps_per_epoch=100)
     params = jax.tree.map(np.array, state.params)
     votes = sharding.votes(False, mesh)
-    state, _ = step(state, batch, 100 * RATES, constants, votes)
+    rates = uniform_rates(params, 1.0)
+    state, _ = step(state, batch, rates, constants, votes)
     grads = jax.tree.map(lambda v: -np.array(v), optax.tree.get(state.opt_state, "trace"))  # v <- 0.9 * 0 - 1 * g
     squared = sum(float((g.astype(np.float64) ** 2).sum()) for g in jax.tree.leaves(grads))
     epsilon = 1e-3 / squared
     losses = []
     for sign in (1, -1):
         fresh = steps.init_state(cfg, mesh)
-        moved = jax.tree.map(lambda p, g, s=sign: (p + s * epsilon * g).astype(np.float32), params, grads)
-        placed = jax.tree.map(lambda p, like: jax.device_put(p, like.sharding), moved, fresh.params)
-        losses.append(float(step(fresh.replace(params=placed), batch, 100 * RATES, constants, votes)[1].loss))
+        shifted = jax.tree.map(lambda p, g, s=sign: (p + s * epsilon * g).astype(np.float32), params, grads)
+        placed = jax.tree.map(lambda p, like: jax.device_put(p, like.sharding), shifted, fresh.params)
+        losses.append(float(step(fresh.replace(params=placed), batch, rates, constants, votes)[1].loss))
     assert (losses[0] - losses[1]) / (2 * epsilon * squared) == pytest.approx(1, abs=0.02)
 
 
 def test_logits_match_what_the_towers_compute(statistics):
-    """`predict` puts the towers' classes side by side in order."""
+    """Prediction puts the towers' classes side by side, in order."""
     cfg, mesh, state, batch, constants = on_mesh(tiny_config(), "1x2", random_batch(), statistics)
     view = augment.evaluation_views(np.asarray(batch.image), statistics, 28, 1, "same")[:, 0]
     run = jax.vmap(lambda p: model.logits(cfg.model, p, view, None), axis_name=sharding.TOWER)
     apart = np.asarray(run(jax.device_get(state.params)))
     together = np.concatenate(list(apart), axis=-1)
-    probabilities = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
-    np.testing.assert_allclose(probabilities, jax.nn.softmax(together), rtol=1e-4)
+    ours = steps.make_log_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    np.testing.assert_allclose(np.exp(ours), jax.nn.softmax(together), rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Where arrays live, and what crosses between devices, read from the compiled program."""
+"""Where arrays live, and what devices send each other, read from the compiled program."""
 
 import jax
 import numpy as np
@@ -11,16 +11,18 @@ from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from tests.conftest import random_batch
-from tests.test_parity import RATES
+from tests.meshes import uniform_rates
 
 
 def collectives(compiled) -> list[tuple[str, int]]:
-    """Each collective of a compiled program with the bytes of its result on one device.
+    """The kind of each collective in a compiled program, and the bytes of its result on one device.
 
-    A collective over a mesh axis of one device sends nothing, but costs a copy: it would be listed too.
+    A collective over a mesh axis of one device sends nothing, but costs a copy, so it is listed too.
     """
-    found = scale.collectives(compiled.as_text(), {"data": 1, "tower": 1})
-    return [(one.kind, sum(size for _, size in one.results)) for one in found]
+    return [
+        (collective.kind, sum(size for _, size in collective.results))
+        for collective in scale.collectives(compiled.as_text(), {"data": 1, "tower": 1})
+    ]
 
 
 def lowered_step(values, data: int, tower: int, batch: int):
@@ -32,10 +34,11 @@ def lowered_step(values, data: int, tower: int, batch: int):
     statistics = Statistics(
         np.zeros((size, size, 3), np.float32), np.zeros(3, np.float32), np.zeros((3, 3), np.float32)
     )
+    state = steps.abstract_state(cfg, mesh)
     arguments = (
-        steps.abstract_state(cfg, mesh),
+        state,
         sharding.put(random_batch(batch, size), mesh, sharding.EXAMPLES),
-        RATES,
+        uniform_rates(state.params),
         sharding.put(statistics, mesh, sharding.REPLICATED),
         sharding.votes(False, mesh),
     )
@@ -43,21 +46,21 @@ def lowered_step(values, data: int, tower: int, batch: int):
 
 
 def test_only_the_papers_connections_cross_between_the_towers():
-    """Paper, Figure 2: activations at conv3, fc6, fc7 and fc8, their gradients back, and scalars for the softmax."""
+    """Paper, Figure 2: activations into conv3, fc6, fc7 and fc8, their gradients, and scalars for the softmax."""
     batch = 4
-    found = collectives(lowered_step(paper.get_config(), 1, 2, batch).compile())
-    gathers = [size for kind, size in found if kind == "all-gather"]
-    scatters = [size for kind, size in found if kind == "reduce-scatter"]
-    reduces = [size for kind, size in found if kind == "all-reduce"]
-    assert {kind for kind, _ in found} == {"all-gather", "reduce-scatter", "all-reduce"}
-    # What a device receives of each gather is half of its result; of each scatter, as much as its result.
+    sent = collectives(lowered_step(paper.get_config(), 1, 2, batch).compile())
+    gathers = [size for kind, size in sent if kind == "all-gather"]
+    scatters = [size for kind, size in sent if kind == "reduce-scatter"]
+    reduces = [size for kind, size in sent if kind == "all-reduce"]
+    assert {kind for kind, _ in sent} == {"all-gather", "reduce-scatter", "all-reduce"}
+    # A device receives half of the result of each gather, and as much as the result of each scatter.
     halves = {name: batch * 4 * units for name, units in SHARES.items()}
     assert sorted(size // 2 for size in gathers) == sorted(halves.values())
     assert sorted(scatters) == sorted(halves.values())
     both_ways = 2 * (sum(gathers) // 2 + sum(scatters))
     assert both_ways == batch * 485_376
-    # The softmax: maximum, sum, label's score, better classes; and their gradients: a few scalars an example.
-    # And whether to stop.
+    # The softmax (maximum, sum, label's score, better classes) and its gradients: a few scalars per example.
+    # The last byte is whether to stop.
     assert max(reduces) <= batch * 4 * 3 and sum(reduces) <= batch * 4 * 6 + 1
 
 
@@ -65,7 +68,7 @@ SHARES = {"conv3": 13 * 13 * 128, "fc6": 6 * 6 * 128, "fc7": 2048, "fc8": 2048}
 
 
 def test_bfloat16_halves_what_crosses(tiny):
-    """Read before XLA's passes for CPU, which has no bfloat16 collectives and widens them."""
+    """Read before XLA's passes for CPU, which widen bfloat16 collectives, as CPUs have none."""
     tiny.train.compute_dtype = "bfloat16"
     lines = lowered_step(tiny, 1, 2, 8).as_text().splitlines()
     gathers = [line for line in lines if "stablehlo.all_gather" in line]
@@ -73,16 +76,16 @@ def test_bfloat16_halves_what_crosses(tiny):
 
 
 def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
-    """On a mesh of 2 x 1 nothing crosses but the gradients of all parameters, once, and scalars."""
-    found = collectives(lowered_step(tiny, 2, 1, 8).compile())
+    """On a 2 x 1 mesh, devices exchange only the gradients of all parameters, once, and scalars."""
+    sent = collectives(lowered_step(tiny, 2, 1, 8).compile())
     params = jax.eval_shape(lambda: model.init(config_files.parse(tiny).model, jax.random.key(0)))
     gradient_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
-    assert {kind for kind, _ in found} == {"all-reduce"}
-    assert gradient_bytes <= sum(size for _, size in found) <= gradient_bytes + 64
+    assert {kind for kind, _ in sent} == {"all-reduce"}
+    assert gradient_bytes <= sum(size for _, size in sent) <= gradient_bytes + 64
 
 
 def test_the_state_is_born_sharded(tiny):
-    """No device ever holds the other's tower: parameters and momentum are made where they live."""
+    """Parameters and momentum are created in place: no device ever holds the other's tower."""
     cfg = config_files.parse(tiny)
     mesh = sharding.make_mesh(2, 2, 2)
     state = steps.init_state(cfg, mesh)
@@ -95,15 +98,16 @@ def test_the_state_is_born_sharded(tiny):
     statistics = Statistics(np.zeros((32, 32, 3), np.float32), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     batch = sharding.put(random_batch(), mesh, sharding.EXAMPLES)
     constants = sharding.put(statistics, mesh, sharding.REPLICATED)
-    votes = sharding.votes(False, mesh)
-    after, seen = step(state, batch, RATES, constants, votes)
-    assert not seen.stop
+    rates, lower_rates = uniform_rates(state.params), uniform_rates(state.params, 0.001)
+    after, report = step(state, batch, rates, constants, sharding.votes(False, mesh))
+    assert not report.stop
     assert jax.tree.map(lambda x: x.sharding, after) == jax.tree.map(lambda x: x.sharding, steps.init_state(cfg, mesh))
     assert all(leaf.is_deleted() for leaf in arrays)  # donated
-    after, seen = step(steps.clear_metrics(after), batch, 2 * RATES, constants, sharding.votes(True, mesh))
-    assert seen.stop
+    after, report = step(steps.clear_metrics(after), batch, lower_rates, constants, sharding.votes(True, mesh))
+    assert report.stop
     assert int(after.metrics["loss"].count) == 7
-    assert step._cache_size() == 1  # type: ignore[attr-defined]  # neither its own output nor cleared metrics make it compile again
+    # Neither its own output, nor cleared metrics, nor other rates make it compile again.
+    assert step._cache_size() == 1  # type: ignore[attr-defined]
 
 
 def test_automatic_layout():
@@ -120,16 +124,17 @@ def test_too_few_devices():
 
 @pytest.mark.parametrize("data", [1, 2])
 @pytest.mark.parametrize("fc_sharding", ["tower", "data_tower"])
-def test_what_devices_send_is_what_the_layers_say(tiny, data, fc_sharding):
-    """All but the scalars for the softmax, to the byte."""
+def test_devices_send_what_the_layers_predict(tiny, data, fc_sharding):
+    """To the byte, except for the scalars of the softmax."""
     tiny.mesh.update(data=data, tower=2, fc_sharding=fc_sharding)
     tiny.train.batch_size = tiny.train.eval_batch_size = 8 * data
     cfg = config_files.parse(tiny)
-    seen = scale.measured(cfg, sharding.make_mesh(data, 2, 2))
+    measured = scale.measured(cfg, sharding.make_mesh(data, 2, 2))
     expected = scale.predicted(cfg, data, 2)
-    assert 0 < seen.pop("scalars") < 1000 and expected.pop("scalars") == 0
-    assert seen["between towers"] == expected["between towers"]
-    assert sum(seen.values()) == pytest.approx(sum(expected.values()))  # biases of both kinds of layers are alike here
+    assert 0 < measured.pop("scalars") < 1000 and expected.pop("scalars") == 0
+    assert measured["between towers"] == expected["between towers"]
+    # Only the sum: biases of convolutional and fully connected layers have the same sizes here.
+    assert sum(measured.values()) == pytest.approx(sum(expected.values()))
     assert (expected["conv gradients"] > 0) == (data > 1)
 
 
@@ -147,6 +152,6 @@ def test_groups_of_devices_in_all_forms():
         "{}": (8, "tower"),
     }
     for form, (devices, axis) in forms.items():
-        (found,) = scale.collectives(line.replace("GROUPS", form), {"data": 4, "tower": 2})
-        assert (found.kind, found.results, found.devices, found.axis) == ("all-gather", [(24, 96)], devices, axis)
-        assert found.sent(96) == 96 * (devices - 1) / devices
+        (gather,) = scale.collectives(line.replace("GROUPS", form), {"data": 4, "tower": 2})
+        assert (gather.kind, gather.results, gather.devices, gather.axis) == ("all-gather", [(24, 96)], devices, axis)
+        assert gather.sent(96) == 96 * (devices - 1) / devices
