@@ -1,4 +1,4 @@
-"""All tests run on four simulated CPU devices, with JAX's silent promotions switched off."""
+"""All tests run on four simulated CPU devices, with JAX's implicit promotions switched off."""
 
 import atexit
 import io
@@ -9,8 +9,8 @@ import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most tests compile the same few programs; the commands that tests start inherit this too. Each pytest process has
-# a cache of its own: two that write and read one entry at once would see half of it.
+# Most tests compile the same few programs; the commands that tests start inherit this cache. Each pytest process has
+# its own: a process could read an entry while another is still writing it.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="alexnet_jax_tests_")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
@@ -30,7 +30,7 @@ from tests.tiny import tiny_config
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
-# In `nohup bash tests/run.sh &` these are ignored, and all that tests start and signal would inherit that.
+# Under `nohup bash tests/run.sh &` these are ignored, which everything that tests start and signal would inherit.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
-    """An image as a file of the format `kind`."""
+    """The bytes of an image file of the format `kind`."""
     out = io.BytesIO()
     image = Image.fromarray(pixels) if isinstance(pixels, np.ndarray) else pixels
     image.save(out, kind, **options)
@@ -63,7 +63,7 @@ def statistics() -> Statistics:
 
 
 def made_up_statistics() -> Statistics:
-    """Of 32x32 images."""
+    """Statistics of 32x32 images."""
     rng = np.random.default_rng(1)
     vectors = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return Statistics(
@@ -103,7 +103,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def browser():
-    """A real one, without a window."""
+    """A real, headless one."""
     api = pytest.importorskip("playwright.sync_api", reason="needs a browser: pip install playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:

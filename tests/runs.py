@@ -1,6 +1,5 @@
-"""Runs of alexnet_jax.main in real processes, and what they leave."""
+"""Training runs in real processes, and what they leave behind."""
 
-import json
 import os
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from alexnet_jax import sharding, steps
 from alexnet_jax.run import checkpoint, config_files, workdir
 from tests.conftest import ROOT
 
-# A config file for the command: 23 steps an epoch, as quick as they can be.
+# A config file for the command: 23 steps an epoch, as quick as possible.
 CONFIG = """
 from tests.tiny import tiny_config
 
@@ -27,12 +26,12 @@ def get_config():
 
 
 def environment() -> dict[str, str]:
-    """As a user's: without the simulated devices that the tests run on."""
+    """That of a user: without the simulated devices that the tests run on."""
     return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
 
 
 def command(home: Path, directory: str, *flags: str, devices: int = 2) -> list[str]:
-    """That trains by CONFIG in the workdir home/directory."""
+    """The command that trains by CONFIG in the workdir home/directory."""
     (home / "tiny.py").write_text(CONFIG)
     base = [sys.executable, "-m", "alexnet_jax.main", f"--config={home / 'tiny.py'}", f"--simulated_devices={devices}"]
     return [*base, f"--workdir={home / directory}", *flags]
@@ -45,14 +44,14 @@ def start(command: list[str]) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:
-    """What a process said; it must end with `code`, without a stack trace, before `seconds` are over."""
+    """The output of a process, which must end with `code`, without a traceback, within `seconds`."""
     try:
         out, messages = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
-        process.kill()  # and what it has started may keep its output open: no more is read
+        process.kill()  # its children may keep the output open, so no more is read
         raise AssertionError(f"it hangs: {error.output!r} {error.stderr!r}") from None
     assert process.returncode in (code if isinstance(code, tuple) else (code,)), f"{process.returncode}: {messages}"
-    assert "Traceback" not in messages or process.returncode == -6, messages  # JAX ends a process so, by SIGABRT
+    assert "Traceback" not in messages or process.returncode == -6, messages  # JAX may end a process by SIGABRT
     return out + messages
 
 
@@ -61,7 +60,7 @@ def run(command: list[str], code: int = 0) -> str:
 
 
 def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
-    """As many processes of one run; `last` are further flags of the last one."""
+    """Start `count` processes of one run; `last` are further flags of the last one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -70,7 +69,7 @@ def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -
 
 
 def until(process: subprocess.Popen[str], text: str) -> list[str]:
-    """Reads what a process says up to the line with `text`."""
+    """Read the output of a process up to the line with `text`."""
     assert process.stdout is not None
     lines: list[str] = []
     while not lines or text not in lines[-1]:
@@ -85,18 +84,18 @@ def final_state(directory: Path, mesh: tuple[int, int] = (1, 2)):
     placed = steps.abstract_state(cfg, sharding.make_mesh(*mesh, 2))
     with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=9) as checkpoints:
         restored = checkpoint.restore(checkpoints, placed)
-    assert restored is not None and not restored[2], restored
-    return jax.device_get(restored[0]), restored[1]
+    assert restored is not None and not restored.warnings, restored
+    return jax.device_get(restored.state), restored.position
 
 
 def log(directory: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without the times, which no two runs share."""
-    lines = [json.loads(line) for line in (directory / workdir.METRICS).read_text().splitlines()]
+    """The lines of metrics.jsonl, without the times, which differ between runs."""
+    lines = workdir.read_metrics(directory)
     return [{key: value for key, value in line.items() if key not in ("images_per_s", "data_wait")} for line in lines]
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Two runs ended bit for bit alike: parameters, momentum, position, metrics."""
+    """Check that two runs ended alike, bit for bit: parameters, momentum, position, metrics."""
     (state, position), (other_state, other_position) = final_state(one), final_state(other)
     jax.tree.map(np.testing.assert_array_equal, state, other_state)
     assert position._replace(log_bytes=0) == other_position._replace(log_bytes=0)

@@ -1,4 +1,4 @@
-"""The commands, as a user gives them: real processes, real files, and what goes wrong with them."""
+"""The commands as users give them: in real processes, on real files, with what can go wrong."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def get_config():
 
 
 def run(*arguments, code: int = 0, cwd: Path = ROOT, env: dict | None = None) -> str:
-    """Output and messages of `python -m alexnet_jax.ARGUMENTS`, which must end with `code` and without a trace."""
+    """Output and messages of `python -m ARGUMENTS`, which must end with `code` and without a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", *(str(a) for a in arguments)],
         cwd=cwd,
@@ -45,7 +45,7 @@ def run(*arguments, code: int = 0, cwd: Path = ROOT, env: dict | None = None) ->
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with images of three colours, their preparation `data`, a config, and a network trained on it."""
+    """A folder with `images` of three colours, the prepared `data`, a config, and the network `run` trained on them."""
     home = tmp_path_factory.mktemp("home")
     rng = np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
@@ -103,7 +103,7 @@ def test_evaluate(trained, views):
         *("count", "views", "split", "step"),
     }
     assert (result["count"], result["views"], result["split"], result["step"]) == (21, views, "val", 48)
-    assert result["top1_error"] <= 0.1 and result["top5_error"] == 0  # three colours are easy
+    assert result["top1_error"] <= 0.1  # three colours are easy; test_runs.py has top-5, of more classes
     wrong = round(result["top1_error"] * 21)
     assert re.search(rf"top-1 error +[\d.]+%  \[[\d.]+%, [\d.]+%\]  \({wrong} of 21; ", output)
     last = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()][-1]
@@ -130,7 +130,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_rest(trained, tmp_path):
         "alexnet_jax", "predict", "--workdir", trained / "run", tmp_path / "broken.jpg", tmp_path / "none.jpg", good,
         code=errors.EXIT_USER_ERROR,
     )  # fmt: skip
-    assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not a sound image.*none.jpg: ", output)
+    assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not an intact image.*none.jpg: ", output)
     assert re.search(rf"{good}\n +[\d.]+%  green", output)
 
 
@@ -153,23 +153,26 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*DIGITS, "--config.optim.learning_rat=1"], 'the config, or .*Did you mean "learning_rate"'),
+        ([*DIGITS, "--config.optim.learning_rat=1"], 'a --config.KEY .*Did you mean "learning_rate"'),
         ([*DIGITS, "--config.optim.learning_rate=fast"], "config.optim.learning_rate=fast: could not convert"),
-        ([*DIGITS, "--config.model.conv6.features=6"], "the config, or .*conv6"),
+        ([*DIGITS, "--config.model.conv6.features=6"], "a --config.KEY .*conv6"),
         ([*DIGITS, "--config.seed=3000000000"], "config.seed=3000000000: .* less than 2147483648"),
         ([*DIGITS, "--config.data.source=folder"], "source=folder is none of prepared, digits, synthetic"),
-        (["alexnet_jax.main", "--config=configs", "--workdir={tmp}/run"], "there is no config file configs"),
+        (
+            ["alexnet_jax.main", "--config=configs", "--workdir={tmp}/run"],
+            "there is no config file configs; give the path of one, or one of cifar10, ",
+        ),
         (
             ["alexnet_jax.main", "--config={tmp}.py", "--workdir={tmp}/run"],
-            "imports what is not there .*folder that holds",
+            "the config file .* fails: ModuleNotFoundError: .*elsewhere",
         ),
-        ([*DIGITS, "extra"], "what is extra"),
+        ([*DIGITS, "extra"], "unexpected argument extra"),
         (
             ["alexnet_jax.main", "--config=configs/none.py", "--workdir={tmp}/run"],
-            "there is no config file configs/none.py",
+            "there is no config file configs/none.py; give the path of one",
         ),
         (["alexnet_jax.main", "--config=configs/digits.py"], "--workdir must have a value"),
-        (["alexnet_jax.main", "--config=configs/paper.py", "--workdir={tmp}/run"], "alexnet_jax.prepare .*synthetic"),
+        (["alexnet_jax.main", "--config=configs/paper.py", "--workdir={tmp}/run"], "alexnet prepare .*synthetic"),
         ([*DIGITS, "--config.model.dropout_rate=1.5"], "config.model.dropout_rate=1.5: .* less than 1"),
         ([*DIGITS, "--config.mesh.data=5"], "train.batch_size=32 does not divide by mesh.data=5"),
         ([*DIGITS, "--config.mesh.data=2", "--config.mesh.tower=2"], "needs 2 x 2 = 4 devices"),

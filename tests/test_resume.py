@@ -1,4 +1,4 @@
-"""A run that is stopped and started again ends bit for bit where an uninterrupted one ends."""
+"""A run that is stopped and resumed ends where an uninterrupted one ends, bit for bit."""
 
 import contextlib
 import functools
@@ -25,12 +25,12 @@ def command(tmp_path):
 
 
 def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
-    """Parameters, momentum, data order and metrics, over an exit in the middle of a log interval."""
+    """Parameters, momentum, data order and metrics, across an exit in the middle of a log interval."""
     run(command("whole", "--config.train.max_steps=4"))
     run(command("parts", "--config.train.max_steps=2"))
     assert final_state(tmp_path / "parts")[1].next_batch == 2
     output = run(command("parts", "--config.train.max_steps=4"))
-    assert f"going on from step 2 of {tmp_path / 'parts'}" in output
+    assert f"resuming from step 2 of {tmp_path / 'parts'}" in output
     lines = [
         line for line in (tmp_path / "parts" / workdir.METRICS).read_text().splitlines() if '"step": 2' not in line
     ]
@@ -40,7 +40,7 @@ def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """The workdir of the run that nobody stops."""
+    """The workdir of a run that is not stopped."""
     home = tmp_path_factory.mktemp("whole")
     run(runs.command(home, "run"))
     return home / "run"
@@ -62,26 +62,26 @@ def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path)
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == errors.EXIT_INTERRUPTED
-        assert "is saved in" in messages and "give the same command again to go on" in messages
+        assert "is saved in" in messages and "the same command resumes it" in messages
     assert "Traceback" not in messages
-    assert "going on from step" in run(stopped)
+    assert "resuming from step" in run(stopped)
     assert_same(whole, tmp_path / "stopped")
     if number == signal.SIGTERM:
-        assert "going on from step 46" in run(stopped)  # finished: nothing left to do, nothing lost
+        assert "resuming from step 46" in run(stopped)  # finished: nothing left to do, nothing lost
         assert_same(whole, tmp_path / "stopped")
 
 
 @pytest.mark.slow
 def test_resumed_on_another_mesh(whole, command, tmp_path):
-    """The same examples in the same order; numbers equal but for rounding."""
-    run(command("moved", "--config.train.max_steps=23"))
-    run(command("moved", "--config.mesh.tower=1", "--config.train.max_steps=30"))  # later, rounding has grown
-    moved = {line["step"]: line for line in log(tmp_path / "moved") if line["split"] == "train"}
-    assert {24, 27, 30} <= set(moved)
+    """The same examples in the same order; numbers equal up to rounding."""
+    run(command("remeshed", "--config.train.max_steps=23"))
+    run(command("remeshed", "--config.mesh.tower=1", "--config.train.max_steps=30"))  # later, rounding has grown
+    remeshed = {line["step"]: line for line in log(tmp_path / "remeshed") if line["split"] == "train"}
+    assert {24, 27, 30} <= set(remeshed)
     for line in log(whole):
-        if line["split"] == "train" and line["step"] in moved:
-            assert line["count"] == moved[line["step"]]["count"]
-            assert line["loss"] == pytest.approx(moved[line["step"]]["loss"], rel=1e-6)
+        if line["split"] == "train" and line["step"] in remeshed:
+            assert line["count"] == remeshed[line["step"]]["count"]
+            assert line["loss"] == pytest.approx(remeshed[line["step"]]["loss"], rel=1e-6)
 
 
 def test_a_workdir_of_another_config_is_refused(command, tmp_path):
@@ -107,10 +107,10 @@ def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
         mesh = sharding.make_mesh(data, tower, 2)
         with checkpoint.open_directory(tmp_path / "checkpoints", keep=2) as checkpoints:
             restored = checkpoint.restore(checkpoints, steps.abstract_state(cfg, mesh))
-        assert restored is not None and restored[1] == position
+        assert restored is not None and restored.position == position
         step, params = checkpoint.restore_params(tmp_path / "checkpoints", steps.abstract_state(cfg, mesh).params)
         assert step == 7
-        for tree, there in ((restored[0], saved), (params, saved.params)):
+        for tree, there in ((restored.state, saved), (params, saved.params)):
             for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(there), strict=True):
                 np.testing.assert_array_equal(a, b)
                 if a.ndim:
@@ -119,7 +119,7 @@ def test_a_restored_state_is_the_saved_one_on_any_mesh(tmp_path):
 
 @pytest.mark.parametrize("calls", [2, 5])
 def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, monkeypatch):
-    """Asked to stop at an exact place: after the first step, and between two batches of the last validation."""
+    """Stopped at an exact place: after the first step, or between two batches of the last validation."""
     values = tiny_config()
     values.train.update(batch_size=512, epochs=1, log_every_steps=1, eval_every_epochs=1, eval_batch_size=120)
     cfg = config_files.parse(values)  # three steps, then three batches of validation
@@ -131,7 +131,7 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
         yield lambda: next(counter) >= calls
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stop_signals", stop_later)
+        patch.setattr(training, "stop_signals", stop_later)
         with pytest.raises(errors.Interrupted, match=f"step {1 if calls == 2 else 3} of 3 is saved"):
             training.train_and_evaluate(cfg, tmp_path / "stopped")
     assert not any(line["split"] == "test" for line in log(tmp_path / "stopped"))

@@ -1,4 +1,4 @@
-"""Watching runs: the list of them, and what TensorBoard and Weights & Biases are shown."""
+"""Following runs: the list of them, and what TensorBoard and Weights & Biases show."""
 
 import json
 import shutil
@@ -10,8 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from alexnet_jax import sharding, steps
-from alexnet_jax.interop import networks
-from alexnet_jax.run import config_files, histograms
+from alexnet_jax.inference import network
+from alexnet_jax.run import config_files, histograms, kernel_images
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -36,6 +36,10 @@ def test_runs_are_listed_with_what_is_different(home):
     validated = [json.loads(line) for line in (home / "all/a/metrics.jsonl").read_text().splitlines()]
     errors = [line["top1_error"] for line in validated if line["split"] == "test"]
     assert (first["best_error"], first["last_error"], first["step"]) == (min(errors), errors[-1], 46)
+    last = validated[-1]  # of ten classes, measured on the devices; `evaluate` counts on the host
+    assert last["split"] == "test" and 0 < last["top5_error"] < last["top1_error"]
+    for name in ("top1_error", "top5_error"):
+        assert first["evaluation"][name] == pytest.approx(last[name], abs=1e-6)
     assert second["config"] == {"optim.learning_rate": 0.02, "train.max_steps": 5} and second["evaluation"] is None
 
 
@@ -51,7 +55,7 @@ def test_damaged_runs_are_named_and_the_others_listed(home, tmp_path):
 
 def test_tensorboard_shows_kernels_and_histograms(home):
     events = EventAccumulator(str(home / "all/a"), size_guidance={"images": 0, "histograms": 0}).Reload()
-    params = networks.of_workdir(home / "all/a").params
+    params = jax.device_get(network.open_workdir(home / "all/a").params)
     assert {"conv1/weights", "fc8/biases", "conv5/weights"} <= set(events.Tags()["histograms"])
     shown = events.Histograms("fc6/weights")
     assert [one.step for one in shown] == [23, 46]
@@ -61,30 +65,32 @@ def test_tensorboard_shows_kernels_and_histograms(home):
     counts, _ = np.histogram(kernel, 30)
     assert np.abs(np.array(last.bucket) - counts).sum() <= 4  # an edge's rounding
     images = events.Images("conv1/tower_1")
-    assert [one.step for one in images] == [23, 46] and (images[0].height, images[0].width) == (7, 16 * 7)
+    assert [one.step for one in images] == [23, 46] and (images[0].height, images[0].width) == (5, 16 * 6 - 1)
 
 
 @pytest.mark.parametrize("layout", [(1, 2), (2, 2), (1, 1)])
-def test_the_same_is_seen_on_any_mesh(layout):
+def test_the_summary_is_the_same_on_any_mesh(layout):
     values = tiny_config()
     values.mesh.update(data=layout[0], tower=layout[1])
     config = config_files.parse(values)
     mesh = sharding.make_mesh(layout[0], layout[1], 2)
     params = steps.init_state(config, mesh).params
-    seen = jax.device_get(histograms.make_look(config, mesh)(params))
-    for name, one in seen.histograms.items():
+    summary = jax.device_get(histograms.make_summary(config, mesh)(params))
+    for name, histogram in summary.histograms.items():
         layer, _, kind = name.partition("/")
         leaf = np.asarray(params[layer]["kernel" if kind == "weights" else "bias"])
-        assert one.counts.sum() == leaf.size and one.low == leaf.min() and one.high == leaf.max()
-        assert float(one.squares) == pytest.approx(float((leaf.astype(np.float64) ** 2).sum()), rel=1e-4)
-    np.testing.assert_array_equal(seen.conv1, params["conv1"]["kernel"])
+        assert histogram.counts.sum() == leaf.size
+        assert histogram.low == leaf.min() and histogram.high == leaf.max()
+        assert float(histogram.squares) == pytest.approx(float((leaf.astype(np.float64) ** 2).sum()), rel=1e-4)
+    np.testing.assert_array_equal(summary.conv1, params["conv1"]["kernel"])
 
 
-def test_kernels_as_a_picture():
+def test_kernels_as_an_image():
     kernels = np.linspace(-1, 1, 2 * 3 * 3 * 3 * 20).reshape(2, 3, 3, 3, 20)
-    first, second = histograms.pictures(kernels)
-    assert first.shape == (2 * 5, 16 * 5, 3) and first[1, 1, 0] == 0 and second.max() == 255
-    np.testing.assert_array_equal(first[6:9, 1:4], np.round((kernels[0, ..., 16] + 1) / 2 * 255).astype(np.uint8))
+    first, second = (kernel_images.mosaic(tower, 16) for tower in kernel_images.as_images(kernels))
+    assert first.shape == (2 * 4 - 1, 16 * 4 - 1, 3) and first[0, 0, 0] == 0 and second[:3, :3].max() < 255
+    np.testing.assert_array_equal(first[4:7, :3], np.round((kernels[0, ..., 16] + 1) / 2 * 255).astype(np.uint8))
+    assert (first[3] == 255).all() and (first[4:, 4 * 4 :] == 255).all()  # gaps, and places without a kernel
 
 
 def test_weights_and_biases(tmp_path):
@@ -95,7 +101,7 @@ def test_weights_and_biases(tmp_path):
     run(*line, env=env)
     run(*line, "--config.train.max_steps=9", env=env)
     logs = sorted((tmp_path / "run/wandb").glob("offline-run-*/run-*.wandb"))
-    assert len(logs) == 2 and logs[0].name == logs[1].name  # one run there, gone on with
+    assert len(logs) == 2 and logs[0].name == logs[1].name  # one run there, resumed
     contents = [log.read_bytes() for log in logs]
     assert all(b"train/loss" in content and b"learning_rate" in content for content in contents)
 

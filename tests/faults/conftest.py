@@ -1,6 +1,6 @@
-"""What the fault tests share: the run that nothing happens to, and the table in the README.
+"""What the fault tests share: the run without a fault, and the table in the README.
 
-`python -m pytest tests/faults --write-faults` writes results.json, which the README's table is made of.
+`python -m pytest tests/faults --write-faults` writes results.json, from which the README's table is made.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 from tests import runs
 
 RESULTS = Path(__file__).parent / "results.json"
-ROWS = RESULTS.with_suffix(".jsonl")  # while they come in, from several processes
+ROWS = RESULTS.with_suffix(".jsonl")  # while rows come in, from several processes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Path:
-    """The workdir of the run of runs.CONFIG that nothing happens to."""
+    """The workdir of the run of runs.CONFIG without a fault."""
     home = tmp_path_factory.mktemp("whole")
     runs.run(runs.command(home, "run"))
     return home / "run"
@@ -32,27 +32,28 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def survived(request) -> Callable[..., None]:
-    """Notes a fault that a run has come through: `survived(fault, tries, lost, told)`."""
+    """Record a fault that a run has survived: `survived(fault, tries, lost, reported)`."""
 
-    def note(fault: str, tries: int, lost: str, told: str) -> None:
+    def record(fault: str, tries: int, lost: str, reported: str) -> None:
         if request.config.getoption("--write-faults"):
-            row = {"fault": fault, "tries": tries, "lost": lost, "told": told}
+            row = {"fault": fault, "tries": tries, "lost": lost, "reported": reported}
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    return note
+    return record
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if session.config.getoption("--write-faults") and not hasattr(session.config, "workerinput"):
         rows = sorted(map(json.loads, ROWS.read_text().splitlines()), key=lambda row: row["tries"])
-        found = {row["fault"]: row for row in rows}  # of two of a kind that of more tries
+        by_fault = {row["fault"]: row for row in rows}  # of two of a kind the one of more tries
         ROWS.unlink()
         if not session.testsfailed:
-            RESULTS.write_text(json.dumps([found[fault] for fault in sorted(found)], indent=2) + "\n")
+            RESULTS.write_text(json.dumps([by_fault[fault] for fault in sorted(by_fault)], indent=2) + "\n")
 
 
 def table(rows: list[dict]) -> str:
-    """As in the README."""
-    lines = ["| Fault | Tries | Lost | How it is told |", "| --- | --- | --- | --- |"]
-    return "\n".join(lines + [f"| {row['fault']} | {row['tries']} | {row['lost']} | {row['told']} |" for row in rows])
+    """The table in the README."""
+    lines = ["| Fault | Tries | Lost | How it is reported |", "| --- | --- | --- | --- |"]
+    columns = ("fault", "tries", "lost", "reported")
+    return "\n".join(lines + [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows])

@@ -33,7 +33,7 @@ def together(home: Path, directory: str, layout: str, *more: str, code: int | tu
 
 @pytest.fixture
 def ended():
-    """Ends what a test started and left behind."""
+    """Kill what a test started and left behind."""
     started = []
 
     def later(processes):
@@ -50,16 +50,16 @@ def ended():
     "layout", [pytest.param(x, marks=[] if x == TWO else [pytest.mark.slow, pytest.mark.long]) for x in LAYOUTS]
 )
 def test_several_processes_are_one(layout, tmp_path, ended):
-    """Same losses and evaluation as one process on the same mesh. Stopped, they go on bit for bit."""
+    """Same losses and evaluation as one process on the same mesh. Stopped, they resume bit for bit."""
     count, devices, mesh = LAYOUTS[layout]
     one = ended([runs.start(runs.command(tmp_path, "one", *flags(mesh), devices=devices * count))])[0]
     said = together(tmp_path, "several", layout, "--config.train.max_steps=17")
     assert "steps an epoch" in said[0] and not any("steps an epoch" in other for other in said[1:])
     stopped = runs.command(tmp_path, "several", *flags(mesh), devices=devices)
     processes = ended(runs.start_together(stopped, count))
-    runs.until(processes[0], "going on from step 17")
+    runs.until(processes[0], "resuming from step 17")
     runs.until(processes[0], "step 24/")
-    processes[-1].send_signal(signal.SIGTERM)  # one is told, all leave at the same step
+    processes[-1].send_signal(signal.SIGTERM)  # one is asked, all leave at the same step
     left = [runs.end(process, errors.EXIT_INTERRUPTED) for process in processes]
     assert all("is saved in" in messages for messages in left)
     steps = {messages.partition("interrupted: step ")[2].partition(" ")[0] for messages in left}
@@ -82,7 +82,7 @@ def test_several_processes_are_one(layout, tmp_path, ended):
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
-    """The other ends within a minute, with an exit code of its own; started again, both go on."""
+    """The other ends within a minute, with an exit code of its own; started again, both resume."""
     command = runs.command(tmp_path, "run", *flags("1x2"), devices=1)
     processes = ended(runs.start_together(command, 2))
     runs.until(processes[0], "step 12/")
@@ -93,8 +93,8 @@ def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     together(tmp_path, "run", TWO)
     runs.assert_same(whole, tmp_path / "run")
     who = "first" if victim == 0 else "second"
-    told = f"the other ends within a minute; exit code {errors.EXIT_LOST_PEER}, or 134 by JAX"
-    survived(f"The {who} of two processes killed", 1, "at most one save interval", told)
+    reported = f"the other ends within a minute; exit code {errors.EXIT_LOST_PEER}, or 134 by JAX"
+    survived(f"The {who} of two processes killed", 1, "at most one save interval", reported)
 
 
 @pytest.mark.slow
@@ -106,17 +106,17 @@ def test_one_of_two_hangs(tmp_path, ended, survived):
     os.kill(processes[1].pid, signal.SIGSTOP)
     out, messages = processes[0].communicate(timeout=60)
     assert processes[0].returncode == errors.EXIT_STALLED, out + messages
-    assert "stalled: nothing has moved for 20 s (config.train.stall_seconds), last a training step" in messages
+    assert "stalled: no progress for 20 s (config.train.stall_seconds) in a training step" in messages
     assert "another process of the run has stopped" in messages and "most recent call first" in messages
-    told = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"
-    survived("One of two processes hangs", 1, "at most one save interval", told)
+    reported = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"
+    survived("One of two processes hangs", 1, "at most one save interval", reported)
 
 
 def test_processes_that_differ_are_refused(tmp_path, ended):
     command = runs.command(tmp_path, "run", *flags("1x2"), devices=1)
     processes = ended(runs.start_together(command, 2, last=("--config.seed=7",)))
     said = [runs.end(process, (errors.EXIT_USER_ERROR, *ENDED)) for process in processes]
-    assert any("the config must be the same in all processes; that of process(es) 1 is not" in one for one in said)
+    assert any("the config must be the same in all processes, but that of process(es) 1 differs" in one for one in said)
     assert not (tmp_path / "run" / METRICS).exists()
     said = together(tmp_path, "run", TWO, "--config.mesh.tower=1", code=(errors.EXIT_USER_ERROR, *ENDED))
     assert any("takes 1 x 1 of the 2 devices of 2 processes" in one for one in said)

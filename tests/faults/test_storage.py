@@ -1,5 +1,5 @@
-"""Disks that are full or read-only, and checkpoints that are not what was written. The disks are real ones, of memory,
-mounted where nothing else sees them (`unshare`), so that neither root nor a quota is needed."""
+"""Disks that are full or read-only, and damaged checkpoints. The disks are real ones in memory, mounted where nothing
+else sees them (`unshare`), so neither root nor a quota is needed."""
 
 import shutil
 import subprocess
@@ -31,24 +31,22 @@ def disks() -> None:
 
 
 def on_a_disk(home: Path, options: str, code: int, *flags: str) -> str:
-    """What a run says whose workdir lies on a disk of its own."""
+    """The output of a run whose workdir lies on a disk of its own."""
     (home / "disk").mkdir()
     arguments = ["sh", "-c", ON_A_DISK, "sh", str(home / "disk"), options]
     return runs.run([*MOUNTS, *arguments, *runs.command(home, "disk/run", *flags)], code)
 
 
 def test_disk_full_while_saving(whole, tmp_path, survived):
-    """At the third checkpoint or so. The command then goes on from the last sound one."""
+    """At about the third checkpoint. The command then resumes from the last intact one."""
     flags = ["--config.train.save_every_steps=5", "--config.train.keep_checkpoints=99"]
     said = on_a_disk(tmp_path, "size=1500k", errors.EXIT_STORAGE, *flags)
-    in_save = (
-        "storage error: a checkpoint could not be written" in said and "the newest that is there is of step" in said
-    )
+    in_save = "storage error: a checkpoint could not be written" in said and "the newest one there is of step" in said
     assert in_save or "storage error: the log in" in said  # whichever comes first
     saved = [int(path.name) for path in (tmp_path / "disk.after/run" / CHECKPOINTS).iterdir() if path.name.isdigit()]
     assert saved and max(saved) < 46
     said = runs.run(runs.command(tmp_path, "disk.after/run", *flags))
-    assert f"going on from step {max(saved)} of" in said
+    assert f"resuming from step {max(saved)} of" in said
     runs.assert_same(whole, tmp_path / "disk.after/run")
     survived("A disk full while saving", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
 
@@ -103,7 +101,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory) -> Path:
-    """Of two states that differ in all numbers, steps 1 and 2."""
+    """Checkpoints of two states that differ in all numbers, steps 1 and 2."""
     directory = tmp_path_factory.mktemp("two") / CHECKPOINTS
     cfg, mesh = config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2)
     with checkpoint.open_directory(directory, keep=9) as checkpoints:
@@ -115,19 +113,19 @@ def two_checkpoints(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_newest_checkpoint(damage, two_checkpoints, tmp_path, capsys):
-    """It is told and put aside, and the one before is used; if that is damaged too, the run says so and ends."""
+    """It is reported and moved aside, and the one before is used."""
     directory = tmp_path / CHECKPOINTS
     shutil.copytree(two_checkpoints, directory)
     DAMAGE[damage](directory / "2")
     cfg, mesh = config_files.parse(tiny_config()), sharding.make_mesh(1, 2, 2)
     abstract = steps.abstract_state(cfg, mesh)
     step, params = checkpoint.restore_params(directory, abstract.params)
-    assert step == 1 and "the checkpoint of step 2 is not used, it is damaged: " in capsys.readouterr().err
+    assert step == 1 and "the checkpoint of step 2 is damaged and is not used: " in capsys.readouterr().err
     with checkpoint.open_directory(directory, keep=9) as checkpoints:
         restored = checkpoint.restore(checkpoints, abstract)
         assert restored is not None
-        state, position, told = restored
-        assert position.next_batch == 1 and "the checkpoint of step 2 is damaged: " in told[0]
+        state, position, warnings = restored
+        assert position.next_batch == 1 and "the checkpoint of step 2 is damaged: " in warnings[0]
         expected = jax.tree.map(lambda x: x + 1, steps.init_state(cfg, mesh).params)
         jax.tree.map(np.testing.assert_array_equal, (state.params, params), (expected, expected))
         assert (tmp_path / DAMAGED / "2").is_dir() and not (directory / "2").exists()
@@ -136,7 +134,7 @@ def test_damaged_newest_checkpoint(damage, two_checkpoints, tmp_path, capsys):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_all_checkpoints_damaged(damage, two_checkpoints, tmp_path):
-    """The run ends, rather than begin again without a word; nothing is moved."""
+    """The run ends rather than silently starting again; nothing is moved."""
     shutil.copytree(two_checkpoints, tmp_path / CHECKPOINTS)
     for step in (1, 2):
         DAMAGE[damage](tmp_path / CHECKPOINTS / str(step))
@@ -148,12 +146,13 @@ def test_all_checkpoints_damaged(damage, two_checkpoints, tmp_path):
 
 
 @pytest.mark.slow
-def test_going_on_from_a_damaged_checkpoint(whole, tmp_path, survived):
+def test_resuming_from_a_damaged_checkpoint(whole, tmp_path, survived):
     flags = ["--config.train.save_every_steps=10"]
     runs.run(runs.command(tmp_path, "run", *flags, "--config.train.max_steps=22"))
     DAMAGE["a flipped bit in the arrays"](tmp_path / "run" / CHECKPOINTS / "22")
     said = runs.run(runs.command(tmp_path, "run", *flags))
-    assert "warning: the checkpoint of step 22 is damaged: " in said and "going on from step 20" in said
+    assert "warning: the checkpoint of step 22 is damaged: " in said and "resuming from step 20" in said
     runs.assert_same(whole, tmp_path / "run")
-    told = "with what is wrong; the newest sound one is used"
-    survived(f"The newest checkpoint damaged ({', '.join(DAMAGE)})", len(DAMAGE) + 1, "what that checkpoint held", told)
+    reported = "with what is wrong; the newest intact one is used"
+    fault = f"The newest checkpoint damaged ({', '.join(DAMAGE)})"
+    survived(fault, len(DAMAGE) + 1, "what that checkpoint held", reported)

@@ -1,4 +1,4 @@
-"""What follows from a run's log lines; and runs that begin with another's parameters."""
+"""What follows from a run's log lines; and runs that start from another run's layers."""
 
 import re
 
@@ -17,7 +17,7 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_
 
 
 @pytest.mark.slow
-def test_a_loss_that_stays_where_guessing_is_is_told_once_with_its_cures(tmp_path):
+def test_a_loss_that_stays_at_that_of_guessing_is_reported_once_with_its_cures(tmp_path):
     flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]
     flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "fc8")]
     output = run(*DIGITS, *flat, f"--workdir={tmp_path / 'flat'}")
@@ -30,7 +30,7 @@ def test_a_loss_that_stays_where_guessing_is_is_told_once_with_its_cures(tmp_pat
     assert "that of guessing" not in learning
 
 
-def test_training_stops_at_the_error_it_was_to_reach(tmp_path):
+def test_training_stops_at_the_target_error(tmp_path):
     flags = ["--config.train.stop_error=0.85", "--config.train.max_steps=400", f"--workdir={tmp_path / 'run'}"]
     output = run(*DIGITS, *flags)
     step = int(re.findall(r"finished step (\d+)", output)[0])
@@ -39,14 +39,14 @@ def test_training_stops_at_the_error_it_was_to_reach(tmp_path):
     assert errors[-1] <= 85 < min(errors[:-1], default=100)
 
 
-def test_some_of_the_images():
+def test_images_spread_over_a_split():
     pixels = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
-    some = spread(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
-    assert some.labels.tolist() == [0, 2, 5, 7]
+    subset = spread(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
+    assert subset.labels.tolist() == [0, 2, 5, 7]
     out = np.empty((2, 1, 1, 3), np.uint8)
-    assert some.read(np.array([3, 1]), out) == {}
+    assert subset.read(np.array([3, 1]), out) == {}
     assert out[:, 0, 0, 0].tolist() == [7, 2]
-    assert some.name(3) == "image 7"
+    assert subset.name(3) == "image 7"
 
 
 def test_more_images_than_there_are(tmp_path):
