@@ -1,10 +1,9 @@
-"""Vectors of images: what is in them, what is kept of them, and what they are good for."""
+"""Feature vectors: their values, their files, nearest neighbours, and the probe."""
 
 import functools
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import errors, sharding, steps
-from alexnet_jax.commands import features
+from alexnet_jax import __main__, errors, sharding, steps
 from alexnet_jax.data.datasets import open_dataset
-from alexnet_jax.inference import activations, feature_store, features
+from alexnet_jax.inference import activations, feature_store, network
 from tests.conftest import ROOT, random_batch
-from tests.runs import environment
+from tests.meshes import on_mesh, parse_for_mesh
 from tests.test_commands import run
-from tests.test_parity import on_mesh, parsed
 from tests.tiny import tiny_config
 
 CONFIG = """
@@ -36,7 +33,7 @@ def get_config():
 ABOUT = feature_store.About("fc7", "0123", ["a", "b"])
 
 
-def stored(home: Path) -> np.ndarray:
+def stored_test_images(home: Path) -> np.ndarray:
     """[360, 32, 32, 3] uint8: the split `test` of the prepared digits."""
     split = open_dataset("prepared", str(home / "data"), 32, 10).splits["test"]
     pixels = np.empty((len(split.labels), 32, 32, 3), np.uint8)
@@ -46,7 +43,7 @@ def stored(home: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with the digits prepared in `data`, a network trained on them in `run`, and five of them as files."""
+    """A folder with the digits prepared in `data`, a network trained on them in `run`, and five digits as files."""
     home = tmp_path_factory.mktemp("features")
     run("alexnet_jax", "prepare", "--source=digits", "--output", home / "data", "--size=32")
     (home / "config.py").write_text(CONFIG)
@@ -56,7 +53,7 @@ def trained(tmp_path_factory) -> Path:
         f"--config.data.directory={home / 'data'}",
         f"--workdir={home / 'run'}",
     )
-    for i, pixels in enumerate(stored(home)[:5]):
+    for i, pixels in enumerate(stored_test_images(home)[:5]):
         path = home / "images" / ("even" if i % 2 == 0 else "odd") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
@@ -69,16 +66,16 @@ def command(trained: Path, *arguments, code: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def kept(trained) -> Path:
-    """The vectors of the split `test`."""
+def vectors_file(trained) -> Path:
+    """A file with the vectors of the split `test`."""
     output = command(trained, "--split=test", "--output", trained / "test.npz")
     assert "360 vectors of fc7, step 60" in output
     return trained / "test.npz"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_layers_are_those_of_numpy(dtype, statistics):
-    """Each layer from the one before it, and the probabilities from the last, by plain NumPy."""
+def test_layers_agree_with_numpy(dtype, statistics):
+    """Plain NumPy computes each layer from the one before it, and the probabilities from the last."""
     values = tiny_config()
     values.train.compute_dtype = dtype
     cfg, mesh, state, batch, constants = on_mesh(values, "1x2", random_batch(), statistics)
@@ -101,11 +98,11 @@ def test_the_layers_are_those_of_numpy(dtype, statistics):
     check(last, np.maximum(dense(0.5 * layer("fc6"), "fc7"), 0))
     assert activations.layer_of(cfg, None) == "fc7" and last.shape == (8, 32) and last.any(axis=1).all()
     scores = np.exp(dense(0.5 * last, "fc8"))
-    probabilities = steps.make_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants)
+    probabilities = np.exp(steps.make_log_predict_step(cfg, mesh, views=1)(state.params, batch.image, constants))
     check(probabilities, scores / scores.sum(axis=1, keepdims=True))
 
 
-def test_meshes_give_the_same_vectors(statistics):
+def test_meshes_give_the_same_features(statistics):
     found = {}
     for mesh_name in ("1x1", "1x2"):
         cfg, mesh, state, batch, constants = on_mesh(tiny_config(), mesh_name, random_batch(), statistics)
@@ -113,10 +110,10 @@ def test_meshes_give_the_same_vectors(statistics):
     np.testing.assert_allclose(found["1x1"], found["1x2"], rtol=1e-5, atol=1e-6)
 
 
-def test_without_hidden_layers_the_last_maps_are_taken(statistics):
+def test_without_hidden_layers_features_are_the_last_feature_maps(statistics):
     values = tiny_config()
     values.model.fc6 = values.model.fc7 = None
-    cfg, mesh = parsed(values, "1x2"), sharding.make_mesh(1, 2, 2)
+    cfg, mesh = parse_for_mesh(values, "1x2"), sharding.make_mesh(1, 2, 2)
     params = steps.abstract_state(cfg, mesh).params
     shape = jax.eval_shape(activations.make_features_step(cfg, mesh), params, random_batch().image, statistics)
     assert shape.shape == (8, 2 * 2 * 8) and shape.dtype == np.float32
@@ -124,36 +121,36 @@ def test_without_hidden_layers_the_last_maps_are_taken(statistics):
         activations.make_features_step(cfg, mesh, "fc7")
 
 
-def test_files_and_folders_with_a_broken_image(trained, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes((trained / "images" / "odd" / "1.png").read_bytes()[:100])
-    given = [broken, trained / "images", tmp_path / "none.png", trained / "images" / "odd" / "3.png"]
+def test_files_and_folders_with_a_damaged_image(trained, tmp_path):
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes((trained / "images" / "odd" / "1.png").read_bytes()[:100])
+    given = [damaged, trained / "images", tmp_path / "none.png", trained / "images" / "odd" / "3.png"]
     output = command(trained, *given, "--output", tmp_path / "out.npz", code=errors.EXIT_USER_ERROR)
     assert f"wrote {tmp_path / 'out.npz'}: 6 vectors" in output
-    assert re.search(r"error: 2 of 8 images cannot be read: .*broken.png: not a sound image.*none.png: ", output)
+    assert re.search(r"error: 2 of 8 images cannot be read: .*damaged.png: not a valid image.*none.png: ", output)
     with np.load(tmp_path / "out.npz") as out:  # which refuses pickles
         order = [0, 2, 4, 1, 3, 3]
-        places = [trained / "images" / ("odd" if i % 2 else "even") / f"{i}.png" for i in order]
-        assert out["names"].tolist() == [str(place) for place in places]
+        paths = [trained / "images" / ("odd" if i % 2 else "even") / f"{i}.png" for i in order]
+        assert out["names"].tolist() == [str(path) for path in paths]
         assert out["vectors"].dtype == np.float32 and "labels" not in out
-        there = features.open_network(trained / "run", None).features(stored(trained)[:5])
-        np.testing.assert_allclose(out["vectors"], there[order], rtol=1e-5, atol=1e-6)
-    nothing = command(trained, broken, "--output", tmp_path / "nothing.npz", code=errors.EXIT_USER_ERROR)
+        expected = network.open_workdir(trained / "run").features(list(stored_test_images(trained)[:5]))
+        np.testing.assert_allclose(out["vectors"], expected[order], rtol=1e-5, atol=1e-6)
+    nothing = command(trained, damaged, "--output", tmp_path / "nothing.npz", code=errors.EXIT_USER_ERROR)
     assert "1 of 1 images cannot be read" in nothing and "wrote" not in nothing
-    assert {path.name for path in tmp_path.iterdir()} == {"broken.png", "out.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged.png", "out.npz"}
 
 
-def test_both_formats_hold_the_same(trained, kept, tmp_path, monkeypatch):
+def test_both_formats_have_the_same_content(trained, vectors_file, tmp_path, monkeypatch):
     shutil.copytree(trained / "data", tmp_path / "moved")
     command(trained, "--split=test", "--data", tmp_path / "moved", "--output", tmp_path / "out.parquet")
-    monkeypatch.setattr(vectors, "BLOCK", 1000)  # 31 vectors of 32 numbers
-    npz, parquet = feature_store.open_saved(kept), feature_store.open_saved(tmp_path / "out.parquet")
+    monkeypatch.setattr(feature_store, "BLOCK", 1000)  # 31 vectors of 32 numbers
+    npz, parquet = feature_store.open_saved(vectors_file), feature_store.open_saved(tmp_path / "out.parquet")
     assert npz.about == parquet.about and npz.about.layer == "fc7" and len(npz.about.classes) == 10
     assert npz.names == parquet.names and npz.names[7] == "test/7"
     blocks = list(npz.blocks())
     assert len(blocks) == 12 and {block.dtype for block in blocks} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate(list(parquet.blocks())))
-    with np.load(kept) as whole:
+    with np.load(vectors_file) as whole:
         np.testing.assert_array_equal(np.concatenate(blocks), whole["vectors"])
     labels = open_dataset("prepared", str(trained / "data"), 32, 10).splits["test"].labels
     assert npz.labels is not None and parquet.labels is not None
@@ -178,91 +175,88 @@ def test_a_damaged_record_is_left_out_and_named(trained, tmp_path):
 
 
 def brute_force(queries, known, count):
-    """Places and distances by the definition."""
-    apart = np.sqrt(((queries.astype(np.float64)[:, None] - known.astype(np.float64)[None]) ** 2).sum(axis=-1))
-    order = np.argsort(apart, axis=1, kind="stable")[:, :count]
-    return order, np.take_along_axis(apart, order, axis=1)
+    """Indices and distances by the definition."""
+    distances = np.sqrt(((queries.astype(np.float64)[:, None] - known.astype(np.float64)[None]) ** 2).sum(axis=-1))
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(distances, order, axis=1)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 1000])
-def test_neighbours_are_those_of_brute_force(rows):
-    """With equal vectors, and with some so near to each other that 32 bits of a square would not tell them apart."""
+def test_neighbours_are_exact(rows):
+    """Even among equal vectors, and among vectors too close to tell apart by float32 squares."""
     rng = np.random.default_rng(0)
     known = np.maximum(rng.normal(size=(200, 64)), 0).astype(np.float32) + 100
     known[50] = known[60] = known[150]
     known[51:55] = known[150] + np.array([[3], [1], [2], [4]], np.float32) * 2**-16
     queries = np.concatenate([known[[150, 51, 3]], np.maximum(rng.normal(size=(4, 64)), 0).astype(np.float32) + 100])
-    places, distances = feature_store.nearest(
-        queries, (known[start : start + rows] for start in range(0, len(known), rows)), 9
-    )
-    expected_places, expected = brute_force(queries, known, 9)
-    np.testing.assert_array_equal(places, expected_places)
+    blocks = (known[start : start + rows] for start in range(0, len(known), rows))
+    indices, distances = feature_store.nearest(queries, blocks, 9)
+    expected_indices, expected = brute_force(queries, known, 9)
+    np.testing.assert_array_equal(indices, expected_indices)
     np.testing.assert_allclose(distances, expected, rtol=1e-12)
-    assert places[0, :6].tolist() == [50, 60, 150, 52, 53, 51] and distances[0, 2] == 0 < distances[0, 3]
+    assert indices[0, :6].tolist() == [50, 60, 150, 52, 53, 51] and distances[0, 2] == 0 < distances[0, 3]
 
 
 @pytest.mark.parametrize("scale", [1e-6, 0.3, 1e6])
 def test_scale_does_not_change_the_ranking(scale):
     rng = np.random.default_rng(1)
     queries, known = (rng.normal(size=(count, 32)).astype(np.float32) for count in (5, 300))
-    places, distances = feature_store.nearest(queries, [known], 20)
-    scaled_places, scaled = feature_store.nearest(queries * np.float32(scale), [known * np.float32(scale)], 20)
-    np.testing.assert_array_equal(places, scaled_places)
+    indices, distances = feature_store.nearest(queries, [known], 20)
+    scaled_indices, scaled = feature_store.nearest(queries * np.float32(scale), [known * np.float32(scale)], 20)
+    np.testing.assert_array_equal(indices, scaled_indices)
     np.testing.assert_allclose(scaled, scale * distances, rtol=1e-5)
 
 
-def test_the_command_finds_neighbours(trained, kept):
+def test_the_command_finds_neighbours(trained, vectors_file):
     image = trained / "images" / "odd" / "3.png"
-    lines = command(trained, image, "--neighbours=4", "--of", kept).splitlines()
+    lines = command(trained, image, "--neighbours=4", "--of", vectors_file).splitlines()
     assert lines[0] == str(image) and len(lines) == 5
-    with np.load(kept) as whole:
-        (places,), (distances,) = brute_force(whole["vectors"][3:4], whole["vectors"], 4)
+    with np.load(vectors_file) as whole:
+        (indices,), (distances,) = brute_force(whole["vectors"][3:4], whole["vectors"], 4)
         labels = whole["labels"]
-    found = [re.fullmatch(r" +(\S+)  test/(\d+)  \((\d)\)", line) for line in lines[1:]]
-    assert all(found)
-    assert [int(match[2]) for match in found if match] == places.tolist() and places[0] == 3
-    assert [int(match[3]) for match in found if match] == labels[places].tolist()
-    np.testing.assert_allclose([float(match[1]) for match in found if match], distances, rtol=1e-4, atol=1e-4)
+    printed = [re.fullmatch(r" +(\S+)  test/(\d+)  \((\d)\)", line) for line in lines[1:]]
+    assert all(printed)
+    assert [int(match[2]) for match in printed if match] == indices.tolist() and indices[0] == 3
+    assert [int(match[3]) for match in printed if match] == labels[indices].tolist()
+    np.testing.assert_allclose([float(match[1]) for match in printed if match], distances, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=x.npz"], "give either images, files or folders, or --split"),
-        (["x.png", "--split=test", "--output=x.npz"], "give either images, files or folders, or --split"),
+        (["--output=x.npz"], "give either images .files or folders. or --split"),
+        (["x.png", "--split=test", "--output=x.npz"], "give either images .files or folders. or --split"),
         (["x.png"], "give either --output FILE.npz, .* or --neighbours"),
         (["x.png", "--output=x.npz", "--neighbours=3", "--of={home}/test.npz"], "give either --output"),
         (["x.png", "--neighbours=3"], "--neighbours K and --of FILE.npz go together"),
         (["x.png", "--neighbours=0", "--of={home}/test.npz"], "--neighbours 0 is too few"),
-        (["x.png", "--data=d", "--output=x.npz"], "--data says where the data of --split is"),
-        (["x.png", "--output=x.csv"], "x.csv: vectors are kept in files that end in .npz or .parquet"),
-        (["x.png", "--output={tmp}/none/x.npz"], "No such file or directory.*see that it is there"),
+        (["x.png", "--data=d", "--output=x.npz"], "--data gives the folder of --split's data"),
+        (["x.png", "--output=x.csv"], "x.csv: files of vectors end in .npz or .parquet"),
+        (["x.png", "--output={tmp}/none/x.npz"], "No such file or directory.*check that it exists"),
         (["{tmp}", "--output=x.npz"], "the folder {tmp} holds no image"),
         (["x.png", "--layer=fc8", "--output=x.npz"], "no layer fc8 before fc8, only conv1, "),
         (["--split=val", "--output=x.npz"], "no split 'val', only test, train; give one of them as --split"),
         (["--split=test", "--data={tmp}/none", "--output=x.npz"], "is not there; give its folder as --data"),
-        (["{image}", "--neighbours=361", "--of={home}/test.npz"], "holds 360 vectors; give no more as --neighbours"),
-        (["{image}", "--neighbours=1", "--of={home}/test.npz", "--layer=fc6"], "are of fc7 of another"),
+        (["{image}", "--neighbours=361", "--of={home}/test.npz"], "holds only 360 vectors; give no more as"),
+        (["{image}", "--neighbours=1", "--of={home}/test.npz", "--layer=fc6"], "come from fc7 of another"),
         (["{image}", "--neighbours=1", "--of={home}/run/statistics.npz"], "statistics.npz is damaged, or not a file"),
-        (["{image}", "--neighbours=1", "--of={home}/none.npz"], "No such file.*see that it is there"),
+        (["{image}", "--neighbours=1", "--of={home}/none.npz"], "No such file.*check that it exists"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_paragraph(trained, kept, arguments, message, tmp_path, monkeypatch, capsys):
+def test_bad_arguments_give_one_line(trained, vectors_file, arguments, message, tmp_path, capsys):
     names = {"home": trained, "tmp": tmp_path, "image": trained / "images" / "even" / "0.png"}
-    given = ["features", f"--workdir={trained / 'run'}", *(text.format(**names) for text in arguments)]
-    monkeypatch.setattr(sys, "argv", given)
     with pytest.raises(SystemExit, match=str(errors.EXIT_USER_ERROR)):
-        features.main()
+        __main__.main(["features", f"--workdir={trained / 'run'}", *(text.format(**names) for text in arguments)])
     output = capsys.readouterr().err
     assert re.search(message.format(**names), output) and output.count("\n") == 1, output
     assert not list(tmp_path.iterdir()) and not (ROOT / "x.npz").exists()
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
-def test_files_of_another_network_or_damaged_are_refused(suffix, trained, tmp_path):
+def test_files_that_are_damaged_or_of_another_network_are_refused(suffix, trained, tmp_path):
     path = tmp_path / f"other{suffix}"
-    some = feature_store.Named(["x", "y"], None, np.ones((2, 32), np.float32))
-    assert feature_store.save(path, [some, some], ABOUT) == 4
+    part = feature_store.Named(["x", "y"], None, np.ones((2, 32), np.float32))
+    assert feature_store.save(path, [part, part], ABOUT) == 4
     saved = feature_store.open_saved(path)
     assert saved.about == ABOUT and saved.labels is None and saved.names == ["x", "y", "x", "y"]
     image = trained / "images" / "even" / "0.png"
@@ -273,7 +267,7 @@ def test_files_of_another_network_or_damaged_are_refused(suffix, trained, tmp_pa
         feature_store.open_saved(path)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path):
     def parts():
         yield feature_store.Named(["x"], None, np.ones((1, 4), np.float32))
         raise errors.DataError("in the middle")
@@ -287,7 +281,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_the_probe_beats_chance(trained, tmp_path):
     flags = ["--train_split=train", "--eval_split=test", "--images=300", "--json", tmp_path / "probe.json"]
     lines = run("alexnet_jax", "probe", "--workdir", trained / "run", *flags).splitlines()
-    assert lines[0] == "300 images of train to learn from, 300 of test to count errors on; step 60"
+    assert lines[0] == "300 images of train to train on, 300 of test to count errors on; step 60"
     result = json.loads((tmp_path / "probe.json").read_text())
     assert (result["train_images"], result["eval_images"], result["layer"]) == (300, 300, "fc7")
     methods = result["methods"]
@@ -310,11 +304,10 @@ def test_the_probe_beats_chance(trained, tmp_path):
         ("skimage", ["probe"]),
     ],
 )
-def test_a_missing_extra_is_one_paragraph(library, command):
-    program = (
-        f"import runpy, sys; sys.modules[{library!r}] = None; sys.argv[1:] = {[*command[1:], '--workdir', 'none']!r}; "
-        f"runpy.run_module('alexnet_jax.{command[0]}', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=environment())
-    assert done.returncode == errors.EXIT_USER_ERROR and done.stderr.count("\n") == 1
-    assert re.search(r'error: .* needs .*: pip install "alexnet_jax\[features\]"', done.stderr)
+def test_a_missing_extra_gives_one_line(library, command, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(SystemExit, match=str(errors.EXIT_USER_ERROR)):
+        __main__.main([*command, "--workdir=none"])
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert re.search(r'error: .* needs .*: pip install "alexnet_jax\[features\]"', message)
