@@ -1,11 +1,11 @@
-"""CIFAR-10 from a prepared folder of its images, 32x32, on two towers.
+"""CIFAR-10, images of 32x32, on two towers.
 
     alexnet prepare --source folder --input CIFAR10 --size 32 --output data/cifar10
-    python -m alexnet_jax.main --config configs/cifar10.py --config.data.directory=data/cifar10 --workdir runs/cifar10
+    alexnet train --config cifar10 --config.data.directory=data/cifar10 --workdir runs/cifar10
 
-CIFAR10 holds train/ and test/, each with one folder of images a class. The layers, connections and training are
-the paper's; the widths are small, so that it trains on two CPU cores in about ten minutes. Expect about 34 %
-top-1 error on the test images.
+CIFAR10 holds train/ and test/, each with one folder of images per class. Layers, connections and training are the
+paper's; the widths are small, so that training takes about ten minutes on two CPU cores. Expect about 34 % top-1 error
+on the test images.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = paper.get_config()
     digits.small_images(config.model, image_size=28, kernels=(32, 64, 96, 96, 64), units=512)
     config.model.num_classes = 10
-    config.model.dropout_rate = 0.25  # the paper's half is more than so few units and epochs can bear
+    config.model.dropout_rate = 0.25  # the paper's 0.5 is too much for so few units and epochs
     config.optim.schedule.name = "steps"
     config.optim.schedule.boundaries_epochs = (6, 7)
     config.augment.colour_noise_scale = "sqrt_eigenvalue"

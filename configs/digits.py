@@ -1,9 +1,9 @@
-"""Ten handwritten digits that come with scikit-learn: two towers on two simulated devices, in about a minute.
+"""The handwritten digits that come with scikit-learn: two towers on two simulated devices, in about a minute.
 
-    python -m alexnet_jax.main --config configs/digits.py --workdir runs/digits --simulated_devices=2
+    alexnet train --config digits --workdir runs/digits --simulated_devices=2
 
-The paper's network with small images and few kernels: the same layers, the same connections between the towers,
-the same training. Expect under 5 % top-1 error on the test digits, by other writers than the training digits.
+The paper's network for small images, with few kernels: the same layers, connections between the towers and training.
+Expect less than 5 % top-1 error on the test digits, whose writers are not those of the training digits.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config = paper.get_config()
     small_images(config.model, image_size=28, kernels=(32, 64, 96, 96, 64), units=512)
     config.model.num_classes = 10
-    config.augment.flip = False  # a mirrored digit is another sign
+    config.augment.flip = False  # a mirrored digit is no digit
     config.optim.schedule.name = "steps"
     config.optim.schedule.boundaries_epochs = (30, 36)
     config.data.update(source="digits", size=32, eval_split="test")
@@ -24,10 +24,17 @@ def get_config() -> ConfigDict:
 
 
 def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int) -> None:
-    """Strides and kernels for small images: conv1 5x5 with stride 1, so 28 -> 28 -> pool 13 -> pool 6 -> pool 2.
+    """Adapt strides, widths and initial weights to small images; conv1 is 5x5 with stride 1.
 
-    At the paper's deviation of 0.01 signals fade in layers as small as these, so weights start with one of
-    sqrt(2 / inputs of a kernel); but conv1, whose inputs are grey levels, and fc8 keep 0.01. Biases start at 0.
+    For an image size of 28 the maps are 28 -> pool 13 -> pool 6 -> pool 2. In layers this small, signals fade at the
+    paper's standard deviation of 0.01, so weights start with sqrt(2 / fan-in) and biases at 0; conv1, whose inputs are
+    grey levels, and fc8 keep 0.01.
+
+    Args:
+        model: the section to change.
+        image_size: height and width of the crops, pixels.
+        kernels: the number of kernels of conv1, ..., conv5.
+        units: the number of units of fc6 and of fc7.
     """
     model.image_size = image_size
     model.conv1.update(features=kernels[0], kernel=5, stride=1, padding=(2, 2))

@@ -1,14 +1,15 @@
 """The paper: Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep Convolutional Neural Networks, 2012.
 
-    python -m alexnet_jax.main --config configs/paper.py --config.data.directory=DATA --workdir runs/paper
+    alexnet train --config paper --config.data.directory=DATA --workdir runs/paper
 
-Every key there is, with the section of the paper it comes from. Where the paper is silent the comment says so.
-The paper's numbers: 40.7 % top-1 and 18.2 % top-5 error on the ILSVRC-2012 validation set, ten views (Table 2).
+Lists every key with the section of the paper that its value comes from, or says that the paper does not give it;
+run_config.py and model_config.py explain the keys. The paper's numbers: 40.7 % top-1 and 18.2 % top-5 error on the
+ILSVRC-2012 validation set, ten views (Table 2).
 """
 
 from ml_collections import ConfigDict
 
-# What follows a convolution: 3.3 normalizes "after applying the ReLU nonlinearity", 3.5 pools what is normalized.
+# What follows a convolution: 3.3 normalizes "after applying the ReLU nonlinearity", 3.5 pools the normalized maps.
 PLAIN, POOL, NORM_POOL = ("activation",), ("activation", "pool"), ("activation", "lrn", "pool")
 
 
@@ -31,22 +32,23 @@ def model() -> dict:
     return dict(
         image_size=224,  # 4.1: random 224x224 patches
         num_classes=1000,  # 3.5
-        towers=2,  # 3.2: one a GPU
+        towers=2,  # 3.2: one on each GPU
         activation="relu",  # 3.1
         dropout_rate=0.5,  # 4.2
         dropout_scaling="test",  # 4.2: "at test time, we use all the neurons but multiply their outputs by 0.5"
-        lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75, across_towers=False),  # 3.3; within a GPU as in the authors' code
-        map_norm=dict(n=5, alpha=0.001 / 25, beta=0.75),  # not in the paper, and in no layer here; see code2012.py
+        lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75, across_towers=False),  # 3.3; on each GPU as in the authors' code
+        map_norm=dict(n=5, alpha=0.001 / 25, beta=0.75),  # not in the paper and used by no layer here; see code2012.py
         pool=dict(window=3, stride=2, ceil=False),  # 3.4: overlapping
-        # 3.5: kernels, strides, what is normalized and pooled, and which layers see both GPUs. The padding is not
-        # in the paper: these are the only ones that give its sizes, conv1's 3 zeros at the right and bottom as in
-        # the authors' code. 5: weights from a Gaussian of 0.01; biases 1 in conv2, conv4, conv5, fc6, fc7, else 0.
+        # 3.5: kernels, strides, normalization, pooling, and which layers are connected to both GPUs. The paper does
+        # not give the padding: only this one yields its map sizes, conv1 with 3 zeros at the right and bottom as in
+        # the authors' code. 5: weights from a Gaussian of standard deviation 0.01; biases are 1 in conv2, conv4,
+        # conv5, fc6 and fc7, and 0 elsewhere.
         conv1=conv(96, 11, (0, 3), stride=4, exchange=False, then=NORM_POOL, init_bias=0.0),
         conv2=conv(256, 5, (2, 2), stride=1, exchange=False, then=NORM_POOL, init_bias=1.0),
         conv3=conv(384, 3, (1, 1), stride=1, exchange=True, then=PLAIN, init_bias=0.0),
         conv4=conv(384, 3, (1, 1), stride=1, exchange=False, then=PLAIN, init_bias=1.0),
         conv5=conv(256, 3, (1, 1), stride=1, exchange=False, then=POOL, init_bias=1.0),
-        conv6=None,  # 6: only in the networks trained on all of ImageNet
+        conv6=None,  # 6: only in the networks that were trained on all of ImageNet
         fc6=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
         fc7=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
         fc8=dict(exchange=True, init_std=0.01, init_bias=0.0),
@@ -75,11 +77,11 @@ def optim() -> dict:
         adam_beta2=0.999,  # only for `adamw`
         weights=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5
         biases=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5: "an equal learning rate for all layers"
-        layers=dict(),  # as above; settings of single layers, see `layer`
+        layers=dict(),  # layer -> `layer(...)`: settings that differ from those above
         schedule=dict(
             name="plateau",  # 5: divided by 10 when the validation error stops improving
             factor=0.1,  # 5
-            boundaries_epochs=(),  # for `steps`; the authors' log has drops at 23, 51 and 78
+            boundaries_epochs=(),  # only for `steps`; in the authors' log the rate drops at 23, 51 and 78
             max_drops=3,  # 5: "reduced three times"
             patience_epochs=5,  # not in the paper
         ),
@@ -87,17 +89,17 @@ def optim() -> dict:
 
 
 def layer(weight_decay=None, lr_multipliers=()) -> dict:
-    """What is different for one layer: see config.LayerOptim."""
+    """Settings of a single layer: see run_config.LayerOptim."""
     return dict(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
 
 
 def augment() -> dict:
     return dict(
         flip=True,  # 4.1
-        shared_by=1,  # 4.1 has random patches, not shared ones
+        shared_by=1,  # 4.1: each image has a patch of its own
         mean_crop="same",  # 2: "the mean activity over the training set from each pixel"
         colour_noise_std=0.1,  # 4.1
-        colour_noise_scale="eigenvalue",  # 4.1; of colours in 0..1 (on 0..255 the noise would drown the image)
+        colour_noise_scale="eigenvalue",  # 4.1; for colours in 0..1 (on 0..255 the noise would drown the image)
         colour_noise_shrinks=False,
         colour_noise_epochs=0,
     )
@@ -106,7 +108,7 @@ def augment() -> dict:
 def data() -> dict:
     return dict(
         source="prepared",
-        directory="",  # from `alexnet prepare`
+        directory="",  # written by `alexnet prepare`
         size=256,  # 2: short side 256, then the central 256x256
         train_split="train",
         eval_split="val",
@@ -127,7 +129,7 @@ def train() -> dict:
         batch_size=128,  # 5
         epochs=90,  # 5: "roughly 90 cycles"
         max_steps=0,
-        compute_dtype="float32",  # the GTX 580 knew no other
+        compute_dtype="float32",  # the GTX 580 had no other
         log_every_steps=100,
         eval_every_epochs=1,
         eval_batch_size=128,
@@ -143,7 +145,7 @@ def train() -> dict:
 
 def mesh() -> dict:
     return dict(
-        data=1,  # the paper's parallelism is over the towers only
-        tower=0,  # 3.2: two GPUs where there are two devices, else both towers on one
-        fc_sharding="tower",  # 3.2; "data_tower" is the scheme of arXiv:1404.5997 for many devices
+        data=1,  # the paper splits the towers only
+        tower=0,  # 3.2: one tower on each device if there are two, otherwise both on one
+        fc_sharding="tower",  # 3.2; "data_tower" is the scheme of arXiv:1404.5997, for many devices
     )
