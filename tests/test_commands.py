@@ -130,7 +130,7 @@ def test_predict_names_what_it_cannot_read_and_does_the_rest(trained, tmp_path):
         "alexnet_jax", "predict", "--workdir", trained / "run", tmp_path / "broken.jpg", tmp_path / "none.jpg", good,
         code=errors.EXIT_USER_ERROR,
     )  # fmt: skip
-    assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not an intact image.*none.jpg: ", output)
+    assert re.search(r"error: 2 of 3 images cannot be read: .*broken.jpg: not a valid image.*none.jpg: ", output)
     assert re.search(rf"{good}\n +[\d.]+%  green", output)
 
 
@@ -144,7 +144,7 @@ def test_report(trained):
 
 def test_what_the_system_refuses_is_one_paragraph(tmp_path, capsys):
     assert errors.exit_code(lambda: print(tmp_path.read_bytes())) == errors.EXIT_USER_ERROR
-    assert re.search(rf"error: .*Is a directory: '{tmp_path}'; see that it", capsys.readouterr().err)
+    assert re.search(rf"error: .*Is a directory: '{tmp_path}'; check that it exists", capsys.readouterr().err)
 
 
 DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run"]
@@ -176,7 +176,7 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.model.dropout_rate=1.5"], "config.model.dropout_rate=1.5: .* less than 1"),
         ([*DIGITS, "--config.mesh.data=5"], "train.batch_size=32 does not divide by mesh.data=5"),
         ([*DIGITS, "--config.mesh.data=2", "--config.mesh.tower=2"], "needs 2 x 2 = 4 devices"),
-        ([*DIGITS, "--config.mesh.tower=7"], "mesh.tower=7 is no layout"),
+        ([*DIGITS, "--config.mesh.tower=7"], "mesh.tower=7 does not fit model.towers=2"),
         ([*DIGITS, "--config.model.num_classes=5"], "10 classes and the network only 5"),
         ([*DIGITS, "--config.data.directory=data/x"], "not read by config.data.source=digits; give .*=prepared"),
         ([*DIGITS, "--config.data.eval_split=val"], "no split 'val', only test, train"),

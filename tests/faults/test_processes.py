@@ -119,4 +119,4 @@ def test_processes_that_differ_are_refused(tmp_path, ended):
     assert any("the config must be the same in all processes, but that of process(es) 1 differs" in one for one in said)
     assert not (tmp_path / "run" / METRICS).exists()
     said = together(tmp_path, "run", TWO, "--config.mesh.tower=1", code=(errors.EXIT_USER_ERROR, *ENDED))
-    assert any("takes 1 x 1 of the 2 devices of 2 processes" in one for one in said)
+    assert any("takes only 1 x 1 of the 2 devices of 2 processes" in one for one in said)
