@@ -1,4 +1,4 @@
-"""Archives in the layouts of ILSVRC-2010 and -2012, small: from real ImageNet images if some are at hand."""
+"""Small archives in the layouts of ILSVRC-2010 and -2012, with real ImageNet images if some are available."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.conftest import ROOT, encoded
 
-# A folder a WordNet id, each with images; not part of this project.
+# One folder of images per WordNet id; not part of this project.
 SAMPLES = Path(os.environ.get("IMAGENET_SAMPLES", ROOT.parent / "shared" / "data" / "imagenet-samples"))
 ROOTS = {2010: "devkit-1.0", 2012: "ILSVRC2012_devkit_t12"}
 ARCHIVES = {
@@ -29,17 +29,17 @@ def wnids(classes: int) -> list[str]:
 
 
 def pictures(wnid: str, count: int) -> list[bytes]:
-    """JPEGs of a class: crops of its real image, or made-up ones."""
+    """JPEGs of a class: crops of a real image of it, or noise."""
     files = sorted((SAMPLES / wnid).glob("*")) if SAMPLES.is_dir() else []
     if files:
         image = Image.open(files[0]).convert("RGB")
         width, height = image.size
         boxes = [(5 * i, 3 * i, width - 7 * i, height - 2 * i) for i in range(count)]
-        # The first as it came, so that real files are among them.
+        # The first is unchanged, so that real files are among them.
         return [files[0].read_bytes(), *(encoded(image.crop(box), "JPEG", quality=90) for box in boxes[1:])]
     rng = np.random.default_rng(int(wnid[1:]))
-    made = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    return [encoded(Image.fromarray(pixels).resize((90 + 9 * i, 70)), "JPEG") for i, pixels in enumerate(made)]
+    noise = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return [encoded(Image.fromarray(pixels).resize((90 + 9 * i, 70)), "JPEG") for i, pixels in enumerate(noise)]
 
 
 def tar(members: list[tuple[str, bytes]], mode: Literal["w", "w:gz"] = "w") -> bytes:
@@ -53,7 +53,7 @@ def tar(members: list[tuple[str, bytes]], mode: Literal["w", "w:gz"] = "w") -> b
 
 
 def devkit(year: int, ids: dict[str, int], train_images: int, truth: list[int]) -> bytes:
-    """The kit: meta.mat lists the classes in the order of its own ids, then groups of classes."""
+    """A kit whose meta.mat lists the classes in the order of its own ids, then groups of classes."""
     fields = [
         f"ILSVRC{year}_ID",
         "WNID",
@@ -85,25 +85,25 @@ def devkit(year: int, ids: dict[str, int], train_images: int, truth: list[int]) 
 
 
 class Truth:
-    """What is in the archives that `make` wrote."""
+    """The content of the archives that `make` wrote."""
 
     def __init__(self, year: int, classes: int):
         self.classes = wnids(classes)
         rng = np.random.default_rng(year)
-        numbers = rng.permutation(classes) + 1  # the kit's ids are in another order than the classes
+        numbers = rng.permutation(classes) + 1  # the kit orders the classes differently
         self.ids = {wnid: int(number) for wnid, number in zip(self.classes, numbers, strict=True)}
         self.images: dict[str, list[tuple[str, bytes, int]]] = {"train": []}  # name, content, label
         held_out: dict[str, list[tuple[bytes, int]]] = {split: [] for split in ARCHIVES[year] if split != "train"}
         for label, wnid in enumerate(self.classes):
-            made = iter(pictures(wnid, sum(PER_CLASS.values())))
+            jpegs = iter(pictures(wnid, sum(PER_CLASS.values())))
             for i in range(PER_CLASS["train"]):
-                self.images["train"].append((f"{wnid}/{wnid}_{i}.JPEG", next(made), label))
-            for split, of in held_out.items():
-                of += [(next(made), label) for _ in range(PER_CLASS[split])]
-        for split, of in held_out.items():
-            order = rng.permutation(len(of))
+                self.images["train"].append((f"{wnid}/{wnid}_{i}.JPEG", next(jpegs), label))
+            for split, images in held_out.items():
+                images += [(next(jpegs), label) for _ in range(PER_CLASS[split])]
+        for split, images in held_out.items():
+            order = rng.permutation(len(images))
             self.images[split] = [
-                (f"ILSVRC{year}_{split}_{i + 1:08d}.JPEG", *of[j]) for i, j in enumerate(order.tolist())
+                (f"ILSVRC{year}_{split}_{i + 1:08d}.JPEG", *images[j]) for i, j in enumerate(order.tolist())
             ]
 
     def truth(self, split: str) -> list[int]:
@@ -112,11 +112,11 @@ class Truth:
 
 
 def make(directory: Path, year: int, classes: int) -> Truth:
-    """Writes the archives and the kit, and what goes with them in 2010."""
+    """Write the archives and the kit, and for 2010 the labels of the test images."""
     directory.mkdir(parents=True)
     truth = Truth(year, classes)
     inner = []
-    for wnid in reversed(truth.classes):  # archives are not always in order
+    for wnid in reversed(truth.classes):  # archives are not always sorted
         files = [(name.split("/")[1], content) for name, content, _ in truth.images["train"] if name.startswith(wnid)]
         inner.append((f"{wnid}.tar", tar(files[::-1])))
     (directory / ARCHIVES[year]["train"]).write_bytes(tar(inner))
@@ -132,15 +132,15 @@ def make(directory: Path, year: int, classes: int) -> Truth:
 
 
 def unpack(archives: Path, directory: Path, year: int) -> None:
-    """As users unpack them: train/ with a folder a class, the others in a row."""
+    """Unpack the archives as users do: train/ has one folder per class, the others have none."""
     with tarfile.open(archives / ARCHIVES[year]["train"]) as outer:
         for member in outer:
             stream = outer.extractfile(member)
             assert stream is not None
-            with tarfile.open(fileobj=stream) as one:
-                one.extractall(directory / "train" / Path(member.name).stem, filter="data")
+            with tarfile.open(fileobj=stream) as inner:
+                inner.extractall(directory / "train" / Path(member.name).stem, filter="data")
     for split in ARCHIVES[year].keys() - {"train"}:
-        with tarfile.open(archives / ARCHIVES[year][split]) as one:
-            one.extractall(directory if year == 2010 else directory / split, filter="data")
+        with tarfile.open(archives / ARCHIVES[year][split]) as archive:
+            archive.extractall(directory if year == 2010 else directory / split, filter="data")
     with tarfile.open(archives / DEVKITS[year]) as kit:
         kit.extractall(directory, filter="data")

@@ -1,4 +1,4 @@
-"""The source `cifar10`: both versions of the original distribution, whole and damaged."""
+"""The source `cifar10`: both versions of the original distribution, intact and damaged."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ from alexnet_jax.errors import UserError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 TRAIN = [f"data_batch_{n}" for n in range(1, 6)]
-PER_BATCH = 300  # more than a byte counts to
+PER_BATCH = 300  # more than fit into a byte
 
 
 class Batch:
@@ -32,7 +32,7 @@ class Batch:
         self.names = [f"thing_s_{seed}{i:05d}.png" for i in range(PER_BATCH)]
 
     def pixels(self) -> np.ndarray:
-        """[N, 32, 32, 3]; said in another way than the module says it."""
+        """[N, 32, 32, 3], computed in another way than in the module."""
         red, green, blue = self.planes[:, :1024], self.planes[:, 1024:2048], self.planes[:, 2048:]
         return np.stack([red, green, blue], axis=-1).reshape(-1, 32, 32, 3)
 
@@ -53,7 +53,7 @@ def binary_files() -> dict[str, bytes]:
 
 
 def python2(value) -> bytes:
-    """What cPickle of Python 2 writes at protocol 2, but for memos that nothing refers to."""
+    """What Python 2's cPickle writes with protocol 2, except memos that nothing refers to."""
 
     def write(value) -> bytes:
         if isinstance(value, str):
@@ -66,7 +66,7 @@ def python2(value) -> bytes:
             parts = [value[at : at + 100] for at in range(0, len(value), 100)]
             return b"]q\x02" + b"".join(b"(" + b"".join(map(write, part)) + b"e" for part in parts)
         if isinstance(value, dict):
-            return b"}q\x03(" + b"".join(write(key) + write(of) for key, of in value.items()) + b"u"
+            return b"}q\x03(" + b"".join(write(key) + write(item) for key, item in value.items()) + b"u"
         dtype = b"cnumpy\ndtype\nq\x04" + write("u1") + b"K\x00K\x01\x87Rq\x05"
         dtype += b"(K\x03U\x01|NNN" + write(-1) + write(-1) + b"K\x00tb"
         start = b"cnumpy.core.multiarray\n_reconstruct\nq\x06cnumpy\nndarray\nq\x07K\x00\x85U\x01b\x87Rq\x08"
@@ -102,17 +102,17 @@ def write(files: dict[str, bytes], folder: Path) -> Path:
 
 
 def check(path: Path, names: Callable[[str, int], str] = lambda batch, i: BATCHES[batch].names[i]) -> None:
-    """`path` must give exactly BATCHES."""
+    """Assert that `path` holds exactly BATCHES."""
     source = cifar10(path)
     assert source.classes == CLASSES
     assert list(source.splits) == ["train", "test"]
     for split, batches in (("train", TRAIN), ("test", ["test_batch"])):
-        got, places = source.splits[split], [(batch, i) for batch in batches for i in range(PER_BATCH)]
-        assert list(got.names) == [names(batch, i) for batch, i in places]
+        read_split, places = source.splits[split], [(batch, i) for batch in batches for i in range(PER_BATCH)]
+        assert list(read_split.names) == [names(batch, i) for batch, i in places]
         labels = [BATCHES[batch].labels[i] for batch, i in places]
-        assert got.labels is not None and got.labels.dtype == np.int32
-        np.testing.assert_array_equal(got.labels, labels)
-        read = [got.read(i) for i in range(len(places))]
+        assert read_split.labels is not None and read_split.labels.dtype == np.int32
+        np.testing.assert_array_equal(read_split.labels, labels)
+        read = [read_split.read(i) for i in range(len(places))]
         assert [image.label for image in read] == labels
         expected = np.concatenate([BATCHES[batch].pixels() for batch in batches])
         np.testing.assert_array_equal(np.stack([np.asarray(image.content) for image in read]), expected)
@@ -121,17 +121,17 @@ def check(path: Path, names: Callable[[str, int], str] = lambda batch, i: BATCHE
 
 
 def fails(path: Path | None, *words: str) -> None:
-    """The message must have each of the words."""
+    """Assert that opening `path` fails with a message that contains all of `words`."""
     with pytest.raises(UserError) as error:
         cifar10(path)
     for word in words:
         assert word in str(error.value)
 
 
-# --- whole ---
+# --- intact ---
 
 
-def test_the_binary_version_wherever_it_lies(tmp_path):
+def test_the_binary_version_in_every_place(tmp_path):
     def names(batch: str, i: int) -> str:
         return f"{batch}/{i}"
 
@@ -145,7 +145,7 @@ def test_the_binary_version_wherever_it_lies(tmp_path):
     check(folder.parent, names)
 
 
-def test_the_python_version_wherever_it_lies(tmp_path):
+def test_the_python_version_in_every_place(tmp_path):
     archive = pack(python_files(), tmp_path / "cifar-10-python.tar.gz")
     check(archive)
     check(archive.parent)
@@ -157,10 +157,10 @@ def test_the_python_version_wherever_it_lies(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
-def test_the_pickles_of_these_tests_are_what_python_2_wrote():
-    got = pickle.loads(python2(BATCHES["test_batch"].fields()), encoding="latin-1")
-    np.testing.assert_array_equal(got.pop("data"), BATCHES["test_batch"].planes)
-    assert got == {key: value for key, value in BATCHES["test_batch"].fields().items() if key != "data"}
+def test_python2_writes_pickles_that_python_reads():
+    unpickled = pickle.loads(python2(BATCHES["test_batch"].fields()), encoding="latin-1")
+    np.testing.assert_array_equal(unpickled.pop("data"), BATCHES["test_batch"].planes)
+    assert unpickled == {key: value for key, value in BATCHES["test_batch"].fields().items() if key != "data"}
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -168,16 +168,16 @@ def test_pickles_of_python_3(tmp_path, protocol):
     check(write(python_files(python3(protocol)), tmp_path / "folder"))
 
 
-def test_names_are_made_up_where_there_are_none(tmp_path):
+def test_missing_names_are_numbered(tmp_path):
     files = python_files()
     for name, batch in BATCHES.items():
         files[name] = python2({"data": batch.planes, "labels": batch.labels})
     check(write(files, tmp_path / "folder"), lambda batch, i: f"{batch}/{i}")
 
 
-def test_whole_sets_know_how_many_images_there_should_be(tmp_path):
+def test_published_counts(tmp_path):
     published = cifar10(write(binary_files(), tmp_path / "folder")).published
-    assert {split: (of.images, sum(of.by_class or [])) for split, of in published.items()} == {
+    assert {split: (each.images, sum(each.by_class or [])) for split, each in published.items()} == {
         "train": (50_000, 50_000),
         "test": (10_000, 10_000),
     }
@@ -185,7 +185,7 @@ def test_whole_sets_know_how_many_images_there_should_be(tmp_path):
     assert published["test"].by_class == [1000] * 10
 
 
-# --- pickles that would run something ---
+# --- pickles that would execute something ---
 
 
 class Runs:
@@ -198,14 +198,14 @@ class Runs:
         return os.system, (f"touch {self.path}",)
 
 
-def test_nothing_in_a_pickle_is_run(tmp_path):
+def test_nothing_in_a_pickle_is_executed(tmp_path):
     mark = tmp_path / "mark"
     pickle.loads(pickle.dumps(Runs(mark)))
-    assert mark.exists(), "the pickle of this test must be one that would"
+    assert mark.exists(), "the pickle of this test must be dangerous"
     mark.unlink()
     files = python_files(python3(2))
     files["data_batch_3"] = pickle.dumps(BATCHES["data_batch_3"].fields() | {"batch_label": Runs(mark)}, 2)
-    check(write(files, tmp_path / "whole"))  # its images are there, and the rest is of no interest
+    check(write(files, tmp_path / "whole"))  # its images are there, and the rest is ignored
     files["data_batch_3"] = pickle.dumps(Runs(mark), 2)
     fails(write(files, tmp_path / "only"), "data_batch_3 of", "only")
     assert not mark.exists()
@@ -214,14 +214,14 @@ def test_nothing_in_a_pickle_is_run(tmp_path):
 # --- damaged ---
 
 
-def test_nothing_there(tmp_path):
+def test_missing_input(tmp_path):
     fails(None, "--source cifar10 needs --input", "cifar-10-binary.tar.gz")
     for path in (tmp_path, tmp_path / "nowhere"):
         fails(path, str(path), "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 
 
 @pytest.mark.parametrize("missing", ["data_batch_1.bin", "test_batch.bin", "batches.meta.txt"])
-def test_a_file_lacks(tmp_path, missing):
+def test_a_missing_file(tmp_path, missing):
     files = binary_files()
     del files[missing]
     fails(write(files, tmp_path / "folder"), f"folder lacks {missing};")
@@ -238,14 +238,14 @@ def test_a_file_lacks(tmp_path, missing):
         ("batches.meta.txt", lambda content: b"\xff", "utf-8"),
     ],
 )
-def test_a_file_of_the_binary_version_is_damaged(tmp_path, name, change, word):
+def test_damaged_files_of_the_binary_version(tmp_path, name, change, word):
     files = binary_files()
     fails(write(files | {name: change(files[name])}, tmp_path / "folder"), f"{name} of", "folder", word)
 
 
 @pytest.mark.parametrize("dump", [python2, python3(4)])
 @pytest.mark.parametrize("kept", [0, 1, 5000, -3000, -1])
-def test_a_pickle_that_breaks_off(tmp_path, dump, kept):
+def test_truncated_pickles(tmp_path, dump, kept):
     files = python_files(dump)
     fails(write(files | {"data_batch_2": files["data_batch_2"][:kept]}, tmp_path / "folder"), "data_batch_2 of")
 
@@ -262,50 +262,50 @@ def test_a_pickle_that_breaks_off(tmp_path, dump, kept):
         ({"data": "none"}, "no array"),
     ],
 )
-def test_a_pickle_of_something_else(tmp_path, change, word):
+def test_pickles_of_something_else(tmp_path, change, word):
     files = python_files(python3(2))
     files["data_batch_4"] = pickle.dumps(BATCHES["data_batch_1"].fields() | change, 2)
     fails(write(files, tmp_path / "folder"), "data_batch_4 of", word)
 
 
-def test_classes_of_something_else(tmp_path):
+def test_a_wrong_number_of_classes(tmp_path):
     files = python_files() | {"batches.meta": python2({"label_names": CLASSES[:9]})}
     fails(write(files, tmp_path / "folder"), "batches.meta of", "9 classes")
 
 
-def test_an_archive_that_is_damaged(tmp_path):
-    whole = pack(binary_files(), tmp_path / "whole").read_bytes()
+def test_damaged_archives(tmp_path):
+    intact = pack(binary_files(), tmp_path / "whole").read_bytes()
     damaged = tmp_path / "damaged.tar.gz"
-    changed = bytearray(whole)
-    changed[len(whole) // 2] ^= 1  # a pixel, which only the checksum at the end tells
-    plain = gzip.decompress(whole)
+    changed = bytearray(intact)
+    changed[len(intact) // 2] ^= 1  # a pixel, which only the checksum at the end reveals
+    plain = gzip.decompress(intact)
     packer = zlib.compressobj(wbits=31)
     start = packer.compress(plain[: len(plain) // 2]) + packer.flush(zlib.Z_FULL_FLUSH)
     for content in (
         b"",
         b"hello",
         plain,
-        whole[: len(whole) // 2],
-        whole[:-4],
+        intact[: len(intact) // 2],
+        intact[:-4],
         bytes(changed),
-        start + b"\x07" * 99,  # a block of no known kind
+        start + b"\x07" * 99,  # a block of unknown type
         gzip.compress(b"x" * 999),
     ):
         damaged.write_bytes(content)
         fails(damaged, "damaged.tar.gz is damaged")
 
 
-def test_a_member_that_claims_to_be_huge(tmp_path, monkeypatch):
+def test_archives_that_are_too_large(tmp_path, monkeypatch):
     path = pack(binary_files(), tmp_path / "whole")
     unpacked = len(gzip.decompress(path.read_bytes()))
     monkeypatch.setattr(module, "MAX_BYTES", unpacked)
     cifar10(path)
-    for share in (2, 3):  # behind a file, and within one
+    for share in (2, 3):  # between two files, and within one
         monkeypatch.setattr(module, "MAX_BYTES", unpacked // share)
         fails(path, "whole is damaged")
 
 
-def test_links_and_paths_in_an_archive_lead_nowhere(tmp_path):
+def test_links_and_paths_in_archives_are_not_followed(tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(binary_files()["test_batch.bin"])
     files = binary_files()

@@ -1,4 +1,4 @@
-"""The ImageNet challenges from archives in their true layouts: listing, and what can be wrong with them."""
+"""The ImageNet challenges from archives in their real layouts: listing, and what can be wrong with them."""
 
 import io
 import random
@@ -23,7 +23,7 @@ CLASSES = 12
 
 
 @pytest.fixture(scope="module", params=[2010, 2012])
-def made(request, tmp_path_factory) -> tuple[int, Path, ilsvrc.Truth]:
+def archived(request, tmp_path_factory) -> tuple[int, Path, ilsvrc.Truth]:
     directory = tmp_path_factory.mktemp("archives") / "ilsvrc"
     return request.param, directory, ilsvrc.make(directory, request.param, CLASSES)
 
@@ -32,28 +32,28 @@ def challenge(year: int, directory: Path) -> Source:
     return imagenet.challenge(f"imagenet{year}", directory)
 
 
-def test_images_and_labels_are_those_of_the_archives(made):
-    year, directory, truth = made
+def test_images_and_labels_match_the_archives(archived):
+    year, directory, truth = archived
     source = challenge(year, directory)
     assert source.classes == truth.classes == sorted(truth.classes)
-    assert list(truth.ids.values()) != sorted(truth.ids.values())  # the kit's numbers are no labels
+    assert list(truth.ids.values()) != sorted(truth.ids.values())  # the kit's numbers are not the labels
     assert source.splits.keys() == truth.images.keys()
     for name, split in source.splits.items():
         expected = truth.images[name]
         assert split.names == [image for image, _, _ in expected]
-        assert [split.read(i) for i in range(len(split.names))] == [(content, of) for _, content, of in expected]
+        assert [split.read(i) for i in range(len(split.names))] == [image[1:] for image in expected]
         assert split.labels is not None and split.labels.tolist() == [label for _, _, label in expected]
     assert source.published["train"].by_class == [3] * CLASSES
 
 
 def test_published_counts():
-    """Of image-net.org/challenges/LSVRC: 1,281,167 and 50,000; 1,261,406, 50,000 and 150,000."""
+    """As image-net.org/challenges/LSVRC gives them: 1,281,167 and 50,000; 1,261,406, 50,000 and 150,000."""
     assert imagenet.EDITIONS["imagenet2012"].images == {"train": 1_281_167, "val": 50_000}
     assert imagenet.EDITIONS["imagenet2010"].images == {"train": 1_261_406, "val": 50_000, "test": 150_000}
 
 
-def test_unpacked_archives_give_the_same_bytes(made, tmp_path):
-    year, directory, _ = made
+def test_unpacked_archives_are_packed_to_the_same_bytes(archived, tmp_path):
+    year, directory, _ = archived
     ilsvrc.unpack(directory, tmp_path / "unpacked", year)
     if year == 2010:
         shutil.copy(directory / "ILSVRC2010_test_ground_truth.txt", tmp_path / "unpacked")
@@ -63,8 +63,8 @@ def test_unpacked_archives_give_the_same_bytes(made, tmp_path):
     assert contents(tmp_path / "out" / "packed") == contents(tmp_path / "out" / "unpacked")
 
 
-def test_validation_images_sorted_into_class_folders_need_no_kit(made, tmp_path, monkeypatch):
-    year, directory, truth = made
+def test_validation_images_in_class_folders_need_no_kit(archived, tmp_path, monkeypatch):
+    year, directory, truth = archived
     shutil.copy(directory / ilsvrc.ARCHIVES[year]["train"], tmp_path)
     for name, content, label in truth.images["val"]:
         folder = tmp_path / "val" / truth.classes[label]
@@ -77,8 +77,8 @@ def test_validation_images_sorted_into_class_folders_need_no_kit(made, tmp_path,
     assert split.labels is not None and split.labels.tolist() == [label for _, _, label in truth.images["val"]]
 
 
-def test_patch_images_take_the_place_of_blank_ones(made, tmp_path):
-    year, directory, truth = made
+def test_patch_images_replace_blank_ones(archived, tmp_path):
+    year, directory, truth = archived
     if year != 2010:
         pytest.skip("only 2010 has patch images")
     shutil.copytree(directory, tmp_path / "patched")
@@ -92,13 +92,13 @@ def test_patch_images_take_the_place_of_blank_ones(made, tmp_path):
 
 
 def rewrite(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
-    """Writes an archive again with other members."""
+    """Rewrite an archive with other members."""
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
     path.write_bytes(ilsvrc.tar(change(members), "w:gz" if path.suffix == ".gz" else "w"))
 
 
-def cut(share: float) -> Callable[[Path], object]:
+def truncated(share: float) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
@@ -110,11 +110,11 @@ def overwrite_a_header(path: Path) -> None:
     path.write_bytes(content)
 
 
-def one_class_less(path: Path) -> None:
+def without_a_class(path: Path) -> None:
     rewrite(path, lambda members: members[1:])
 
 
-def one_image_less(path: Path) -> None:
+def without_an_image(path: Path) -> None:
     rewrite(path, lambda members: members[:-1])
 
 
@@ -122,31 +122,36 @@ def empty_class(path: Path) -> None:
     rewrite(path, lambda members: [(members[0][0], ilsvrc.tar([])), *members[1:]])
 
 
-def cut_inside(path: Path) -> None:
+def truncated_inside(path: Path) -> None:
     rewrite(
         path, lambda members: [*members[:3], (members[3][0], members[3][1][: len(members[3][1]) // 2]), *members[4:]]
     )
 
 
-def no_meta(path: Path) -> None:
+def without_meta(path: Path) -> None:
     rewrite(path, lambda members: [member for member in members if "meta" not in member[0]])
 
 
 def bad_meta(path: Path) -> None:
-    rewrite(path, lambda members: [(name, b"nothing" if "meta" in name else of) for name, of in members])
+    rewrite(path, lambda members: [(name, b"nothing" if "meta" in name else content) for name, content in members])
 
 
 def bad_numbers(path: Path) -> None:
     rewrite(
-        path, lambda members: [(name, of.replace(b"\n", b" x\n") if "truth" in name else of) for name, of in members]
+        path,
+        lambda members: [
+            (name, content.replace(b"\n", b" x\n") if "truth" in name else content) for name, content in members
+        ],
     )
 
 
 def unknown_number(path: Path) -> None:
-    rewrite(path, lambda members: [(name, b"77\n" * CLASSES if "truth" in name else of) for name, of in members])
+    rewrite(
+        path, lambda members: [(name, b"77\n" * CLASSES if "truth" in name else content) for name, content in members]
+    )
 
 
-NOT_WHOLE = r"{file}.* is not a whole, uncompressed tar: .*; check its length and checksum, and download it again"
+NOT_COMPLETE = r"{file}.* is not a complete, uncompressed tar: .*; check its length and checksum, and download it again"
 
 
 @pytest.mark.parametrize(
@@ -154,32 +159,36 @@ NOT_WHOLE = r"{file}.* is not a whole, uncompressed tar: .*; check its length an
     [
         ("train", Path.unlink, r"has neither ILSVRC.*train.tar nor train/; put one of them there"),
         ("val", Path.unlink, r"has neither ILSVRC.*val.tar nor val/"),
-        ("train", cut(0.5), NOT_WHOLE),
-        ("train", cut(0.0), NOT_WHOLE),
-        ("val", cut(0.7), NOT_WHOLE),
-        ("val", lambda path: path.write_bytes(path.read_bytes().rstrip(b"\0")), NOT_WHOLE),
-        ("val", overwrite_a_header, NOT_WHOLE),
-        ("train", overwrite_a_header, NOT_WHOLE),
-        ("train", cut_inside, rf"{NOT_WHOLE[:-1]}"),
-        ("val", lambda path: path.write_bytes(ilsvrc.tar([("a.JPEG", b"")], "w:gz")), NOT_WHOLE),
+        ("train", truncated(0.5), NOT_COMPLETE),
+        ("train", truncated(0.0), NOT_COMPLETE),
+        ("val", truncated(0.7), NOT_COMPLETE),
+        ("val", lambda path: path.write_bytes(path.read_bytes().rstrip(b"\0")), NOT_COMPLETE),
+        ("val", overwrite_a_header, NOT_COMPLETE),
+        ("train", overwrite_a_header, NOT_COMPLETE),
+        ("train", truncated_inside, rf"{NOT_COMPLETE[:-1]}"),
+        ("val", lambda path: path.write_bytes(ilsvrc.tar([("a.JPEG", b"")], "w:gz")), NOT_COMPLETE),
         (
             "train",
-            one_class_less,
+            without_a_class,
             rf"has {CLASSES - 1} classes and the development kit {CLASSES}; it lacks n\d+\. Down",
         ),
         ("train", empty_class, r"the class n\d+ of .* has no images"),
-        ("val", one_image_less, rf"has {CLASSES - 1} images and .* labels for {CLASSES}: they belong together"),
-        ("devkit", Path.unlink, rf"{CLASSES} classes and ILSVRC-\d+ 1000; with the development kit .* For a part"),
-        ("devkit", cut(0.5), r"the development kit .* cannot be read"),
+        (
+            "val",
+            without_an_image,
+            rf"has {CLASSES - 1} images and .* has {CLASSES} labels: they are matched by their order",
+        ),
+        ("devkit", Path.unlink, rf"{CLASSES} classes and ILSVRC-\d+ has 1000. Put the development kit .* for a subset"),
+        ("devkit", truncated(0.5), r"the development kit .* cannot be read"),
         ("devkit", lambda path: path.write_bytes(b""), r"the development kit .* cannot be read"),
-        ("devkit", no_meta, r"has no data/meta.mat; is it the kit of this year"),
+        ("devkit", without_meta, r"has no data/meta.mat; is it the kit of this year"),
         ("devkit", bad_meta, r"the development kit .* cannot be read"),
-        ("devkit", bad_numbers, r"the labels in .* should be one number a line"),
+        ("devkit", bad_numbers, r"the labels in .* should be one number per line"),
         ("devkit", unknown_number, r"names class 77, which the development kit's meta.mat lacks"),
     ],
 )
-def test_what_is_wrong_with_archives_is_named(file, change, message, made, tmp_path):
-    year, directory, _ = made
+def test_problems_of_archives_are_named(file, change, message, archived, tmp_path):
+    year, directory, _ = archived
     shutil.copytree(directory, tmp_path / "broken")
     path = tmp_path / "broken" / (ilsvrc.DEVKITS[year] if file == "devkit" else ilsvrc.ARCHIVES[year][file])
     change(path)
@@ -187,14 +196,14 @@ def test_what_is_wrong_with_archives_is_named(file, change, message, made, tmp_p
         challenge(year, tmp_path / "broken")
 
 
-def test_labels_missing(made, tmp_path, monkeypatch):
-    year, directory, _ = made
+def test_missing_labels(archived, tmp_path, monkeypatch):
+    year, directory, _ = archived
     edition = imagenet.EDITIONS[f"imagenet{year}"]
     monkeypatch.setitem(imagenet.EDITIONS, f"imagenet{year}", edition._replace(classes=CLASSES))
     shutil.copytree(directory, tmp_path / "broken")
     (tmp_path / "broken" / ilsvrc.DEVKITS[year]).unlink()
     with pytest.raises(
-        UserError, match=rf"labels of .*val.tar are in the development kit, and .*{ilsvrc.DEVKITS[year]}"
+        UserError, match=rf"labels of .*val.tar are in the development kit, but .*{ilsvrc.DEVKITS[year]}"
     ):
         challenge(year, tmp_path / "broken")
     if year == 2010:
@@ -204,7 +213,7 @@ def test_labels_missing(made, tmp_path, monkeypatch):
             challenge(year, tmp_path / "broken")
 
 
-def test_no_place_given(tmp_path):
+def test_missing_input(tmp_path):
     for directory in (None, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"needs --input DIR, a folder with ILSVRC2012_img_train.tar, "):
             imagenet.challenge("imagenet2012", directory)
@@ -212,15 +221,15 @@ def test_no_place_given(tmp_path):
         imagenet.full(tmp_path / "nowhere", 0)
 
 
-def test_members_that_would_write_outside_are_only_read(tmp_path):
-    """Nothing is unpacked: a path can point where it likes."""
+def test_paths_of_members_are_ignored(tmp_path):
+    """Nothing is unpacked, so a path may point anywhere."""
     (tmp_path / "n00000001.tar").write_bytes(ilsvrc.tar([("../../../n00000001_2.JPEG", b"image")]))
     ((name, place),) = archives.by_class(tmp_path)["n00000001"]
     assert (name, place.read()) == ("n00000001/n00000001_2.JPEG", b"image")
 
 
 @pytest.mark.parametrize(("kind", "target"), [("SYMTYPE", "/etc/passwd"), ("LNKTYPE", "/etc/passwd"), ("CHRTYPE", "")])
-def test_members_that_are_no_files_are_refused(kind, target, tmp_path):
+def test_links_and_devices_are_refused(kind, target, tmp_path):
     member = tarfile.TarInfo("n00000001_1.JPEG")
     member.type, member.linkname = getattr(tarfile, kind), target
     with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
@@ -229,14 +238,14 @@ def test_members_that_are_no_files_are_refused(kind, target, tmp_path):
         archives.by_class(tmp_path)
 
 
-def test_a_hard_link_is_a_second_name_of_its_file(tmp_path):
+def test_a_hard_link_is_a_second_name_for_its_file(tmp_path):
     first, second = tarfile.TarInfo("a.JPEG"), tarfile.TarInfo("b.JPEG")
     first.size, second.type, second.linkname = 5, tarfile.LNKTYPE, "a.JPEG"
     with tarfile.open(tmp_path / "n00000001.tar", "w") as archive:
         archive.addfile(first, io.BytesIO(b"image"))
         archive.addfile(second)
-    found = archives.by_class(tmp_path)["n00000001"]
-    assert [(name, place.read()) for name, place in found] == [
+    listing = archives.by_class(tmp_path)["n00000001"]
+    assert [(name, place.read()) for name, place in listing] == [
         ("n00000001/a.JPEG", b"image"),
         ("n00000001/b.JPEG", b"image"),
     ]
@@ -245,7 +254,7 @@ def test_a_hard_link_is_a_second_name_of_its_file(tmp_path):
 def test_two_archives_of_one_class_are_refused(tmp_path):
     inner = ilsvrc.tar([("x.JPEG", b"image")])
     (tmp_path / "all.tar").write_bytes(ilsvrc.tar([("a/n00000001.tar", inner), ("b/n00000001.tar", inner)]))
-    with pytest.raises(UserError, match=r"all.tar holds 2 archives n00000001.tar, in folders"):
+    with pytest.raises(UserError, match=r"all.tar holds 2 archives called n00000001.tar, in different folders"):
         archives.by_class(tmp_path / "all.tar")
 
 
@@ -261,7 +270,7 @@ def release(directory: Path, counts: dict[str, int]) -> Path:
     return directory
 
 
-def test_a_release_is_halved_by_seed(tmp_path):
+def test_a_release_is_halved_at_random(tmp_path):
     counts = {"n00000002": 10, "n00000001": 7, "n00000003": 1}
     directory = release(tmp_path / "release", counts)
     source = imagenet.full(directory, seed=0)
@@ -277,11 +286,11 @@ def test_a_release_is_halved_by_seed(tmp_path):
             assert source.classes[label] == name.split("/")[0]
     assert list(imagenet.full(directory, seed=0).splits["val"].names) == list(val.names)
     assert list(imagenet.full(directory, seed=1).splits["val"].names) != list(val.names)
-    one = tmp_path / "fall.tar"
-    one.write_bytes(ilsvrc.tar([(f"fall/{tar.name}", tar.read_bytes()) for tar in directory.iterdir()]))
-    assert list(imagenet.full(one, seed=0).splits["train"].names) == list(train.names)
-    with pytest.raises(UserError, match="has but one image"):
+    archive = tmp_path / "fall.tar"
+    archive.write_bytes(ilsvrc.tar([(f"fall/{tar.name}", tar.read_bytes()) for tar in directory.iterdir()]))
+    assert list(imagenet.full(archive, seed=0).splits["train"].names) == list(train.names)
+    with pytest.raises(UserError, match="has a single image"):
         imagenet.full(release(tmp_path / "small", {"n00000001": 1}), 0)
     (directory / "n00000009").mkdir()
-    with pytest.raises(UserError, match="has archives, and folders such as n00000009 without one"):
+    with pytest.raises(UserError, match="has archives, but also folders without one, such as n00000009"):
         imagenet.full(directory, 0)

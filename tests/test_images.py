@@ -31,13 +31,13 @@ SMOOTH = np.asarray(Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 
     ],
     ids=["png", "bmp", "webp", "rgba", "jpeg", "cmyk", "palette"],
 )
-def test_decode_gives_rgb_whatever_the_format(content, tolerance):
+def test_decode_gives_rgb_for_every_format(content, tolerance):
     pixels = decoded(content).astype(int)
     assert pixels.shape == SMOOTH.shape
     assert np.abs(pixels - SMOOTH).max() <= tolerance
 
 
-def test_grey_images_have_three_equal_channels():
+def test_grey_images_get_three_equal_channels():
     for kind in ("JPEG", "PNG"):
         pixels = decoded(encoded(Image.fromarray(SMOOTH).convert("L"), kind))
         assert pixels.shape == (30, 40, 3)
@@ -52,10 +52,10 @@ def test_16_bit_grey_keeps_its_range_and_floats_are_refused():
         images.decode(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
 
 
-def test_photos_are_turned_upright():
+def test_exif_orientation_is_applied():
     for kind in ("JPEG", "PNG"):
         exif = Image.Exif()
-        exif[0x0112] = 6  # the camera was held on its side
+        exif[0x0112] = 6  # the camera was turned by 90 degrees
         content = encoded(SMOOTH, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
         pixels = decoded(content).astype(int)
         assert np.abs(pixels - np.rot90(SMOOTH, -1).astype(int)).max() <= 3
@@ -81,14 +81,14 @@ def test_damaged_images_are_refused(content):
         images.decode(content)
 
 
-def test_images_of_absurd_size_are_refused():
+def test_images_with_too_many_pixels_are_refused():
     bomb = encoded(Image.new("1", (20000, 20000)), "PNG")
     with pytest.raises(images.CorruptImage, match="20000x20000 pixels are more than"):
         images.decode(bomb)
 
 
-def test_odd_files_are_taken_and_told_of():
-    """As ILSVRC has them: CMYK (about 20), a PNG named .JPEG (one), gzip-packed (one), grey (1.8 %)."""
+def test_unusual_files_are_accepted_and_reported():
+    """ILSVRC has some: CMYK (about 20), a PNG named .JPEG, a gzip-compressed JPEG, grey (1.8 %)."""
     grey = Image.fromarray(SMOOTH).convert("L")
     for content, unusual in (
         (encoded(Image.fromarray(SMOOTH).convert("CMYK"), "JPEG"), ("CMYK",)),
@@ -99,12 +99,12 @@ def test_odd_files_are_taken_and_told_of():
         (encoded(Image.new("RGB", (1, 300)), "JPEG"), ("under 16 pixels",)),
         (JPEG, ()),
     ):
-        found = images.decode(content)
-        assert found.unusual == unusual
-        assert images.to_square(found.pixels, 8).shape == (8, 8, 3)
+        result = images.decode(content)
+        assert result.unusual == unusual
+        assert images.to_square(result.pixels, 8).shape == (8, 8, 3)
 
 
-def test_a_stray_byte_before_the_end_mark_is_forgiven():
+def test_a_stray_byte_before_the_end_marker_is_ignored():
     stray = JPEG[:-2] + b"\x12" + JPEG[-2:]
     np.testing.assert_array_equal(decoded(stray), decoded(JPEG))
     with pytest.raises(images.CorruptImage, match="extraneous"):
@@ -112,15 +112,15 @@ def test_a_stray_byte_before_the_end_mark_is_forgiven():
 
 
 def test_a_gzip_bomb_is_refused(monkeypatch):
-    packed = gzip.compress(JPEG)
-    images.decode(packed)
+    compressed = gzip.compress(JPEG)
+    images.decode(compressed)
     monkeypatch.setattr(images, "MAX_BYTES", len(JPEG) - 1)
-    with pytest.raises(images.CorruptImage, match="gzip-packed, and cut short or of more than"):
-        images.decode(packed)
+    with pytest.raises(images.CorruptImage, match="gzip-compressed, and truncated or longer than"):
+        images.decode(compressed)
 
 
 def area_average(square: np.ndarray, size: int) -> np.ndarray:
-    """Each target pixel is the mean over its area; source pixels on its border count in part."""
+    """Each output pixel is the mean over its area, to which pixels on its border contribute in part."""
     edges = np.linspace(0, len(square), size + 1)
     starts = np.arange(len(square))
     weights = np.clip(np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts), 0, None)
@@ -128,7 +128,7 @@ def area_average(square: np.ndarray, size: int) -> np.ndarray:
     return np.einsum("ij,jkc,lk->ilc", weights, square.astype(float), weights)
 
 
-def test_square_is_the_centre_averaged_by_area():
+def test_to_square_crops_the_centre_and_averages_areas():
     wide = np.random.default_rng(0).integers(0, 256, (50, 81, 3), dtype=np.uint8)
     centre = wide[:, 15:65]
     np.testing.assert_allclose(images.to_square(wide, 32), area_average(centre, 32), atol=0.51)

@@ -30,16 +30,16 @@ def collect(order: Order, count: int, start: int, stop: int, threads: int = 2, *
         return list(batches)
 
 
-def test_every_epoch_holds_every_example_once_in_a_new_order():
+def test_every_epoch_contains_every_example_once_in_a_new_order():
     order = Order(examples=50, batch_size=8, seed=3)
     assert order.steps_per_epoch == 7
     epochs = []
     for epoch in range(2):
-        found = collect(order, 50, 7 * epoch, 7 * (epoch + 1))
-        index = np.concatenate([batch.example[batch.mask] for batch in found])
+        batches = collect(order, 50, 7 * epoch, 7 * (epoch + 1))
+        index = np.concatenate([batch.example[batch.mask] for batch in batches])
         assert sorted(index) == list(range(50))
         epochs.append(index.tolist())
-        for batch in found:
+        for batch in batches:
             np.testing.assert_array_equal(batch.image[:, 0, 0, 0], batch.example)
             np.testing.assert_array_equal(batch.label, batch.example % 7)
     assert epochs[0] != epochs[1]
@@ -48,28 +48,28 @@ def test_every_epoch_holds_every_example_once_in_a_new_order():
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(
-        np.array_equal(x, y) for one, other in zip(a, b, strict=True) for x, y in zip(one, other, strict=True)
+        np.array_equal(x, y) for first, second in zip(a, b, strict=True) for x, y in zip(first, second, strict=True)
     )
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2, 3, 4])
-def test_order_depends_on_seed_and_epoch_only_and_can_start_anywhere(threads):
+def test_order_depends_only_on_seed_and_epoch_and_can_start_anywhere(threads):
     order = Order(50, 8, seed=3)
     whole = collect(order, 50, 0, 20)
     assert same(whole, collect(order, 50, 0, 20, threads))
-    assert same(whole[10:], collect(order, 50, 10, 20, threads))  # in mid-epoch
+    assert same(whole[10:], collect(order, 50, 10, 20, threads))  # within an epoch
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-def test_processes_read_each_their_part_of_each_batch(parts):
-    """Real processes: together they read every example once an epoch, in the order of one process; so after a
-    restart in mid-epoch."""
+def test_each_process_reads_its_part_of_every_batch(parts):
+    """Real processes together read every example once per epoch, in the order of a single process, and do so after a
+    restart within an epoch, too."""
     program = """
 import json, sys
 from tests.test_loader import Order, collect
 part, parts, start = map(int, sys.argv[1:])
-found = collect(Order(50, 8, seed=3), 50, start, 14, threads=part % 3, part=part, parts=parts)
-print(json.dumps([[batch.example.tolist(), batch.mask.tolist(), batch.image[:, 0, 0, 0].tolist()] for batch in found]))
+batches = collect(Order(50, 8, seed=3), 50, start, 14, threads=part % 3, part=part, parts=parts)
+print(json.dumps([[x.tolist() for x in (batch.example, batch.mask, batch.image[:, 0, 0, 0])] for batch in batches]))
 """
     whole = collect(Order(50, 8, seed=3), 50, 0, 14)
     for start in (0, 10):
@@ -79,16 +79,16 @@ print(json.dumps([[batch.example.tolist(), batch.mask.tolist(), batch.image[:, 0
             )
             for part in range(parts)
         ]
-        found = [json.loads(process.communicate()[0]) for process in processes]
+        outputs = [json.loads(process.communicate()[0]) for process in processes]
         for number, batch in enumerate(whole[start:]):
-            example, mask, pixel = ([x for of in found for x in of[number][field]] for field in range(3))
+            example, mask, pixel = ([x for output in outputs for x in output[number][field]] for field in range(3))
             assert example == batch.example.tolist() == pixel
             assert mask == batch.mask.tolist()
     assert sorted(x for batch in whole[:7] for x in batch.example[batch.mask]) == list(range(50))
 
 
-def test_batches_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="batches of 8 do not divide into 3 parts"):
+def test_indivisible_batches_are_refused():
+    with pytest.raises(ValueError, match="batches of 8 cannot be divided into 3 parts"):
         Batches(in_memory(50), Order(50, 8, 3), 0, 1, Reading(1, 1, 0.0, part=0, parts=3))
 
 
@@ -99,7 +99,7 @@ def test_the_state_is_one_integer():
     batches.close()
 
 
-def test_the_time_waited_is_told():
+def test_waiting_time_is_measured():
     class Slow(records.InMemory):
         def read(self, index, out):
             time.sleep(0.05)
@@ -112,27 +112,27 @@ def test_the_time_waited_is_told():
 
 
 def test_evaluation_reads_every_image_once_in_order():
-    found = collect(Order(21, 8, seed=None), 21, 0, 3)
-    assert [len(batch.label) for batch in found] == [8, 8, 8]
-    assert np.concatenate([batch.example[batch.mask] for batch in found]).tolist() == list(range(21))
+    batches = collect(Order(21, 8, seed=None), 21, 0, 3)
+    assert [len(batch.label) for batch in batches] == [8, 8, 8]
+    assert np.concatenate([batch.example[batch.mask] for batch in batches]).tolist() == list(range(21))
     fewer = collect(Order(3, 8, seed=None), 3, 0, 1)  # fewer images than a batch
     assert fewer[0].mask.tolist() == [True] * 3 + [False] * 5
 
 
-def test_memory_is_used_again_once_nobody_refers_to_it():
+def test_memory_is_reused_once_nothing_refers_to_it():
     pool = Pool((8, 4, 4, 3))
     array = pool.empty()
     array[:] = 7
-    place, row = array.ctypes.data, array[3:][1:]
+    address, row = array.ctypes.data, array[3:][1:]
     del array
     other = pool.empty()
     other[:] = 9
     assert (row == 7).all()
     del row
-    assert pool.empty().ctypes.data == place
+    assert pool.empty().ctypes.data == address
 
 
-def test_jax_keeps_the_memory_of_a_batch_that_it_uses():
+def test_memory_that_jax_uses_is_not_reused():
     pool = Pool((8, 64, 64, 3))
     for _ in range(5):
         arrays = [pool.empty() for _ in range(4)]
@@ -166,7 +166,7 @@ def read(split: records.Packed, index: np.ndarray) -> tuple[np.ndarray, dict[int
 
 
 def damage(shard: Path, split: records.Packed, *examples: int) -> None:
-    """Flips one bit in the middle of records."""
+    """Flip one bit in the middle of records."""
     content = bytearray(shard.read_bytes())
     for i in examples:
         if isinstance(split, records.Jpeg):
@@ -174,24 +174,24 @@ def damage(shard: Path, split: records.Packed, *examples: int) -> None:
             content[bytes(content).index(record) + len(record) // 2] ^= 1
         else:
             content[i * 16 * 16 * 3 + 100] ^= 1
-    with shard.open("r+b") as file:  # in place: what has it open sees it
+    with shard.open("r+b") as file:  # in place, so that those who have it open see it
         file.write(content)
 
 
-def test_a_bad_record_is_named_and_its_place_goes_to_the_next_sound_one(packed):
+def test_a_bad_record_is_reported_and_replaced_by_the_next_intact_one(packed):
     shard, split = packed
     whole = list(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(2, 2, 0.0)))
     damage(shard, split, 7, 8, 39)
     for threads in (0, 3):
         batches = Batches(split, Order(40, 8, seed=5), 0, 5, Reading(threads, 2, max_bad=0.1))
-        news, taken = [], {7: 9, 8: 9, 39: 0}
-        for sound, batch in zip(whole, batches, strict=True):
+        news, replacement = [], {7: 9, 8: 9, 39: 0}
+        for intact, batch in zip(whole, batches, strict=True):
             news += batches.news()
             assert batch.mask.all()
-            assert batch.example.tolist() == [taken.get(i, i) for i in sound.example.tolist()]
+            assert batch.example.tolist() == [replacement.get(i, i) for i in intact.example.tolist()]
             np.testing.assert_array_equal(batch.label, batch.example % 2)
-            kept = batch.example == sound.example
-            np.testing.assert_array_equal(batch.image[kept], sound.image[kept])
+            kept = batch.example == intact.example
+            np.testing.assert_array_equal(batch.image[kept], intact.image[kept])
             for row in np.flatnonzero(~kept):
                 np.testing.assert_array_equal(batch.image[row], read(split, batch.example[row : row + 1])[0][0])
         assert sorted(batches.bad) == [7, 8, 39]
@@ -200,16 +200,16 @@ def test_a_bad_record_is_named_and_its_place_goes_to_the_next_sound_one(packed):
         batches.close()
 
 
-def test_in_evaluation_a_bad_record_is_left_out(packed):
+def test_evaluation_leaves_bad_records_out(packed):
     shard, split = packed
     damage(shard, split, 7)
     batches = Batches(split, Order(40, 8, seed=None), 0, 5, Reading(2, 2, max_bad=0.1))
-    left = np.concatenate([batch.example[batch.mask] for batch in batches])
-    assert left.tolist() == [i for i in range(40) if i != 7]
+    evaluated = np.concatenate([batch.example[batch.mask] for batch in batches])
+    assert evaluated.tolist() == [i for i in range(40) if i != 7]
     batches.close()
 
 
-def test_reading_stops_past_a_share_of_bad_records(packed):
+def test_reading_stops_above_max_bad(packed):
     shard, split = packed
     damage(shard, split, 1, 2, 3)
     batches = Batches(split, Order(40, 8, seed=5), 0, 5, Reading(2, 2, max_bad=0.05))
@@ -218,7 +218,7 @@ def test_reading_stops_past_a_share_of_bad_records(packed):
     batches.close()
 
 
-def test_a_shard_that_is_cut_while_it_is_read_is_bad_records_and_no_crash(packed):
+def test_truncating_an_open_shard_makes_bad_records_and_no_crash(packed):
     shard, split = packed
     with shard.open("r+b") as file:
         file.truncate(2000)
@@ -228,8 +228,8 @@ def test_a_shard_that_is_cut_while_it_is_read_is_bad_records_and_no_crash(packed
         list(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(0, 2, max_bad=0.5)))
 
 
-def test_no_sound_record_at_all(packed):
+def test_no_intact_record_at_all(packed):
     shard, split = packed
     damage(shard, split, *range(40))
-    with pytest.raises(DataError, match="not one of the 40 records can be read"):
+    with pytest.raises(DataError, match="none of the 40 records can be read"):
         next(Batches(split, Order(40, 8, seed=5), 0, 5, Reading(0, 1, max_bad=0.9)))

@@ -38,7 +38,9 @@ def contents(directory: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_packed_images_labels_names_and_statistics(store, image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_IMAGES", 4)
-    monkeypatch.setattr(packing, "BLOCK_BYTES", 3 * 24 * 24 * 3)  # three images a block: blocks end within shards
+    monkeypatch.setattr(
+        packing, "BLOCK_BYTES", 3 * 24 * 24 * 3
+    )  # three images per block, so that blocks end within shards
     files = sorted(image_folder({"cat": 7, "dog": 6}).glob("*/*.jpg"))
     described = pack(tmp_path / "images", tmp_path / "out", store=store)
     assert described == manifest.read(tmp_path / "out")
@@ -49,24 +51,24 @@ def test_packed_images_labels_names_and_statistics(store, image_folder, tmp_path
     assert [split.name(i) for i in range(13)] == [f"{file.parent.name}/{file.name}" for file in files]
     expected = np.stack([images.to_square(images.decode(file.read_bytes()).pixels, 24) for file in files])
     order = np.array([12, 0, 5, 5, 3, 4])
-    seen, bad = read(split, order)
+    pixels, bad = read(split, order)
     assert not bad
-    assert np.abs(seen.astype(int) - expected[order]).max() <= (0 if store == "raw" else 40)
+    assert np.abs(pixels.astype(int) - expected[order]).max() <= (0 if store == "raw" else 40)
 
-    # The statistics are of the pixels before JPEG, so that they do not depend on the store.
-    found = records.statistics_of(tmp_path / "out", described)
-    np.testing.assert_allclose(found.mean_image, expected.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    # The statistics are taken before JPEG compression, so they do not depend on the store.
+    stored = records.statistics_of(tmp_path / "out", described)
+    np.testing.assert_allclose(stored.mean_image, expected.mean(axis=0, dtype=np.float64), rtol=1e-6)
     covariance = np.cov(expected.reshape(-1, 3).T.astype(np.float64), bias=True)
-    vectors = found.eigenvectors.astype(np.float64)
-    np.testing.assert_allclose(vectors * found.eigenvalues @ vectors.T, covariance, rtol=1e-4, atol=1e-2)
-    assert found.eigenvalues[0] >= found.eigenvalues[1] >= found.eigenvalues[2] >= 0
+    vectors = stored.eigenvectors.astype(np.float64)
+    np.testing.assert_allclose(vectors * stored.eigenvalues @ vectors.T, covariance, rtol=1e-4, atol=1e-2)
+    assert stored.eigenvalues[0] >= stored.eigenvalues[1] >= stored.eigenvalues[2] >= 0
     for path in (tmp_path / "out").iterdir():
         assert path.name in json.dumps(described.model_dump()) or path.name == "manifest.json"
     for shard in described.splits["train"].shards:
-        assert manifest.described(tmp_path / "out" / shard.name).xxh128 == shard.xxh128
+        assert manifest.describe(tmp_path / "out" / shard.name).xxh128 == shard.xxh128
 
 
-def test_sums_are_exact_and_do_not_depend_on_how_images_are_grouped():
+def test_sums_are_exact_for_any_grouping_of_the_images():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (5, 64, 48, 3), dtype=np.uint8)
     pixels[0] = 255  # the largest products
@@ -78,16 +80,16 @@ def test_sums_are_exact_and_do_not_depend_on_how_images_are_grouped():
         np.testing.assert_array_equal(sums.products, colours.T @ colours)
 
 
-def test_corrupt_images_are_listed_and_skipped_up_to_a_share(image_folder, tmp_path):
+def test_corrupt_images_are_listed_and_skipped_up_to_max_corrupt(image_folder, tmp_path):
     images = image_folder({"cat": 10, "dog": 10})
     (images / "cat" / "broken.jpg").write_bytes(JPEG[:300])
     (images / "dog" / "notes.txt").write_text("not an image")
-    (images / "dog" / ".hidden").write_text("passed over")
+    (images / "dog" / ".hidden").write_text("ignored")
     with pytest.raises(
         UserError, match=r"2 of the 22 images .* share of 0.01 that --max_corrupt allows.*\n  cat/broken"
     ):
         pack(images, tmp_path / "out")
-    (images / "cat" / "broken.jpg").write_bytes(JPEG)  # mended in place: the same command goes on
+    (images / "cat" / "broken.jpg").write_bytes(JPEG)  # mended in place: the same command continues
     with pytest.raises(UserError, match=r"1 of the 22 images .*\n  dog/notes.txt"):
         pack(images, tmp_path / "out")
     (images / "cat" / "broken.jpg").write_bytes(JPEG[:300])
@@ -99,27 +101,26 @@ def test_corrupt_images_are_listed_and_skipped_up_to_a_share(image_folder, tmp_p
     assert not read(split, np.arange(20))[1]
 
 
-def test_another_preparation_is_not_overwritten(image_folder, tmp_path):
+def test_other_prepared_data_is_not_overwritten(image_folder, tmp_path):
     images = image_folder({"cat": 2, "dog": 2})
     first = pack(images, tmp_path / "out")
     assert pack(images, tmp_path / "out") == first  # already there
     with pytest.raises(UserError, match="holds other data"):
         pack(images, tmp_path / "out", size=16)
-    with pytest.raises(UserError, match=r"not empty and not an unfinished preparation"):
+    with pytest.raises(UserError, match="neither empty nor an unfinished preparation"):
         pack(images, images)
 
 
-def test_prepare_killed_and_started_again_gives_the_same_bytes(image_folder, tmp_path):
-    """A real kill -9 between two shards of a real process; the second run keeps the finished shards."""
+def test_prepare_resumed_after_a_kill_gives_the_same_bytes(image_folder, tmp_path):
+    """`kill -9` hits a real process between two shards; the second run keeps the finished ones."""
     images = image_folder({f"class{i}": 40 for i in range(10)}, size=(300, 300))
     program = (
-        "import sys; from alexnet_jax import prepare; from alexnet_jax.data import packing; "
-        "packing.SHARD_IMAGES = 20; prepare.main()"
+        "from alexnet_jax.__main__ import main; from alexnet_jax.data import packing; packing.SHARD_IMAGES = 20; main()"
     )
     arguments = ["--source", "folder", "--input", str(images), "--size", "64", "--val_fraction", "0.2"]
 
     def command(output: Path):
-        return [sys.executable, "-c", program, *arguments, "--output", str(output)]
+        return [sys.executable, "-c", program, "prepare", *arguments, "--output", str(output)]
 
     subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
     killed = subprocess.Popen(
@@ -133,7 +134,9 @@ def test_prepare_killed_and_started_again_gives_the_same_bytes(image_folder, tmp
     kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*")}
     assert kept and not (tmp_path / "killed" / "manifest.json").exists()
     times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
-    with pytest.raises(UserError, match=r"holds no prepared data .* goes on where it stopped"):
+    with pytest.raises(
+        UserError, match=r"holds no prepared data.* the same command resumes an interrupted preparation"
+    ):
         manifest.read(tmp_path / "killed")
     subprocess.run(command(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
@@ -175,13 +178,13 @@ def flipped(content: bytes) -> bytes:
         ("manifest.json", None, "holds no prepared data"),
         ("manifest.json", lambda content: content[:100], "manifest.json cannot be read"),
         ("manifest.json", lambda content: b"[]", "manifest.json cannot be read"),
+        ("manifest.json", lambda content: content.replace(b'"quality": null', b'"quality": 7'), "has changed since"),
         (
             "manifest.json",
-            lambda content: content.replace(b'"quality": null', b'"quality": 7'),
-            "has been changed since",
+            lambda content: content.replace(b'"count": 6', b'"count": 7'),
+            "does not match its number of images",
         ),
-        ("manifest.json", lambda content: content.replace(b'"count": 6', b'"count": 7'), "not that of its images"),
-        ("manifest.json", lambda content: b'{"format": 1, "old": true}', "has format 1 and this program reads 2"),
+        ("manifest.json", lambda content: b'{"format": 1, "old": true}', "has format 1, but this version reads 2"),
         ("manifest.json", lambda content: content.replace(b'"format": 2', b'"format": 3'), "has format 3"),
     ],
 )
@@ -196,16 +199,16 @@ def test_damaged_files_are_named(file, change, message, image_folder, tmp_path):
         datasets.open_dataset("prepared", str(out), 24, 3)
 
 
-def test_preparing_again_what_was_damaged_says_so(image_folder, tmp_path):
+def test_preparing_again_over_damaged_data_is_refused(image_folder, tmp_path):
     images = image_folder({"cat": 3, "dog": 3})
     pack(images, tmp_path / "out")
     (tmp_path / "out" / "train-00000-of-00001.raw").unlink()
-    with pytest.raises(DataError, match=r"train-00000-of-00001.raw is missing; put it back from a copy, or remove"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001.raw is missing; restore it from a copy, or remove"):
         pack(images, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kept", [0, 100, 4000])
-def test_a_note_that_a_power_failure_cut_is_made_again(kept, image_folder, tmp_path, monkeypatch):
+def test_a_part_file_cut_by_a_power_failure_is_rewritten(kept, image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "SHARD_IMAGES", 4)
     images = image_folder({"cat": 6, "dog": 6})
     pack(images, tmp_path / "whole")
@@ -213,14 +216,14 @@ def test_a_note_that_a_power_failure_cut_is_made_again(kept, image_folder, tmp_p
         patched.setattr(packing, "_manifest", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pack(images, tmp_path / "cut")
-    note = tmp_path / "cut" / "parts" / "train-00001-of-00003.raw.npz"
-    assert note.stat().st_size > 4000
-    os.truncate(note, kept)
+    part = tmp_path / "cut" / "parts" / "train-00001-of-00003.raw.npz"
+    assert part.stat().st_size > 4000
+    os.truncate(part, kept)
     pack(images, tmp_path / "cut")
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
 
 
-def test_two_preparations_of_one_folder_do_not_mix(image_folder, tmp_path):
+def test_only_one_process_prepares_a_folder(image_folder, tmp_path):
     images = image_folder({"cat": 3, "dog": 3})
     source = folder.folder(images, 0.0)
     split = source.splits["train"]
@@ -235,7 +238,7 @@ def test_two_preparations_of_one_folder_do_not_mix(image_folder, tmp_path):
     assert pack(images, tmp_path / "out").splits["train"].count == 6
 
 
-def test_a_disk_that_fails_to_read_stops_it_and_nothing_is_skipped(image_folder, tmp_path):
+def test_an_error_of_the_disk_stops_packing_and_skips_nothing(image_folder, tmp_path):
     source = folder.folder(image_folder({"cat": 3, "dog": 3}), 0.0)
     split = source.splits["train"]
 
@@ -244,7 +247,7 @@ def test_a_disk_that_fails_to_read_stops_it_and_nothing_is_skipped(image_folder,
             raise OSError(5, "Input/output error")
         return split.read(i)
 
-    with pytest.raises(UserError, match=r"cannot read dog/001.jpg: .*Input/output error. The finished shards stay"):
+    with pytest.raises(UserError, match=r"cannot read dog/001.jpg: .*Input/output error. The finished shards are kept"):
         failing = source._replace(splits={"train": split._replace(read=fails)})
         packing.pack(failing, tmp_path / "out", settings(max_corrupt=0.9), show_progress=False)
     described = packing.pack(source, tmp_path / "out", settings(), show_progress=False)
@@ -267,14 +270,14 @@ def test_more_shards_than_files_may_be_open(image_folder, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
-def test_the_room_needed_is_told_and_checked_first(store, image_folder, tmp_path, monkeypatch, capsys):
+def test_the_space_needed_is_printed_and_checked_first(store, image_folder, tmp_path, monkeypatch, capsys):
     images = image_folder({"cat": 40, "dog": 40})
     folder_source = folder.folder(images, 0.0)
     packing.pack(folder_source, tmp_path / "out", settings(store=store), show_progress=True)
-    told = re.search(r"needs ([\d.e-]+) GB more, and its disk has [\d.]+ GB free", capsys.readouterr().out)
-    assert told is not None
+    printed = re.search(r"needs ([\d.e-]+) GB more, and its disk has [\d.]+ GB free", capsys.readouterr().out)
+    assert printed is not None
     written = sum(path.stat().st_size for path in (tmp_path / "out").glob("train*"))
-    assert 1.0 <= float(told[1]) * 1e9 / written <= 3
+    assert 1.0 <= float(printed[1]) * 1e9 / written <= 3
 
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 999))
     with pytest.raises(UserError, match=r"its disk has 9.99e-07 GB free; make room"):
@@ -284,21 +287,21 @@ def test_the_room_needed_is_told_and_checked_first(store, image_folder, tmp_path
 
 LIMITED = """
 import resource
-from alexnet_jax import prepare
+from alexnet_jax.__main__ import main
 from alexnet_jax.data import packing
 packing.SHARD_IMAGES = 20
-resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))  # no file may become longer: as on a disk that is full
-prepare.main()
+resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))  # the longest file allowed: like a disk that is full
+main()
 """
 
 
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
-def test_a_full_disk_in_mid_shard_loses_nothing(store, image_folder, tmp_path):
+def test_a_disk_that_fills_up_within_a_shard_loses_nothing(store, image_folder, tmp_path):
     images = image_folder({"cat": 30, "dog": 30}, size=(64, 64))
     arguments = ["--source", "folder", "--input", str(images), "--size", "64", "--val_fraction", "0", "--store", store]
 
     def run(limit: int, output: str):
-        command = [sys.executable, "-c", LIMITED.replace("(LIMIT, LIMIT)", str((limit, limit))), *arguments]
+        command = [sys.executable, "-c", LIMITED.replace("(LIMIT, LIMIT)", str((limit, limit))), "prepare", *arguments]
         return subprocess.run(
             [*command, "--output", str(tmp_path / output)], cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -308,7 +311,7 @@ def test_a_full_disk_in_mid_shard_loses_nothing(store, image_folder, tmp_path):
     full = run(shard.stat().st_size // 2, "full")
     assert full.returncode == 2
     assert re.search(
-        r"error: cannot write to .*full: (.*)File too large.* finished shards stay; make room", full.stderr
+        r"error: cannot write to .*full: (.*)File too large.* finished shards are kept; make room", full.stderr
     )
     assert "Traceback" not in full.stderr
     assert not list((tmp_path / "full").glob("*.tmp")) and not (tmp_path / "full" / "manifest.json").exists()
@@ -317,7 +320,7 @@ def test_a_full_disk_in_mid_shard_loses_nothing(store, image_folder, tmp_path):
 
 
 def test_a_full_file_system(image_folder, tmp_path):
-    """A real small disk."""
+    """On a real, small disk."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
@@ -328,7 +331,7 @@ def test_a_full_file_system(image_folder, tmp_path):
         filler = disk / "filler"
         filler.write_bytes(bytes(3 * 2**19))
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(packing, "_check_room", lambda *_: None)  # something else fills the disk meanwhile
+            patched.setattr(packing, "_check_room", lambda *_: None)  # something else fills the disk later
             patched.setattr(packing, "SHARD_IMAGES", 50)
             with pytest.raises(UserError, match="No space left on device"):
                 pack(images, disk / "out", size=48)
@@ -337,21 +340,21 @@ def test_a_full_file_system(image_folder, tmp_path):
             filler.unlink()
             again = pack(images, disk / "out", size=48)
         assert again.plan == described.plan
-        found, expected = (
-            records.open_split(of, m, "train") for of, m in ((disk / "out", again), (tmp_path / "whole", described))
+        resumed, expected = (
+            records.open_split(path, m, "train") for path, m in ((disk / "out", again), (tmp_path / "whole", described))
         )
-        np.testing.assert_array_equal(read(found, np.arange(120))[0], read(expected, np.arange(120))[0])
-        del found
+        np.testing.assert_array_equal(read(resumed, np.arange(120))[0], read(expected, np.arange(120))[0])
+        del resumed
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_names_of_any_bytes(image_folder, tmp_path):
+def test_file_names_may_be_any_bytes(image_folder, tmp_path):
     images = image_folder({"猫": 2, "dog": 2})
     (images / "dog" / "000.jpg").rename(os.fsdecode(os.fsencode(images / "dog") + b"/\xff\xfe.jpg"))
     (images / "dog" / "zero.jpg").write_bytes(b"")
     (images / "猫").rename(os.fsdecode(os.fsencode(images / "z") + b"\xff"))
-    assert folder.folder(images, 0.5).splits["val"].names  # a hash of names decides
+    assert folder.folder(images, 0.5).splits["val"].names  # decided by a hash of the names
     described = pack(images, tmp_path / "out", max_corrupt=0.5)
     assert described.classes == ["dog", r"z\xff"]
     assert manifest.read(tmp_path / "out") == described
@@ -360,7 +363,7 @@ def test_names_of_any_bytes(image_folder, tmp_path):
     assert [image.name for image in described.splits["train"].skipped] == ["dog/zero.jpg"]
 
 
-def test_fingerprints_tell_data_apart(image_folder, tmp_path):
+def test_fingerprints_differ_for_different_data(image_folder, tmp_path):
     pack(image_folder({"cat": 3, "dog": 2}, at="a"), tmp_path / "one")
     pack(image_folder({"cat": 3, "dog": 2}, at="b"), tmp_path / "same")
     pack(image_folder({"cat": 2, "dog": 3}, at="c"), tmp_path / "other")

@@ -1,4 +1,4 @@
-"""From archives in the layouts of ILSVRC to a trained network, by the commands, killed on the way and damaged after."""
+"""From archives in the layout of ILSVRC to a trained network, with kills on the way and damage afterwards."""
 
 import functools
 import json
@@ -26,17 +26,16 @@ from tests.test_commands import run as run_module
 from tests.test_packing import contents
 
 CLASSES = 20
-# The commands as they are, but for shards of 8 images and the counts of what `ilsvrc.make` makes.
+# `alexnet` with shards of 8 images, and with the image counts of the archives that `ilsvrc.make` writes.
 PROGRAM = f"""
-import sys
-from alexnet_jax import prepare, verify_data
+from alexnet_jax.__main__ import main
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources import imagenet
 packing.SHARD_IMAGES = 8
 for name, edition in imagenet.EDITIONS.items():
     images = {{split: {CLASSES} * {ilsvrc.PER_CLASS}[split] for split in edition.images}}
     imagenet.EDITIONS[name] = edition._replace(images=images, classes={CLASSES})
-{{"prepare": prepare, "verify_data": verify_data}}[sys.argv.pop(1)].main()
+main()
 """
 CONFIG = f"""
 from tests.tiny import tiny_config
@@ -61,7 +60,7 @@ def run(*arguments, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-Prepared = tuple[list[str], Path, Path]  # the arguments of `prepare`, the archives, and what it made of them
+Prepared = tuple[list[str], Path, Path]  # the arguments of `prepare`, the archives, and the packed data
 BOTH = pytest.mark.parametrize(("year", "store"), [(2012, "raw"), (2010, "jpeg")])
 
 
@@ -81,7 +80,7 @@ def prepare(tmp_path_factory) -> Callable[[int, str], Prepared]:
 
 
 @BOTH
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(year, store, prepare, tmp_path):
+def test_prepare_killed_at_random_moments_gives_the_same_bytes(year, store, prepare, tmp_path):
     arguments, _, whole = prepare(year, store)
     rng = random.Random(0)
     kills = 0
@@ -91,7 +90,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(year, store, prepa
             command("prepare", *arguments, "--output", output), cwd=ROOT, stdout=subprocess.PIPE, env=environment()
         )
         assert process.stdout is not None
-        process.stdout.readline()  # it says what it needs, and begins
+        process.stdout.readline()  # its first line, after which it begins
         time.sleep(rng.uniform(0, 0.12))
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
@@ -105,16 +104,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(year, store, prepa
 def test_archives_and_prepared_data_are_verified(year, store, prepare):
     _, archives, data = prepare(year, store)
     for place in (archives, data):
-        output = run("verify_data", place)
+        output = run("verify-data", place)
         assert re.search(
             rf"ok +train counts +{CLASSES * 3} images of {CLASSES} of {CLASSES} classes; {CLASSES * 3} published",
             output,
         )
-        assert f"{place} is sound\n" in output and "BAD" not in output
-        assert "is sound, as far as a quick look tells" in run("verify_data", place, "--quick")
+        assert f"{place} is intact\n" in output and "BAD" not in output
+        assert "is intact, as far as a quick check shows" in run("verify-data", place, "--quick")
 
 
-def test_prepared_archives_are_trained_on(prepare, tmp_path):
+def test_training_on_prepared_archives(prepare, tmp_path):
     _, _, data = prepare(2010, "jpeg")
     (tmp_path / "config.py").write_text(CONFIG)
     output = run_module(
@@ -127,9 +126,11 @@ def test_prepared_archives_are_trained_on(prepare, tmp_path):
 
 
 @pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$0" "$@"']], ids=["", "in the background"])
-def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path, shell):
+def test_prepare_stopped_by_sigterm_says_how_to_resume(prepare, tmp_path, shell):
     arguments, _, whole = prepare(2012, "raw")
-    slow = "import builtins, time\nsay = print\nbuiltins.print = lambda *a, **k: (say(*a, **k), time.sleep(0.3))\n"
+    slow = (
+        "import builtins, time\nprint_ = print\nbuiltins.print = lambda *a, **k: (print_(*a, **k), time.sleep(0.3))\n"
+    )
     process = subprocess.Popen(
         [*shell, sys.executable, "-c", slow + PROGRAM, "prepare", *arguments, "--output", str(tmp_path / "out")],
         cwd=ROOT,
@@ -142,67 +143,66 @@ def test_stopped_by_sigterm_it_says_how_to_go_on(prepare, tmp_path, shell):
     while "train: 8 of" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate()
-    assert process.returncode == errors.EXIT_INTERRUPTED and "Traceback" not in said
-    assert "(of 8 images each) stay in" in said and not list((tmp_path / "out").glob("*.tmp"))
+    _, message = process.communicate()
+    assert process.returncode == errors.EXIT_INTERRUPTED and "Traceback" not in message
+    assert "(of 8 images each) are kept in" in message and not list((tmp_path / "out").glob("*.tmp"))
     assert re.search(
-        r"train: \d+ of 60 images are there from before", run("prepare", *arguments, f"--output={tmp_path / 'out'}")
+        r"train: \d+ of 60 images are already packed", run("prepare", *arguments, f"--output={tmp_path / 'out'}")
     )
     assert contents(tmp_path / "out") == contents(whole)
 
 
 def damaged(data: Path, tmp_path: Path, name: str = "val-00001*", at: int | None = None) -> Path:
-    """A copy of prepared data with one flipped bit in a shard; returns the shard."""
+    """Copy prepared data, flip one bit in a shard, and return the shard."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in data.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     (shard,) = copy.glob(name)
     content = bytearray(shard.read_bytes())
-    described = next(
-        of for split in manifest.read(copy).splits.values() for of in split.shards if of.name == shard.name
-    )
-    content[min(len(content) // 3, 600 * described.count) if at is None else at] ^= 4
+    splits = manifest.read(copy).splits.values()
+    count = next(entry.count for split in splits for entry in split.shards if entry.name == shard.name)
+    content[min(len(content) // 3, 600 * count) if at is None else at] ^= 4
     shard.write_bytes(content)
     return shard
 
 
-def test_damage_to_prepared_data_is_found(prepare, tmp_path):
+def test_verify_data_reports_damaged_shards(prepare, tmp_path):
     _, _, data = prepare(2010, "jpeg")
     shard = damaged(data, tmp_path)
-    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    output = run("verify-data", shard.parent, code=errors.EXIT_DATA_ERROR)
     assert re.search(rf"BAD +files(.|\n)*{shard.name} has changed since it was written", output)
     assert re.search(rf"BAD +val images(.|\n)*image \d+, ILSVRC.*JPEG, in {shard.name}: ", output)
-    assert "is not sound: 2 problem(s), listed above" in output
+    assert "is not intact: 2 problem(s), listed above" in output
     os.truncate(shard, 100)
-    output = run("verify_data", shard.parent, "--quick", code=errors.EXIT_DATA_ERROR)
+    output = run("verify-data", shard.parent, "--quick", code=errors.EXIT_DATA_ERROR)
     assert re.search(rf"BAD +files(.|\n)*{shard.name} has 100 bytes and should have", output)
     shard.unlink()
-    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    output = run("verify-data", shard.parent, code=errors.EXIT_DATA_ERROR)
     assert f"{shard} is missing" in output and "BAD  val images     cannot be opened" in output
     with pytest.raises(errors.DataError, match="is missing; prepare the data again"):
         open_dataset("prepared", str(shard.parent), 32, CLASSES)
     (shard.parent / "manifest.json").unlink()
     (shard.parent / "parts").mkdir()
-    assert "is an unfinished preparation" in run("verify_data", shard.parent, code=errors.EXIT_USER_ERROR)
-    assert "there is no " in run("verify_data", tmp_path / "nowhere", code=errors.EXIT_USER_ERROR)
+    assert "is an unfinished preparation" in run("verify-data", shard.parent, code=errors.EXIT_USER_ERROR)
+    assert "there is no " in run("verify-data", tmp_path / "nowhere", code=errors.EXIT_USER_ERROR)
 
 
-def test_damage_to_the_index_of_a_shard_is_found(prepare, tmp_path):
-    """ArrayRecord keeps an index at the end of the file; without it, no record of the shard can be found."""
+def test_verify_data_reports_a_damaged_index(prepare, tmp_path):
+    """Without the index that ArrayRecord keeps at the end of a shard, none of its records can be read."""
     _, _, data = prepare(2010, "jpeg")
     shard = damaged(data, tmp_path, at=-65450)
-    output = run("verify_data", shard.parent, code=errors.EXIT_DATA_ERROR)
+    output = run("verify-data", shard.parent, code=errors.EXIT_DATA_ERROR)
     assert re.search(
         rf"BAD +files(.|\n)*{shard.name} has changed since(.|\n)*BAD +val images +cannot be opened", output
     )
-    with pytest.raises(errors.DataError, match=r"a shard of the split val .* is damaged"):
+    with pytest.raises(errors.DataError, match=r"the split val of .* is damaged"):
         open_dataset("prepared", str(shard.parent), 32, CLASSES)
 
 
 @pytest.mark.slow
-def test_bad_records_in_the_validation_images(prepare, tmp_path):
-    """Past the share, the run saves what it has trained; below, the count is told."""
+def test_bad_records_in_the_validation_split(prepare, tmp_path):
+    """Above max_bad, the run saves its state and stops; below, it logs how many there are."""
     _, _, data = prepare(2012, "raw")
     shard = damaged(data, tmp_path)
     (tmp_path / "config.py").write_text(CONFIG)
@@ -220,7 +220,7 @@ def test_bad_records_in_the_validation_images(prepare, tmp_path):
     assert "1 of 20 records are bad" in run_module(*evaluate, "--max_bad=0", code=errors.EXIT_DATA_ERROR)
 
 
-def test_a_run_names_bad_records_and_stops_past_a_share_of_them(prepare, tmp_path):
+def test_training_reports_bad_records_and_stops_above_max_bad(prepare, tmp_path):
     _, _, data = prepare(2012, "raw")
     shard = damaged(data, tmp_path, "train-00003*")
     (tmp_path / "config.py").write_text(CONFIG)
@@ -237,13 +237,13 @@ def test_a_run_names_bad_records_and_stops_past_a_share_of_them(prepare, tmp_pat
     assert "once mended, the same command goes on" in stopped
     log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert '"bad_records": 1' in log[-2] and '"data_wait": ' in log[-2]
-    # What was trained before the stop was kept: mended, the same command goes on to the same end.
+    # The progress before the stop was saved: once the shard is mended, the same command runs to the end.
     (shard.parent / shard.name).write_bytes((data / shard.name).read_bytes())
     assert "finished step 8" in run_module(*arguments, f"--workdir={tmp_path / 'stopped'}")
 
 
 @BOTH
-def test_bad_archives_are_found(year, store, prepare, tmp_path):
+def test_damaged_and_odd_images_in_archives(year, store, prepare, tmp_path):
     arguments, archives, _ = prepare(year, store)
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -251,25 +251,25 @@ def test_bad_archives_are_found(year, store, prepare, tmp_path):
         (copy / path.name).write_bytes(path.read_bytes())
     train = copy / ilsvrc.ARCHIVES[year]["train"]
     truth = ilsvrc.Truth(year, CLASSES)
-    sound = encoded(np.zeros((20, 20, 3), np.uint8), "JPEG")
+    intact = encoded(np.zeros((20, 20, 3), np.uint8), "JPEG")
     odd = {
         "zero.JPEG": b"",
         "cut.JPEG": truth.images["train"][0][1][:-3000],
-        "text.JPEG": b"this is no image",
+        "text.JPEG": b"this is not an image",
         "bomb.JPEG": encoded(Image.new("1", (20000, 20000)), "PNG"),
         "narrow.JPEG": encoded(Image.new("RGB", (1, 400)), "JPEG"),
         "png.JPEG": encoded(Image.new("RGB", (40, 40)), "PNG"),
         "cmyk.JPEG": encoded(Image.new("CMYK", (40, 40)), "JPEG"),
         "grey.JPEG": encoded(Image.new("L", (40, 40)), "JPEG"),
-        "été.JPEG": sound,
+        "été.JPEG": intact,
         "in_val.JPEG": truth.images["val"][0][1],
     }
     inner = [
-        (f"{wnid}.tar", ilsvrc.tar(list(odd.items()) if wnid == truth.classes[0] else [(f"{wnid}_0.JPEG", sound)]))
+        (f"{wnid}.tar", ilsvrc.tar(list(odd.items()) if wnid == truth.classes[0] else [(f"{wnid}_0.JPEG", intact)]))
         for wnid in truth.classes
     ]
     train.write_bytes(ilsvrc.tar(inner))
-    output = run("verify_data", copy, code=errors.EXIT_DATA_ERROR)
+    output = run("verify-data", copy, code=errors.EXIT_DATA_ERROR)
     for name in ("zero", "cut", "text", "bomb"):
         assert re.search(rf"{truth.classes[0]}/{name}.JPEG: .", output)
     assert f"class {truth.classes[1]} has 1 images, 3 were published" in output
@@ -277,17 +277,17 @@ def test_bad_archives_are_found(year, store, prepare, tmp_path):
 
     refused = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", code=errors.EXIT_USER_ERROR)
     assert re.search(r"\d of the 29 images of the split train are corrupt", refused)
-    taken = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", "--max_corrupt=0.5")
-    assert "train: 25 images, 4 skipped as corrupt" in taken and "incomplete: 60 were published" in taken
-    assert re.search(r"skipped n\d+/bomb.JPEG: 20000x20000 pixels are more than", taken)
+    accepted = run("prepare", *arguments, f"--input={copy}", "--output", tmp_path / "out", "--max_corrupt=0.5")
+    assert "train: 25 images, 4 skipped as corrupt" in accepted and "incomplete: 60 were published" in accepted
+    assert re.search(r"skipped n\d+/bomb.JPEG: 20000x20000 pixels are more than", accepted)
     for what, name in (("CMYK", "cmyk"), ("PNG", "png"), ("under 16 pixels", "narrow")):
-        assert re.search(rf"taken, though {what}: 1 \(n\d+/{name}.JPEG\)", taken)
+        assert re.search(rf"unusual but kept, {what}: 1 \(n\d+/{name}.JPEG\)", accepted)
     assert "été.JPEG" in (tmp_path / "out" / "train.names.json").read_bytes().decode("unicode_escape")
 
     train.write_bytes(train.read_bytes()[: train.stat().st_size // 2])
-    output = run("verify_data", copy, code=errors.EXIT_DATA_ERROR)
-    assert re.search(rf"BAD +source +cannot be read as imagenet{year}(.|\n)*{train.name}.* not a whole", output)
-    assert "not a whole, uncompressed tar" in run(
+    output = run("verify-data", copy, code=errors.EXIT_DATA_ERROR)
+    assert re.search(rf"BAD +source +cannot be read as imagenet{year}(.|\n)*{train.name}.* not a complete", output)
+    assert "not a complete, uncompressed tar" in run(
         "prepare", *arguments, f"--input={copy}", "--output", tmp_path / "new", code=2
     )
     assert not (tmp_path / "new").exists()

@@ -4,24 +4,23 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data.sources import embedded, folder, registry
-from alexnet_jax.data.sources.source import Request
 from alexnet_jax.errors import UserError
 from tests.test_images import JPEG
 
 
-def test_folder_with_a_fraction_for_validation(image_folder):
+def test_folder_with_held_out_images(image_folder):
     images = image_folder({"cat": 30, "dog": 20})
     source = folder.folder(images, 0.3)
     names = {split: set(source.splits[split].names) for split in source.splits}
     assert source.classes == ["cat", "dog"]
     assert len(names["train"]) + len(names["val"]) == 50 and not names["train"] & names["val"]
     assert 5 <= len(names["val"]) <= 25
-    (images / "cat" / "new.jpg").write_bytes(JPEG)  # a new image moves no other
+    (images / "cat" / "new.jpg").write_bytes(JPEG)  # a new image moves none of the others
     assert names["val"] <= set(folder.folder(images, 0.3).splits["val"].names)
     assert set(folder.folder(images, None).splits) == {"train", "val"}
 
 
-def test_no_class_is_left_without_an_image_to_train_on(image_folder):
+def test_every_class_keeps_a_training_image(image_folder):
     source = folder.folder(image_folder({f"class{i}": 1 for i in range(30)} | {"big": 60}), 0.5)
     assert sorted(set(np.asarray(source.splits["train"].labels).tolist())) == list(range(31))
     assert set(np.asarray(source.splits["val"].labels).tolist()) == {0}
@@ -41,7 +40,7 @@ def test_folder_with_split_folders(image_folder):
 def test_folder_errors(image_folder, tmp_path):
     with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         folder.folder(tmp_path / "nowhere", None)
-    with pytest.raises(UserError, match=r"1 class folder\(s\) and at least 2"):
+    with pytest.raises(UserError, match=r"1 class folder\(s\), but at least 2"):
         folder.folder(image_folder({"cat": 1}, at="one"), None)
     images = image_folder({"cat": 1, "dog": 1})
     (images / "bird").mkdir()
@@ -56,11 +55,10 @@ def test_folder_errors(image_folder, tmp_path):
         folder.folder(tmp_path / "lonely", None)
 
 
-def test_unknown_sources_are_told():
-    request = Request(None, "", None, 0, 8, 10)
+def test_unknown_sources_are_refused():
     for name in ("nowhere", "folder:x", "tfds"):
         with pytest.raises(UserError, match=rf"there is no source '{name}'; give one of cifar10, .*tfds:NAME"):
-            registry.open_source(name, request)
+            registry.open_source(name)
 
 
 def test_digits():

@@ -1,4 +1,4 @@
-"""The source `tfds`: sets that TFDS itself prepares here, small, without the network and without TensorFlow."""
+"""The source `tfds`, on small sets that TFDS itself prepares here, without a network or TensorFlow."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from PIL import Image
 
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.images import CorruptImage
-from alexnet_jax.data.sources.source import Published
+from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
 from tests.conftest import ROOT
@@ -42,13 +42,13 @@ def jpeg(split: str, i: int) -> bytes:
 def prepare(
     directory: Path,
     counts: dict[str, int],
-    of: dict[str, Any] | None = None,
+    named: dict[str, Any] | None = None,
     label: Callable[[str, int], int] = lambda split, i: i % len(CLASSES),
     config: str | None = None,
     shards: int | None = None,
 ) -> Path:
-    """Prepares the set `bugs` of the given features below `directory`, and returns where it lies."""
-    named = of or {"image": features.Image(), "label": features.ClassLabel(names=CLASSES)}
+    """Prepare the set `bugs` with the features `named` below `directory`, and return its folder."""
+    named = named or {"image": features.Image(), "label": features.ClassLabel(names=CLASSES)}
 
     with tensorflow_datasets.core.registered.skip_registration():
 
@@ -87,12 +87,12 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def expected(split: str) -> list[tuple[bytes, int]]:
-    """TFDS shuffles what it writes."""
+    """The images of a split, sorted, since TFDS shuffles what it writes."""
     return sorted((jpeg(split, i), i % len(CLASSES)) for i in range(COUNTS[split]))
 
 
 def fails(name: str, data_dir: Path | None, *words: str) -> None:
-    """The message must have each of the words."""
+    """Assert that opening the set fails with a message that contains all of `words`."""
     with pytest.raises(UserError) as error:
         tfds(name, data_dir)
     for word in words:
@@ -105,25 +105,25 @@ def change_info(place: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-# --- what is there ---
+# --- sets that can be read ---
 
 
 @pytest.mark.parametrize("name", ["bugs", "bugs:1.2.0", "bugs:1.*.*"])
-def test_a_set_is_read_as_it_was_prepared(prepared, name):
+def test_images_and_labels_are_those_that_were_prepared(prepared, name):
     source = tfds(name, prepared)
     assert source.classes == CLASSES
     assert source.published == {"train": Published(40, None), "val": Published(7, None), "test": Published(5, None)}
     assert source.splits.keys() == source.published.keys()
-    for called, split in source.splits.items():
-        of = {"val": "validation"}.get(called, called)
+    for name, split in source.splits.items():
+        tfds_name = {"val": "validation"}.get(name, name)
         assert split.labels is None
-        assert list(split.names) == [f"bugs/1.2.0/{called}/{i}" for i in range(COUNTS[of])]
-        images = [split.read(i) for i in range(COUNTS[of])]
+        assert list(split.names) == [f"bugs/1.2.0/{name}/{i}" for i in range(COUNTS[tfds_name])]
+        images = [split.read(i) for i in range(COUNTS[tfds_name])]
         assert all(type(image.content) is bytes and type(image.label) is int for image in images)
-        assert sorted((bytes(image.content), image.label) for image in images) == expected(of)
+        assert sorted((bytes(image.content), image.label) for image in images) == expected(tfds_name)
 
 
-def test_the_commands_verify_and_prepare_a_set(prepared, tmp_path):
+def test_verify_data_and_prepare_read_a_set(prepared, tmp_path):
     output = run("alexnet_jax", "verify-data", prepared, "--source=tfds:bugs")
     assert re.search(r"ok +train counts +40 images of \d of 3 classes; 40 published", output)
     assert re.search(r"ok +train images +40 of 40 decoded", output)
@@ -138,8 +138,8 @@ def test_the_commands_verify_and_prepare_a_set(prepared, tmp_path):
 
 
 def test_other_names_of_features_and_a_config(tmp_path):
-    of = {"photo": features.Image(), "kind": features.ClassLabel(num_classes=3), "note": features.Text()}
-    prepare(tmp_path, {"train": 4}, of, config="small")
+    named = {"photo": features.Image(), "kind": features.ClassLabel(num_classes=3), "note": features.Text()}
+    prepare(tmp_path, {"train": 4}, named, config="small")
     source = tfds("bugs/small", tmp_path)
     assert source.classes == ["0", "1", "2"]
     assert len({source.splits["train"].read(i).content for i in range(4)}) == 4
@@ -148,7 +148,7 @@ def test_other_names_of_features_and_a_config(tmp_path):
     fails("bugs/large", tmp_path, "no set bugs/large", str(tmp_path), "bugs/small:1.2.0")
 
 
-def test_a_process_that_knows_neither_tensorflow_nor_the_set(prepared):
+def test_reading_needs_neither_tensorflow_nor_the_code_of_the_set(prepared):
     program = """
 import hashlib, sys, warnings
 warnings.simplefilter("error")
@@ -167,12 +167,12 @@ print(hashlib.sha256("".join(read).encode()).hexdigest())
     assert done.stdout.split()[-1] == hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def test_threads_may_read_at_once(tmp_path):
+def test_several_threads_read_at_once(tmp_path):
     prepare(tmp_path, {"train": 60}, shards=6)
     alone = tfds("bugs", tmp_path).splits["train"]
     images = [alone.read(i) for i in range(60)]
     assert len({image.content for image in images}) == 60
-    split = tfds("bugs", tmp_path).splits["train"]  # whose shards are not open yet
+    split = tfds("bugs", tmp_path).splits["train"]  # its shards are not open yet
     start = threading.Barrier(4)
 
     def read_all(seed: int) -> bool:
@@ -184,7 +184,7 @@ def test_threads_may_read_at_once(tmp_path):
         assert list(threads.map(read_all, range(4))) == [True] * 4
 
 
-def test_more_shards_than_files_may_be_open(tmp_path):
+def test_more_shards_than_the_limit_on_open_files(tmp_path):
     assert len(list(prepare(tmp_path, {"train": 80}, shards=80).glob("*array_record*"))) == 80
     program = f"""
 import resource
@@ -198,7 +198,7 @@ print(len({{split.read(i).content for i in range(80)}}))
     assert done.stdout.split()[-1:] == ["80"], done.stderr
 
 
-def test_splits_without_labels_or_images_are_left_out(tmp_path):
+def test_unlabelled_and_empty_splits_are_left_out(tmp_path):
     counts = {"train": 3, "test": 3, "extra": 3}
     place = prepare(tmp_path, counts, label=lambda split, i: -1 if split == "test" else i)
     assert sorted(tfds("bugs", tmp_path).splits) == ["extra", "train"]
@@ -208,7 +208,7 @@ def test_splits_without_labels_or_images_are_left_out(tmp_path):
     assert list(tfds("bugs", tmp_path).splits) == ["train"]
 
 
-def test_a_label_of_no_class(tmp_path):
+def test_a_label_beyond_the_classes(tmp_path):
     place = prepare(tmp_path, {"train": 30}, label=lambda split, i: 2)
     described = json.loads((place / "features.json").read_text())
     described["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "2"
@@ -219,15 +219,15 @@ def test_a_label_of_no_class(tmp_path):
         split.read(5)
 
 
-# --- what is not ---
+# --- sets that cannot ---
 
 
-def test_a_set_that_is_not_prepared(prepared, tmp_path):
-    fails("beetles", prepared, "no set beetles", str(prepared), "there: bugs:1.2.0", "tfds build beetles")
-    fails("cifar10", prepared, "no set cifar10", "there: bugs:1.2.0")
-    fails("bugs:2.0.0", prepared, "no set bugs:2.0.0", "there: bugs:1.2.0")
-    fails("bugs", tmp_path, str(tmp_path), "there: none")
-    fails("bugs", tmp_path / "nowhere", "nowhere", "there: none")
+def test_a_set_that_was_not_prepared(prepared, tmp_path):
+    fails("beetles", prepared, "no set beetles", str(prepared), "available: bugs:1.2.0", "tfds build beetles")
+    fails("cifar10", prepared, "no set cifar10", "available: bugs:1.2.0")
+    fails("bugs:2.0.0", prepared, "no set bugs:2.0.0", "available: bugs:1.2.0")
+    fails("bugs", tmp_path, str(tmp_path), "available: none")
+    fails("bugs", tmp_path / "nowhere", "nowhere", "available: none")
     fails("no name!", prepared, "no name!")
 
 
@@ -237,7 +237,7 @@ def test_a_set_without_train(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("of", "word"),
+    ("named", "word"),
     [
         ({"image": features.Image()}, "image: Image"),
         ({"label": features.ClassLabel(names=CLASSES)}, "label: ClassLabel"),
@@ -260,8 +260,8 @@ def test_a_set_without_train(tmp_path):
         ),
     ],
 )
-def test_a_set_of_another_kind(tmp_path, of, word):
-    prepare(tmp_path, {"train": 2}, of)
+def test_a_set_that_is_not_for_classification(tmp_path, named, word):
+    prepare(tmp_path, {"train": 2}, named)
     fails("bugs", tmp_path, "one Image of 8 bits and one ClassLabel are needed", word)
 
 
@@ -291,7 +291,7 @@ def test_damaged_shards(tmp_path):
         with pytest.raises(CorruptImage, match=r"record 5 of the split train .* is damaged"):
             split.read(5)
     shards[0].unlink()
-    fails("bugs", tmp_path, "record 0 of the split train", "prepare the set anew")
+    fails("bugs", tmp_path, "record 0 of the split train", "prepare the set again")
 
 
 def test_damaged_records(tmp_path):
