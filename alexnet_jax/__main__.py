@@ -44,69 +44,58 @@ EPILOG = "`alexnet COMMAND --help` describes a command; `alexnet --print-complet
 def main(argv: list[str] | None = None) -> None:
     """Run the subcommand that `argv` (default: the process's arguments) names, and exit with its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    name = argv[0] if argv else ""
     start_up.prepare_process()
-    if name == "train":  # its flags are absl's: configs are overridden as --config.KEY=VALUE
+    if argv[:1] == ["train"]:  # its flags are absl's: configs are overridden as --config.KEY=VALUE
         from alexnet_jax import main as training
 
         training.start(["alexnet train", *argv[1:]])
-    elif name in MODULES:
-        arguments = _subparser(name).parse_args(argv[1:])
+    elif argv and argv[0] in MODULES:
+        parser = argparse.ArgumentParser(
+            prog=f"alexnet {argv[0]}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        arguments = _define(argv[0], parser).parse_args(argv[1:])
         sys.exit(errors.exit_code(lambda: arguments.run(arguments)))
-    elif name == "--print-completion":
-        import shtab
-
-        shells = argparse.ArgumentParser(prog="alexnet --print-completion")
-        shells.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
-        print(shtab.complete(_whole_parser(), shells.parse_args(argv[1:]).shell))
+    elif argv[:1] == ["--print-completion"]:
+        _print_completion(argv[1:])
     else:
+        width = max(map(len, MODULES)) + 2
+        overview = ["AlexNet (2012) in JAX, split over two devices.\n"]
+        for heading, commands in COMMANDS.items():
+            overview += [f"{heading}:", *(f"  {name:{width}}{about}" for name, (_, about) in commands.items())]
         parser = argparse.ArgumentParser(
             prog="alexnet",
             usage="alexnet COMMAND ...",
-            description=f"AlexNet (2012) in JAX, split over two devices.\n\n{_overview()}",
+            description="\n".join(overview),
             epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        parser.add_argument(
-            "--version", action="version", version=f"alexnet_jax {importlib.metadata.version('alexnet_jax')}"
-        )
+        version = f"alexnet_jax {importlib.metadata.version('alexnet_jax')}"
+        parser.add_argument("--version", action="version", version=version)
         parser.add_argument("command", metavar="COMMAND", choices=MODULES, help=argparse.SUPPRESS)
         parser.parse_args(argv)
 
 
-def _overview() -> str:
-    width = max(map(len, MODULES)) + 2
-    return "\n".join(
-        "\n".join([f"{heading}:", *(f"  {name:{width}}{about}" for name, (_, about) in commands.items())])
-        for heading, commands in COMMANDS.items()
-    )
-
-
-def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+def _define(name: str, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Give the parser of a subcommand its description and arguments, and the function to run."""
     module = importlib.import_module(f"alexnet_jax.commands.{MODULES[name]}")
+    parser.description = module.__doc__
+    parser.set_defaults(run=getattr(module, "run", None))  # None: an argument says which function it is
     module.add_arguments(parser)
-    if hasattr(module, "run"):  # else the arguments say which function it is
-        parser.set_defaults(run=module.run)
-
-
-def _subparser(name: str) -> argparse.ArgumentParser:
-    module = importlib.import_module(f"alexnet_jax.commands.{MODULES[name]}")
-    parser = argparse.ArgumentParser(
-        prog=f"alexnet {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    _add_arguments(parser, name)
     return parser
 
 
-def _whole_parser() -> argparse.ArgumentParser:
-    """All subcommands with their options, for shell completion."""
+def _print_completion(argv: list[str]) -> None:
+    """Print the completion script of the shell that `argv` names."""
+    import shtab
+
     parser = argparse.ArgumentParser(prog="alexnet")
-    parser.add_argument("--version", action="store_true")
     subparsers = parser.add_subparsers()
     for commands in COMMANDS.values():
         for name, (_, about) in commands.items():
-            _add_arguments(subparsers.add_parser(name, help=about), name)
-    return parser
+            _define(name, subparsers.add_parser(name, help=about))
+    shells = argparse.ArgumentParser(prog="alexnet --print-completion")
+    shells.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    print(shtab.complete(parser, shells.parse_args(argv).shell))
 
 
 if __name__ == "__main__":
