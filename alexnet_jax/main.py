@@ -49,6 +49,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse flags with absl; what is wrong with a flag, a config or a key is one line on stderr, and exit code 2."""
+    if {"--help", "-h"} & set(argv):
+        print(f"{__doc__}\n{flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag('workdir'))}")
+        sys.exit()
     try:
         rest = flags.FLAGS(argv)
         if rest[1:]:

@@ -70,6 +70,13 @@ def test_help_of_a_command(name, capsys):
     assert ended.value.code == 0 and f"alexnet {name}" in text and "python -m" not in text
 
 
+@pytest.mark.parametrize("entry", [["alexnet_jax", "train"], ["alexnet_jax.main"]], ids=" ".join)
+def test_help_of_training(entry):
+    done = subprocess.run([sys.executable, "-m", *entry, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--config.KEY=VALUE" in done.stdout
+    assert "--workdir: Folder of the run" in done.stdout and "--[no]preflight" in done.stdout
+
+
 def test_shell_completion(capsys):
     __main__.main(["--print-completion", "bash"])
     script = capsys.readouterr().out
