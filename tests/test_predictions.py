@@ -1,13 +1,15 @@
-"""Errors, their intervals, and averages of networks."""
+"""Errors with their intervals, and averages of networks."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
 
+from alexnet_jax import metrics, sharding
 from alexnet_jax.errors import UserError
-from alexnet_jax.inference import predictions
+from alexnet_jax.inference import confusion, predictions
 from alexnet_jax.inference.predictions import Predictions
 from tests.test_commands import run
 
@@ -21,15 +23,17 @@ def made_up(seed: int, count: int = 300, classes: int = 10, skill: float = 2.0) 
     return Predictions(log_probabilities.astype(np.float32), label, np.arange(count, dtype=np.int32), 1, "data")
 
 
-def test_scores_are_those_of_sorting():
-    found = made_up(0)
-    result = predictions.score(found)
-    order = np.argsort(-found.log_probabilities, axis=1)
+def test_scores_agree_with_sorting():
+    predicted = made_up(0)
+    result = predictions.score(predicted)
+    order = np.argsort(-predicted.log_probabilities, axis=1)
     for k in (1, 5):
-        wrong = ~(order[:, :k] == found.label[:, None]).any(1)
+        wrong = ~(order[:, :k] == predicted.label[:, None]).any(1)
         assert result[f"top{k}_error"] == wrong.mean()
     assert result["count"] == 300
-    assert result["loss"] == pytest.approx(-found.log_probabilities[np.arange(300), found.label].mean(), rel=1e-6)
+    assert result["loss"] == pytest.approx(
+        -predicted.log_probabilities[np.arange(300), predicted.label].mean(), rel=1e-6
+    )
 
 
 def test_a_tie_is_an_error():
@@ -37,25 +41,41 @@ def test_a_tie_is_an_error():
     assert predictions.score(same)["top1_error"] == predictions.score(same)["top5_error"] == 1
 
 
-def test_the_interval_is_that_of_a_bootstrap():
+def test_outputs_that_are_not_numbers_are_errors():
+    """100 % wrong in score, confusion and metrics alike, whatever the label."""
+    label = np.arange(10, dtype=np.int32)
+    predicted = Predictions(np.full((10, 10), np.nan, np.float32), label, label, 1, "")
+    score = predictions.score(predicted)
+    assert score["top1_error"] == score["top5_error"] == 1 and score["top1_interval"][1] == 1
+    assert confusion.matrix(predicted, 10).diagonal().sum() == 0
+    halves = np.full((2, 10, 5), np.nan, np.float32)
+    outcomes = jax.vmap(lambda x: metrics.outcomes(x, label), axis_name=sharding.TOWER, out_axes=None)(halves)
+    assert np.asarray(outcomes["top1_error"]).mean() == np.asarray(outcomes["top5_error"]).mean() == 1
+
+
+def test_the_interval_is_wilsons():
+    """Close to a bootstrap's in the middle; and not empty at the ends, where a bootstrap's is."""
     wrong = np.arange(1000) < 180
-    theirs = stats.bootstrap((wrong,), np.mean, method="percentile", rng=np.random.default_rng(1), n_resamples=5000)
-    np.testing.assert_allclose(predictions.interval(180, 1000), theirs.confidence_interval, atol=0.002)
-    assert predictions.interval(0, 50) == [0, 0]
+    bootstrap = stats.bootstrap((wrong,), np.mean, method="percentile", rng=np.random.default_rng(1), n_resamples=5000)
+    np.testing.assert_allclose(predictions.interval(180, 1000), bootstrap.confidence_interval, atol=0.002)
+    low, high = predictions.interval(0, 50)
+    z = stats.norm.ppf(0.975)
+    assert low == pytest.approx(0, abs=1e-12) and high == pytest.approx(z**2 / (50 + z**2)) and high > 0.07
+    assert predictions.interval(50, 50) == pytest.approx([1 - high, 1])
 
 
-def test_averages_are_of_probabilities():
-    several = [made_up(seed) for seed in range(3)]
-    plain = np.mean([np.exp(each.log_probabilities.astype(np.float64)) for each in several], axis=0)
-    np.testing.assert_allclose(np.exp(predictions.average(several).log_probabilities), plain, rtol=1e-5)
-    weighted = predictions.average(several, [0, 1, 3])
-    expected = (np.exp(several[1].log_probabilities) + 3 * np.exp(several[2].log_probabilities)) / 4
+def test_probabilities_are_averaged():
+    members = [made_up(seed) for seed in range(3)]
+    plain = np.mean([np.exp(each.log_probabilities.astype(np.float64)) for each in members], axis=0)
+    np.testing.assert_allclose(np.exp(predictions.average(members).log_probabilities), plain, rtol=1e-5)
+    weighted = predictions.average(members, [0, 1, 3])
+    expected = (np.exp(members[1].log_probabilities) + 3 * np.exp(members[2].log_probabilities)) / 4
     np.testing.assert_allclose(np.exp(weighted.log_probabilities), expected, rtol=1e-5)
-    error = predictions.score(predictions.average(several))["top1_error"]
-    assert error < min(predictions.score(each)["top1_error"] for each in several)
+    error = predictions.score(predictions.average(members))["top1_error"]
+    assert error < min(predictions.score(each)["top1_error"] for each in members)
 
 
-def test_other_images_are_not_averaged():
+def test_predictions_for_different_images_are_not_averaged():
     with pytest.raises(UserError, match="not asked about the same images"):
         predictions.average([made_up(0), made_up(1)._replace(data="other")])
     fewer = Predictions(*(x[:-1] if isinstance(x, np.ndarray) else x for x in made_up(1)))
@@ -64,21 +84,21 @@ def test_other_images_are_not_averaged():
 
 
 def test_tuned_weights_drop_a_network_that_knows_nothing():
-    several = [made_up(0), made_up(1), made_up(2, skill=-6.0)]
-    weights = predictions.tuned(several)
-    best = predictions.score(predictions.average(several, weights))["top5_error"]
-    assert best <= predictions.score(predictions.average(several))["top5_error"]
+    members = [made_up(0), made_up(1), made_up(2, skill=-6.0)]
+    weights = predictions.tuned(members)
+    best = predictions.score(predictions.average(members, weights))["top5_error"]
+    assert best <= predictions.score(predictions.average(members))["top5_error"]
     assert weights[2] < min(weights[:2])
 
 
-def test_what_is_kept_comes_back_and_damage_is_nothing(tmp_path):
+def test_saving_and_loading(tmp_path):
     path = tmp_path / "predictions.npz"
     assert predictions.load(path) is None
     predictions.save(path, made_up(0))
-    back = predictions.load(path)
-    assert back is not None
-    np.testing.assert_array_equal(back.log_probabilities, made_up(0).log_probabilities)
-    assert back[3:] == (1, "data")
+    loaded = predictions.load(path)
+    assert loaded is not None
+    np.testing.assert_array_equal(loaded.log_probabilities, made_up(0).log_probabilities)
+    assert loaded[3:] == (1, "data")
     path.write_bytes(path.read_bytes()[:2000])
     assert predictions.load(path) is None
 
@@ -92,8 +112,8 @@ def test_the_command_averages_runs(tmp_path):
         run("alexnet_jax.main", *flags, "--config.train.max_steps=20")
     for directory in directories:
         run("alexnet_jax", "evaluate", "--workdir", directory)
-    kept = [predictions.load(directory / "predictions-test-1.npz") for directory in directories]
-    mean = predictions.score(predictions.average([each for each in kept if each]))
+    saved = [predictions.load(directory / "predictions-test-1.npz") for directory in directories]
+    mean = predictions.score(predictions.average([each for each in saved if each]))
     output = run("alexnet_jax", "evaluate", "--ensemble", *directories, "--tune_weights")
     assert "the mean of 2 networks: split test, 1 view(s)" in output
     assert f"top-1 error  {mean['top1_error']:.2%}  [" in output and "TUNED on the split test itself" in output

@@ -1,7 +1,9 @@
-"""The page, in a real server and a real browser, and under load."""
+"""The web page in a real server and a real browser, its endpoints, bad requests, and load."""
 
+import asyncio
 import base64
 import contextlib
+import dataclasses
 import gzip
 import io
 import signal
@@ -18,17 +20,20 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 
 from alexnet_jax.data.blocks import stored_pixels
 from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.inference import network
+from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import networks
 from alexnet_jax.run import config_files
 from alexnet_jax.serving import batching, explain
 from tests.conftest import ROOT, encoded
+from tests.networks import log_probabilities, random_network
 from tests.runs import environment
 from tests.test_commands import run
-from tests.test_interop import ours, random_network
 from tests.tiny import tiny_config
 
 CLASSES = ['<b>bold & "quoted"', "plain", "图"]
@@ -36,35 +41,35 @@ CLASSES = ['<b>bold & "quoted"', "plain", "图"]
 
 class Server(NamedTuple):
     url: str
-    network: networks.Network
+    network: Network
 
 
 @contextlib.contextmanager
 def started(workdir: Path, stop: signal.Signals, *flags: str) -> Iterator[tuple[str, list[str]]]:
-    """A server's address, and what it says on stderr; at the end `stop` must end it, cleanly."""
+    """A server's address, and its lines on stderr; at the end the signal `stop` must end it cleanly."""
     line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", *flags]
     process = subprocess.Popen(
         line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    said: list[str] = []
+    messages: list[str] = []
     with process:
         assert process.stdout and process.stderr
-        reader = threading.Thread(target=said.extend, args=(process.stderr,))
+        reader = threading.Thread(target=messages.extend, args=(process.stderr,))
         reader.start()
         try:
             first = process.stdout.readline()
-            assert "at http://127.0.0.1:" in first, (first, said)
-            yield first.rpartition(" at ")[2].strip(), said
+            assert "at http://127.0.0.1:" in first, (first, messages)
+            yield first.rpartition(" at ")[2].strip(), messages
         finally:
             process.send_signal(stop)
             code = process.wait(20)
             reader.join()
-    assert code == 0 and not [line for line in said if "Traceback" in line or "ERROR" in line], (code, said)
+    assert code == 0 and not [line for line in messages if "Traceback" in line or "ERROR" in line], (code, messages)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory) -> Path:
-    """A network with random weights that knows three classes of the data beside it."""
+    """A network with random weights for the three classes of the data beside it."""
     home, rng = tmp_path_factory.mktemp("serve"), np.random.default_rng(0)
     for name in CLASSES:
         folder = home / "images" / name
@@ -78,8 +83,8 @@ def workdir(tmp_path_factory) -> Path:
     values.data.update(source="prepared", directory=str(home / "data"), eval_split="val")
     config = config_files.parse(values)
     dataset = open_dataset("prepared", str(home / "data"), 32, 3)
-    made = random_network(config)._replace(classes=dataset.classes, statistics=dataset.statistics)
-    networks.to_workdir(made, home / "run <&>")
+    net = dataclasses.replace(random_network(config), classes=dataset.classes, statistics=dataset.statistics)
+    networks.to_workdir(net, home / "run <&>")
     return home / "run <&>"
 
 
@@ -87,7 +92,7 @@ def workdir(tmp_path_factory) -> Path:
 def server(workdir) -> Iterator[Server]:
     limits = ("--max_megabytes=2", "--max_images=20", "--max_megapixels=1")
     with started(workdir, signal.SIGTERM, *limits) as (url, _):
-        yield Server(url, networks.of_workdir(workdir))
+        yield Server(url, network.open_workdir(workdir))
 
 
 def photos(count: int, seed: int = 1) -> list[bytes]:
@@ -96,26 +101,29 @@ def photos(count: int, seed: int = 1) -> list[bytes]:
 
 
 def expected(server: Server, content: bytes) -> np.ndarray:
-    return np.exp(ours(server.network, stored_pixels(content, 32)[0][None])[0][:3])
+    """The probabilities of the three classes."""
+    return np.exp(log_probabilities(server.network, stored_pixels(content, 32)[0][None])[0][:3])
 
 
 def check(server: Server, content: bytes, top: list[dict]) -> None:
-    there = dict(zip(server.network.classes, expected(server, content).tolist(), strict=True))
-    assert [one["name"] for one in top] == sorted(there, key=lambda name: -there[name])
-    assert [one["probability"] for one in top] == pytest.approx(sorted(there.values(), reverse=True), abs=1e-5)
+    probabilities = dict(zip(server.network.classes, expected(server, content).tolist(), strict=True))
+    assert [scored["name"] for scored in top] == sorted(probabilities, key=lambda name: -probabilities[name])
+    assert [scored["probability"] for scored in top] == pytest.approx(
+        sorted(probabilities.values(), reverse=True), abs=1e-5
+    )
 
 
 def test_one_image_and_several(server):
     contents = photos(3)
     files = [("images", (f"{i}.png", content)) for i, content in enumerate(contents)]
     answer = httpx.post(f"{server.url}/api/predict", files=files)
-    assert answer.status_code == 200 and [one["name"] for one in answer.json()] == ["0.png", "1.png", "2.png"]
-    for content, one in zip(contents, answer.json(), strict=True):
-        check(server, content, one["top"])
+    assert answer.status_code == 200 and [image["name"] for image in answer.json()] == ["0.png", "1.png", "2.png"]
+    for content, image in zip(contents, answer.json(), strict=True):
+        check(server, content, image["top"])
     answer = httpx.post(f"{server.url}/api/predict", files=[*files[:1], ("images", ("x.txt", b"no image"))])
     first, second = answer.json()
     assert answer.status_code == 200 and first["error"] is None
-    assert second["top"] == [] and "not a sound image" in second["error"]
+    assert second["top"] == [] and "not a valid image" in second["error"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'self'" in answer.headers["content-security-policy"]
 
@@ -126,44 +134,44 @@ def test_an_explanation(server):
     check(server, content, answer["top"])
     evidence = np.array(answer["evidence"])
     assert evidence.shape == (7, 7) and np.isfinite(evidence).all() and evidence.std() > 0
-    assert [len(tower) for tower in answer["kernels"]] == [4, 4]  # of tiny_config; the page shows eight at most
-    assert [one["response"] for one in answer["kernels"][0]] == sorted(
-        (one["response"] for one in answer["kernels"][0]), reverse=True
-    )
-    assert len(answer["neighbours"]) == 6 and {one["name"] for one in answer["neighbours"]} <= set(CLASSES)
-    picture = base64.b64decode(answer["seen"].partition(",")[2])
-    with Image.open(io.BytesIO(picture)) as seen:
-        np.testing.assert_array_equal(np.asarray(seen), stored_pixels(content, 32)[0][2:30, 2:30])
-    asked = httpx.post(
-        f"{server.url}/api/explain", files={"image": content}, data={"of": CLASSES[0]}, timeout=60
-    ).json()
-    assert asked["of"] == CLASSES[0]
+    assert [len(tower) for tower in answer["kernels"]] == [4, 4]  # all kernels of tiny_config; the page shows up to 8
+    responses = [kernel["response"] for kernel in answer["kernels"][0]]
+    assert responses == sorted(responses, reverse=True)
+    assert len(answer["neighbours"]) == 6 and {image["name"] for image in answer["neighbours"]} <= set(CLASSES)
+    distances = [image["distance"] for image in answer["neighbours"]]
+    assert distances == sorted(distances)
+    with Image.open(io.BytesIO(base64.b64decode(answer["crop"].partition(",")[2]))) as crop:
+        np.testing.assert_array_equal(np.asarray(crop), stored_pixels(content, 32)[0][2:30, 2:30])
+    request = {"files": {"image": content}, "data": {"label": CLASSES[0]}}
+    other = httpx.post(f"{server.url}/api/explain", **request, timeout=60).json()
+    assert other["label"] == CLASSES[0] and answer["label"] == answer["top"][0]["name"]
 
 
-def test_evidence_is_sought_under_squares_of_the_mean_image():
-    """Squares that cover nothing but what the mean image has anyway change nothing."""
-    pixels = np.full((32, 32, 3), 7, np.uint8)
-    made = explain.Served(
-        "x",
-        0,
-        CLASSES,
-        32,
-        28,
-        np.full((32, 32, 3), 7, np.uint8),
-        len,
-        None,
-        [],
-        len,
-        None,
-        "",
+def test_neighbours_are_those_of_features(server, workdir):
+    """The page's neighbours are what Network.features says of the same training images."""
+    net, content = server.network, photos(1)[0]
+    train = net.dataset().splits["train"]
+    pixels = np.empty((len(train.labels), 32, 32, 3), np.uint8)
+    train.read(np.arange(len(pixels)), pixels)
+    distances = np.linalg.norm(net.features(list(pixels)) - net.features(content), axis=1)
+    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, timeout=60).json()
+    np.testing.assert_allclose(
+        [image["distance"] for image in answer["neighbours"]], np.sort(distances)[:6], rtol=1e-4, atol=1e-5
     )
-    np.testing.assert_array_equal(explain.covered(made, pixels), np.repeat(pixels[None], 49, axis=0))
+    nearest = np.argsort(distances, kind="stable")[:6]
+    assert [image["name"] for image in answer["neighbours"]] == [net.classes[label] for label in train.labels[nearest]]
+
+
+def test_evidence_covers_squares_by_the_mean_image():
+    """Squares that cover only what equals the mean image change nothing."""
+    pixels, mean_image = np.full((32, 32, 3), 7, np.uint8), np.full((32, 32, 3), 7.2, np.float32)
+    np.testing.assert_array_equal(explain.covered(pixels, mean_image, 28), np.repeat(pixels[None], 49, axis=0))
     pixels[2:9, 2:9] = 200
-    changed = (explain.covered(made, pixels) != pixels).any(axis=(1, 2, 3)).reshape(7, 7)
+    changed = (explain.covered(pixels, mean_image, 28) != pixels).any(axis=(1, 2, 3)).reshape(7, 7)
     assert changed[0, 0] and not changed[3:, 3:].any() and not changed[:, 3:].any()
 
 
-def test_it_describes_itself(server):
+def test_the_endpoints_are_described(server):
     described = httpx.get(f"{server.url}/openapi.json").json()
     assert set(described["paths"]) == {"/api/health", "/api/predict", "/api/explain"}
     answers = described["paths"]["/api/predict"]["post"]["responses"]
@@ -178,25 +186,25 @@ def bad_requests() -> dict[str, tuple[int, dict]]:
     boundary = {"content-type": "multipart/form-data; boundary=x"}
     seven = {"content-type": "multipart/form-data; boundary=x; charset=utf-7"}
     start = b'--x\r\ncontent-disposition: form-data; name="images"; filename="a.png"\r\n\r\n'
-    endless = iter([start, *[bytes(100_000)] * 30])
+    undeclared = iter([start, *[bytes(100_000)] * 30])
     return {
         "no body": (422, {}),
         "an empty file": (422, {"files": {"images": ("a.png", b"")}}),
         "another field": (422, {"files": {"other": ("a.png", png)}}),
         "text": (422, {"files": {"images": ("a.txt", b"hello")}}),
         "text instead of a file": (422, {"data": {"images": "hello"}}),
-        "a cut image": (422, {"files": {"images": ("a.png", png[:200])}}),
+        "a truncated image": (422, {"files": {"images": ("a.png", png[:200])}}),
         "an image that claims 2.5 billion pixels": (422, {"files": {"images": ("a.png", huge)}}),
         "an image of more pixels than allowed": (422, {"files": {"images": large}}),
-        "a script that says it is an image": (422, {"files": {"images": script}}),
+        "a script that claims to be an image": (422, {"files": {"images": script}}),
         "PostScript": (422, {"files": {"images": ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")}}),
         "more images than allowed": (413, {"files": [("images", ("a.png", png))] * 21}),
         "more bytes than allowed": (413, {"files": {"images": ("a.png", bytes(2_100_000))}}),
-        "more bytes than allowed, untold": (413, {"content": endless, "headers": boundary}),
+        "more bytes than allowed, undeclared": (413, {"content": undeclared, "headers": boundary}),
         "a broken multipart body": (400, {"content": b"--x\r\nno header at all", "headers": boundary}),
         "multipart without a boundary": (400, {"content": b"abc", "headers": {"content-type": "multipart/form-data"}}),
         "packed with gzip": (422, {"files": {"images": ("a.png", gzip.compress(png))}}),
-        "a charset that makes no text": (400, {"content": start + b"--x--", "headers": seven}),
+        "a charset that cannot be decoded": (400, {"content": start + b"--x--", "headers": seven}),
         "JSON": (422, {"json": {"images": ["a"]}}),
     }
 
@@ -216,49 +224,64 @@ def test_other_methods_paths_hosts_and_classes(server):
     assert httpx.get(f"{server.url}/../../etc/passwd").status_code == 404
     assert httpx.get(server.url, headers={"host": "evil.example"}).status_code == 400
     content = photos(1)[0]
-    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, data={"of": "x"}, timeout=60)
+    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, data={"label": "x"}, timeout=60)
     assert answer.status_code == 422 and "there is no class x" in answer.text
     answer = httpx.post(f"{server.url}/api/explain", files={"image": b"x"})
-    assert answer.status_code == 422 and "not a sound image" in answer.json()["detail"]
+    assert answer.status_code == 422 and "not a valid image" in answer.json()["detail"]
     with socket.create_connection(server.url.removeprefix("http://").split(":")) as raw:
         raw.sendall(b"\x00\xff no HTTP\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
 
 
-def test_fifty_clients_at_once_and_some_that_mean_harm(server):
-    """Each is answered, rightly, and many in one pass."""
+def test_fifty_clients_at_once_some_of_them_hostile(server):
+    """All get the right answer, and many share a pass of the network."""
     contents = photos(10)
-    there = [expected(server, content) for content in contents]
+    correct = [expected(server, content) for content in contents]
     before = httpx.get(f"{server.url}/api/health").json()
 
     def client(number: int) -> list[int]:
         codes = []
         with httpx.Client(timeout=60) as session:
             for i in range(6):
-                which = (number + i) % 10
+                content, probabilities = contents[(number + i) % 10], correct[(number + i) % 10]
                 if number % 5 == 4:
-                    answer = session.post(f"{server.url}/api/predict", files={"images": contents[which][: 50 + number]})
+                    answer = session.post(f"{server.url}/api/predict", files={"images": content[: 50 + number]})
                 else:
-                    answer = session.post(f"{server.url}/api/predict", files={"images": contents[which]})
-                    probabilities = {one["name"]: one["probability"] for one in answer.json()[0]["top"]}
-                    found = [probabilities[name] for name in server.network.classes]
-                    np.testing.assert_allclose(found, there[which], atol=1e-5)
+                    answer = session.post(f"{server.url}/api/predict", files={"images": content})
+                    top = {scored["name"]: scored["probability"] for scored in answer.json()[0]["top"]}
+                    answered = [top[name] for name in server.network.classes]
+                    np.testing.assert_allclose(answered, probabilities, atol=1e-5)
                 codes.append(answer.status_code)
         return codes
 
     with ThreadPoolExecutor(50) as threads:
         codes = list(threads.map(client, range(50)))
-    assert all(set(of) == ({422} if number % 5 == 4 else {200}) for number, of in enumerate(codes))
+    assert all(set(got) == ({422} if number % 5 == 4 else {200}) for number, got in enumerate(codes))
     after = httpx.get(f"{server.url}/api/health").json()
     assert after["images"] - before["images"] == 240
     assert after["passes"] - before["passes"] < 200  # alone, each would take one
 
 
-def test_a_batch_is_filled_up_to_a_size_that_is_compiled():
+def test_a_batch_is_padded_to_a_compiled_size():
     for count, size in ((1, 1), (2, 8), (8, 8), (9, 32), (32, 32)):
         images = np.ones((count, 2, 2, 3), np.uint8)
-        found = batching.filled(images)
-        assert found.shape == (size, 2, 2, 3) and found.sum() == images.sum()
+        padded = batching.padded(images)
+        assert padded.shape == (size, 2, 2, 3) and padded.sum() == images.sum()
+
+
+def test_a_full_queue_is_answered_with_503(monkeypatch):
+    """No worker empties the queue here, so the second image finds it full."""
+    monkeypatch.setattr(batching, "MAX_WAITING", 1)
+
+    async def ask_twice() -> None:
+        batcher, image = batching.Batcher(lambda images: images), np.zeros((2, 2, 3), np.uint8)
+        first = asyncio.ensure_future(batcher.ask(image))
+        await asyncio.sleep(0)
+        with pytest.raises(HTTPException, match=r"503.*too many images are waiting"):
+            await batcher.ask(image)
+        first.cancel()
+
+    asyncio.run(ask_twice())
 
 
 DROP = """([content, type]) => {
@@ -288,15 +311,15 @@ def test_the_page_in_a_browser(server, browser, width, how):
         page.evaluate(DROP, [base64.b64encode(content).decode(), how])
     page.wait_for_selector("#answer:not([hidden])")
     page.locator("#message", has_text="%").wait_for()
-    there = expected(server, content)
-    names = [name for _, name in sorted(zip(-there, server.network.classes, strict=True))]
-    assert page.locator("#top .name span:first-child").all_inner_texts() == names  # as text, whatever they hold
+    probabilities = expected(server, content)
+    names = [name for _, name in sorted(zip(-probabilities, server.network.classes, strict=True))]
+    assert page.locator("#top .name span:first-child").all_inner_texts() == names  # as text, whatever they contain
     widths = page.locator("#top .fill").evaluate_all(
-        "(all) => all.map((one) => one.getBoundingClientRect().width / one.parentElement.getBoundingClientRect().width)"
+        "(all) => all.map((bar) => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
     )
-    assert widths == pytest.approx(sorted(there.tolist(), reverse=True), abs=0.01)
+    assert widths == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=0.01)
     assert page.locator("#towers img").count() == 8 and page.locator("#near img").count() == 6
-    assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
+    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(".picture").scroll_into_view_if_needed()
     shot = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
@@ -304,25 +327,25 @@ def test_the_page_in_a_browser(server, browser, width, how):
     plain = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
     drawn = np.abs(np.asarray(shot, int) - np.asarray(plain, int)).max(axis=2) > 8
     assert 0.1 < drawn.mean() < 1
-    seen = np.asarray(plain.resize((28, 28), Image.Resampling.BOX), int)
-    assert np.corrcoef(seen.ravel(), stored_pixels(content, 32)[0][2:30, 2:30].ravel())[0, 1] > 0.9
+    crop = np.asarray(plain.resize((28, 28), Image.Resampling.BOX), int)
+    assert np.corrcoef(crop.ravel(), stored_pixels(content, 32)[0][2:30, 2:30].ravel())[0, 1] > 0.9
     page.locator("#top .bar").nth(2).click()
     page.locator("#legend", has_text=f"“{names[2]}”").wait_for()
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
     page.wait_for_selector("#message.bad")
-    assert "not a sound image" in page.inner_text("#message") and not page.is_visible("#answer")
-    expected_noise = "the server responded with a status of 422"  # that is how browsers tell it
+    assert "not a valid image" in page.inner_text("#message") and not page.is_visible("#answer")
+    expected_noise = "the server responded with a status of 422"  # browsers log it as an error
     assert [problem for problem in problems if expected_noise not in problem] == []
     page.close()
 
 
-def test_where_there_are_no_neighbours_it_says_why(workdir):
+def test_the_page_says_why_there_are_no_neighbours(workdir):
     with started(workdir, signal.SIGINT, "--neighbours_of=0") as (url, _):
         answer = httpx.post(f"{url}/api/explain", files={"image": photos(1)[0]}, timeout=60).json()
     assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
 
 
-def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
+def test_a_stalled_upload_does_not_keep_the_server_from_stopping(workdir):
     line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -330,7 +353,7 @@ def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
     head = b"POST /api/predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n"
     with process, socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(head + b"content-length: 1000\r\n\r\n--x")
-        time.sleep(1)  # it waits for the rest
+        time.sleep(1)  # the server waits for the rest
         process.send_signal(signal.SIGTERM)
         try:
             assert process.wait(60) == 0
@@ -338,13 +361,13 @@ def test_a_stalled_upload_does_not_keep_it_from_ending(workdir):
             process.kill()
 
 
-def test_what_cannot_be_served_is_told(workdir, tmp_path):
+def test_errors_at_the_start(workdir, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = run("alexnet_jax", "serve", "--workdir", workdir, f"--port={port}", code=2)
-        assert f"cannot listen at 127.0.0.1, port {port}" in said and "give another --port" in said
+        output = run("alexnet_jax", "serve", "--workdir", workdir, f"--port={port}", code=2)
+        assert f"cannot listen on 127.0.0.1, port {port}" in output and "give another --port" in output
     assert "is no workdir" in run("alexnet_jax", "serve", "--workdir", tmp_path, "--port=0", code=2)
-    assert "--max_images must be more" in run("alexnet_jax", "serve", "--workdir", workdir, "--max_images=0", code=2)
+    assert "--max_images must be" in run("alexnet_jax", "serve", "--workdir", workdir, "--max_images=0", code=2)
     for flag in ("--max_megabytes=nan", "--neighbours_of=-3"):
         assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax", "serve", "--workdir", workdir, flag, code=2)
     assert "no prepared data" in run(
