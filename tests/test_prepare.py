@@ -209,9 +209,9 @@ def test_bad_records_in_the_validation_split(prepare, tmp_path):
     arguments = ["alexnet_jax.main", f"--config={tmp_path / 'config.py'}", f"--config.data.directory={shard.parent}"]
     workdir = tmp_path / "run"
     stopped = run_module(*arguments, f"--workdir={workdir}", code=errors.EXIT_DATA_ERROR)
-    assert re.search(r"data error: 1 of 20 records are bad(.|\n)*Step 4 is saved; once mended", stopped)
-    went_on = run_module(*arguments, f"--workdir={workdir}", "--config.data.max_bad=0.1")
-    assert "going on from step 4" in went_on and re.search(r"bad record: image \d+.*; it is left out", went_on)
+    assert re.search(r"data error: 1 of 20 records are bad(.|\n)*Step 4 is saved; once the data is repaired", stopped)
+    resumed = run_module(*arguments, f"--workdir={workdir}", "--config.data.max_bad=0.1")
+    assert "resuming from step 4" in resumed and re.search(r"bad record: image \d+.*; it is left out", resumed)
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [(line["count"], line["bad_records"]) for line in log if line["split"] == "val"] == [(19, 1), (19, 1)]
     evaluate = ["alexnet_jax", "evaluate", f"--workdir={workdir}"]
@@ -229,12 +229,12 @@ def test_training_reports_bad_records_and_stops_above_max_bad(prepare, tmp_path)
     assert re.search(
         r"data error: 1 of 60 records are bad, more than the share of 0.001(.|\n)*image \d+, n\d+/", stopped
     )
-    went_on = run_module(*arguments, f"--workdir={tmp_path / 'run'}", "--config.data.max_bad=0.1")
+    resumed = run_module(*arguments, f"--workdir={tmp_path / 'run'}", "--config.data.max_bad=0.1")
     bad = re.findall(
-        r"step \d+: bad record: (image \d+, n\d+/n\d+_\d.JPEG, \S+): .*; the next sound image takes", went_on
+        r"step \d+: bad record: (image \d+, n\d+/n\d+_\d.JPEG, \S+): .*; the next intact image takes", resumed
     )
     assert len(bad) == 1 and shard.name in bad[0]
-    assert "once mended, the same command goes on" in stopped
+    assert "once the data is repaired, the same command resumes it" in stopped
     log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert '"bad_records": 1' in log[-2] and '"data_wait": ' in log[-2]
     # The progress before the stop was saved: once the shard is mended, the same command runs to the end.

@@ -40,29 +40,17 @@ class Block(NamedTuple):
     """Some images, ready to be written."""
 
     records: list[bytes | memoryview]  # JPEGs, or pixels [size, size, 3] uint8
-    labels: list[int]
-    hashes: list[int]
-    names: list[str]
-    skipped: list[manifest.Skipped]
-    unusual: list[tuple[str, str]]  # what is unusual, name
+    contents: manifest.Contents
     sums: statistics.Sums
 
 
 def stored_pixels(
     content: bytes | np.ndarray, size: int, max_pixels: int = images.MAX_PIXELS
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """An image as it is stored, and what is unusual about its file.
+    """An image as it is stored, [size, size, 3] uint8, and what is unusual about its file, such as ("grey", "PNG").
 
-    Args:
-        content: the bytes of an image file, or RGB pixels [H, W, 3] uint8.
-        size: height and width of the result, pixels.
-        max_pixels: the most pixels that a file may have.
-
-    Returns:
-        [size, size, 3] uint8 and, for example, ("grey", "PNG").
-
-    Raises:
-        images.CorruptImage: if the file cannot be decoded.
+    `content` is an image file, or RGB pixels [H, W, 3] uint8. Raises images.CorruptImage if it cannot be decoded or
+    has more than `max_pixels`.
     """
     decoded = images.decode(content, max_pixels) if isinstance(content, bytes) else images.Decoded(content, ())
     return images.to_square(decoded.pixels, size), decoded.unusual
@@ -71,29 +59,27 @@ def stored_pixels(
 def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
     """Read, scale and encode images; corrupt ones are skipped. Raises UserError if the storage fails."""
     squares: list[np.ndarray] = []
-    block = Block([], [], [], [], [], [], statistics.zero_sums(settings.size))
+    records: list[bytes | memoryview] = []
+    contents = manifest.Contents()
     for i in indices:
         name = printable(split.names[i])
         try:
             image = split.read(i)
             square, unusual = stored_pixels(image.content, settings.size)
         except images.CorruptImage as error:
-            block.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
+            contents.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
             continue
         except OSError as error:  # the disk or the network is at fault, not the image
             raise UserError(
                 f"cannot read {name}: {error}. The finished shards are kept; mend it and run the same command again"
             ) from None
-        record: bytes | memoryview = (
-            square.data if settings.store == "raw" else images.encode_jpeg(square, settings.quality)
-        )
         squares.append(square)
-        block.records.append(record)
-        block.labels.append(image.label)
-        block.hashes.append(xxhash.xxh3_64_intdigest(record))
-        block.names.append(name)
-        block.unusual.extend((what, name) for what in unusual)
-    return block._replace(sums=statistics.sums_of(squares)) if squares else block
+        records.append(square.data if settings.store == "raw" else images.encode_jpeg(square, settings.quality))
+        contents.labels.append(image.label)
+        contents.hashes.append(xxhash.xxh3_64_intdigest(records[-1]))
+        contents.names.append(name)
+        contents.unusual.extend((what, name) for what in unusual)
+    return Block(records, contents, statistics.sums_of(squares) if squares else statistics.zero_sums(settings.size))
 
 
 def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[tuple[Item, Result], None, None]:

@@ -56,6 +56,20 @@ class Published:
     by_class: list[Count] | None  # if they give it
 
 
+class Contents(Record):
+    """What is known of packed images, in order."""
+
+    labels: list[int] = []
+    hashes: list[int] = []  # XXH3 of each record
+    names: list[str] = []
+    skipped: list[Skipped] = []
+    unusual: list[tuple[str, str]] = []  # what is unusual, name
+
+    def extend(self, other: "Contents") -> None:
+        for field in type(self).model_fields:
+            getattr(self, field).extend(getattr(other, field))
+
+
 class PackedSplit(Record):
     count: Annotated[Count, Field(ge=1)]
     shards: list[Shard]

@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -78,20 +79,19 @@ def _already_packed(output: Path, plan: str) -> Manifest:
 
 def _plan(source: Source, settings: Settings) -> str:
     """A hash of what is to be prepared and how, except `max_corrupt`, which may be raised for a second attempt."""
-    described = {
-        "format": manifest.FORMAT,
-        "store": settings.store,
-        "size": settings.size,
-        "quality": settings.quality if settings.store == "jpeg" else None,
-        "classes": source.classes,
-        "splits": {name: len(split.names) for name, split in source.splits.items()},
-    }
+    counts = {name: len(split.names) for name, split in source.splits.items()}
+    described = _format(settings) | {"classes": source.classes, "splits": counts}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for split in source.splits.values():
         for name in split.names:
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
         digest.update(b"" if split.labels is None else split.labels.tobytes())
     return digest.hexdigest()
+
+
+def _format(settings: Settings) -> dict[str, Any]:
+    quality = settings.quality if settings.store == "jpeg" else None
+    return {"format": manifest.FORMAT, "store": settings.store, "size": settings.size, "quality": quality}
 
 
 def _check_room(source: Source, output: Path, settings: Settings, show_progress: bool) -> None:
@@ -130,7 +130,7 @@ def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_
     finished: dict[str, Future[Part]] = {}
     for file in shards:
         part = parts.read(output, file)
-        if part is not None and not part.skipped:  # corrupt images may have been mended since
+        if part is not None and not part.contents.skipped:  # corrupt images may have been mended since
             finished[file] = Future()
             finished[file].set_result(part)
     unfinished = {file: indices for file, indices in shards.items() if file not in finished}
@@ -152,7 +152,7 @@ def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_
                 for block_indices, block in itertools.islice(loaded, -(-len(indices) // per_block)):
                     shard.write(block)
                     bar.update(len(block_indices))
-                    skipped += block.skipped
+                    skipped += block.contents.skipped
                 if previous is not None:
                     previous.result()  # raises its error, if it failed
             except BaseException:
@@ -180,11 +180,8 @@ def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, setti
     of_training = statistics.of_sums(reduce(add, (parts.sums(output, part) for part in packed["train"])))
     np.save(output / MEAN_IMAGE, of_training.mean_image)
     return Manifest(
-        format=manifest.FORMAT,
+        **_format(settings),
         plan=plan,
-        store=settings.store,
-        size=settings.size,
-        quality=settings.quality if settings.store == "jpeg" else None,
         classes=[printable(name) for name in source.classes],
         splits=splits,
         mean_image=manifest.describe(output / MEAN_IMAGE),
@@ -194,26 +191,25 @@ def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, setti
 
 
 def _packed_split(name: str, split_parts: list[Part], source: Source, output: Path) -> manifest.PackedSplit:
-    labels, hashes, names, skipped, unusual = (
-        list(itertools.chain.from_iterable(getattr(part, field) for part in split_parts))
-        for field in ("labels", "hashes", "names", "skipped", "unusual")
-    )
-    if not labels:
+    contents = manifest.Contents()
+    for part in split_parts:
+        contents.extend(part.contents)
+    if not contents.labels:
         raise UserError(f"none of the images of the split {name} can be decoded; check --source and --input")
     files = {kind: output / f"{name}.{kind}" for kind in ("labels.npy", "hashes.npy", "names.json")}
-    np.save(files["labels.npy"], np.array(labels, np.int32))
-    np.save(files["hashes.npy"], np.array(hashes, np.uint64))
-    files["names.json"].write_text(json.dumps(names, indent=0))
+    np.save(files["labels.npy"], np.array(contents.labels, np.int32))
+    np.save(files["hashes.npy"], np.array(contents.hashes, np.uint64))
+    files["names.json"].write_text(json.dumps(contents.names, indent=0))
     names_of: dict[str, list[str]] = collections.defaultdict(list)
-    for what, image in unusual:
+    for what, image in contents.unusual:
         names_of[what].append(image)
     return manifest.PackedSplit(
-        count=len(labels),
+        count=len(contents.labels),
         shards=[part.shard for part in split_parts if part.shard.count],
         labels=manifest.describe(files["labels.npy"]),
         hashes=manifest.describe(files["hashes.npy"]),
         names=manifest.describe(files["names.json"]),
-        skipped=skipped,
+        skipped=contents.skipped,
         unusual=[
             manifest.Unusual(what=what, count=len(images), names=images[: manifest.MAX_NAMED])
             for what, images in sorted(names_of.items())

@@ -23,14 +23,10 @@ ARRAY_RECORD_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 
 
 class Part(manifest.Record):
-    """A finished shard, and what is known of its images, in order."""
+    """A finished shard, and what is known of its images."""
 
     shard: manifest.Shard
-    labels: list[int]
-    hashes: list[int]
-    names: list[str]
-    skipped: list[manifest.Skipped]
-    unusual: list[tuple[str, str]]  # what is unusual, name
+    contents: manifest.Contents
 
 
 class OpenShard:
@@ -42,15 +38,14 @@ class OpenShard:
         self._file = (
             ArrayRecordWriter(str(self._temporary), ARRAY_RECORD_OPTIONS) if is_jpeg else self._temporary.open("wb")
         )
-        self._written = Block([], [], [], [], [], [], zero_sums(size))  # all but the records
+        self._contents, self._sums = manifest.Contents(), zero_sums(size)
 
     def write(self, block: Block) -> None:
         with _os_errors():
             for record in block.records:
                 self._file.write(record)
-        for field in ("labels", "hashes", "names", "skipped", "unusual"):
-            getattr(self._written, field).extend(getattr(block, field))
-        self._written = self._written._replace(sums=self._written.sums + block.sums)
+        self._contents.extend(block.contents)
+        self._sums += block.sums
 
     def finish(self) -> Part:
         """Make the shard durable, save what is known of it, and give it its name."""
@@ -58,14 +53,11 @@ class OpenShard:
             self._file.close()
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
-        known = self._written._asdict()
-        known.pop("records")
-        sums: Sums = known.pop("sums")
         length, checksum = self._temporary.stat().st_size, manifest.checksum(self._temporary)
-        shard = manifest.Shard(name=self._path.name, bytes=length, xxh128=checksum, count=sums.images)
-        part = Part(shard=shard, **known)
+        shard = manifest.Shard(name=self._path.name, bytes=length, xxh128=checksum, count=self._sums.images)
+        part = Part(shard=shard, contents=self._contents)
         self._temporary.replace(self._path)
-        _save(self._path.parent, part, sums)
+        _save(self._path.parent, part, self._sums)
         return part
 
     def abandon(self) -> None:
