@@ -125,9 +125,9 @@ def six_conv(config: ConfigDict) -> None:
     conv6 sees both towers. Train it on the source `imagenet_full`, then continue with `from_pretrained`. 61,555,304
     parameters with 1000 classes.
     """
-    model = config.model
-    model.conv5.then = paper.POOL
-    model.conv6 = paper.conv(256, 3, (1, 1), stride=1, exchange=True, then=paper.PLAIN, init_bias=1.0, init_std=0.03)
+    config.model.conv6 = paper.conv(
+        256, 3, (1, 1), stride=1, exchange=True, then=paper.PLAIN, init_bias=1.0, init_std=0.03
+    )
 
 
 def from_pretrained(config: ConfigDict) -> None:

@@ -1,5 +1,6 @@
-"""The recipes and variants under configs/: their shapes, and that a small form of each trains."""
+"""The variants of the paper's network, the four-layer network, and the networks of `reproduce`."""
 
+import json
 import math
 from pathlib import Path
 
@@ -8,92 +9,205 @@ import numpy as np
 import pytest
 
 from alexnet_jax import model
-from alexnet_jax.configs import code2012, paper, variants
-from alexnet_jax.configs.variants import (
-    adamw,
-    bias,
-    caffe,
-    cifar_four_layer,
-    cifar_lrn,
-    from_pretrained,
-    no_colour_noise,
-    no_dropout,
-    no_links,
-    no_lrn,
-    non_overlapping_pooling,
-    one_gpu,
-    one_weird_trick,
-    pooling_147,
-    six_conv,
-    tanh,
-    without,
-)
+from alexnet_jax.configs import code2012, digits, paper, scales, variants
+from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
+from tests.recipes import flat
 
 PAPER = 60_965_224
-PARAMETERS = {  # with 1000 classes; computed by hand or from the authors' logs
-    "code2012": (code2012.get_config, PAPER),
-    "one_gpu": (one_gpu.get_config, 59_798_312),
-    "no_lrn": (no_lrn.get_config, PAPER),
-    "non_overlapping_pooling": (non_overlapping_pooling.get_config, PAPER),
-    "pooling_147": (pooling_147.get_config, PAPER),
-    "no_links": (no_links.get_config, 60_698_712),
-    "tanh": (tanh.get_config, PAPER),
-    "no_colour_noise": (no_colour_noise.get_config, PAPER),
-    "no_dropout": (no_dropout.get_config, PAPER),
-    "without conv3": (lambda: without.get_config("conv3"), PAPER - 885_120 - 663_936 + 9 * 256 * 384 + 384),
-    "without conv2": (lambda: without.get_config("conv2"), PAPER - 307_456 - 885_120 + 9 * 96 * 384 + 384),
-    "without conv4": (lambda: without.get_config("conv4"), PAPER - 663_936),
-    "without conv5": (lambda: without.get_config("conv5"), PAPER - 442_624 + 36 * 128 * 4096),
-    "without fc6": (lambda: without.get_config("fc6"), PAPER - 37_752_832 - 16_781_312 + 37_752_832),
-    "without fc7": (lambda: without.get_config("fc7"), PAPER - 16_781_312),
-    "six_conv": (six_conv.get_config, 61_555_304),
-    "from_pretrained": (from_pretrained.get_config, 61_555_304),
-    "bias": (bias.get_config, PAPER),
-    "adamw": (adamw.get_config, PAPER),
-    "one_weird_trick": (one_weird_trick.get_config, 61_100_840),
-    "caffe": (caffe.get_config, PAPER),
+PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
+    "one_gpu": 59_798_312,
+    "no_links": 60_698_712,
+    "without=conv3": PAPER - 885_120 - 663_936 + 9 * 256 * 384 + 384,
+    "without=conv2": PAPER - 307_456 - 885_120 + 9 * 96 * 384 + 384,
+    "without=conv4": PAPER - 663_936,
+    "without=conv5": PAPER - 442_624 + 36 * 128 * 4096,
+    "without=fc6": PAPER - 37_752_832 - 16_781_312 + 37_752_832,
+    "without=fc7": PAPER - 16_781_312,
+    "six_conv": 61_555_304,
+    "from_pretrained": 61_555_304,
+    "one_weird_trick": 61_100_840,
 }
+
+# Every key in which a variant differs from the paper's config, and its value there.
+BIASES = ("conv2.init_bias", "conv4.init_bias", "conv5.init_bias", "fc6.init_bias", "fc7.init_bias")
+POOL, NORM_POOL = ("activation", "pool"), ("activation", "lrn", "pool")
+CONV6 = dict(features=256, kernel=3, stride=1, padding=(1, 1), exchange=True, shared=True, then=("activation",))
+SIX_CONV = {f"model.conv6.{key}": value for key, value in (CONV6 | dict(init_std=0.03, init_bias=1.0)).items()}
+CHANGES = {
+    "tanh": {"model.activation": "tanh"},
+    "one_gpu": {
+        "model.towers": 1,
+        "model.conv1.features": 48,
+        "model.conv2.features": 128,
+        "model.conv3.features": 192,
+        "model.conv4.features": 192,
+    },
+    "no_links": {
+        "model.conv3.exchange": False,
+        "model.fc6.exchange": False,
+        "model.fc7.exchange": False,
+        "model.fc6.features": 6600,
+        "model.fc7.features": 6600,
+    },
+    "no_lrn": {"model.conv1.then": POOL, "model.conv2.then": POOL},
+    "non_overlapping_pooling": {"model.pool.window": 2},
+    "pooling_147": {
+        "model.pool.window": 2,
+        "model.pool.ceil": True,
+        "model.conv2.padding": (1, 1),
+        "model.conv5.padding": (0, 0),
+    },
+    "no_colour_noise": {"augment.colour_noise_std": 0.0},
+    "no_dropout": {"model.dropout_rate": 0.0},
+    "bias": {f"model.{key}": 0.0 for key in BIASES},
+    "bias=0.1": {f"model.{key}": 0.1 for key in BIASES},
+    "without": {"model.conv4": None},
+    "without=conv2": {"model.conv2": None, "model.conv1.then": (*NORM_POOL, "pool")},
+    "without=conv3": {"model.conv3": None, "model.conv4.exchange": True},
+    "without=conv4": {"model.conv4": None},
+    "without=conv5": {"model.conv5": None, "model.conv4.then": POOL},
+    "without=fc6": {"model.fc6": None},
+    "without=fc7": {"model.fc7": None},
+    "six_conv": SIX_CONV,
+    "from_pretrained": SIX_CONV
+    | {"start.layers": ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")},
+    "caffe": {f"model.{key}": 0.1 for key in BIASES}
+    | {
+        "model.image_size": 227,
+        "model.conv1.padding": (0, 0),
+        "model.lrn.k": 1.0,
+        "model.lrn.alpha": 2e-5,
+        "model.lrn.across_towers": True,
+        "model.dropout_scaling": "training",
+        "model.fc6.init_std": 0.005,
+        "model.fc7.init_std": 0.005,
+        "optim.weights.max_drops": 4,
+        "optim.biases.lr_multiplier": 2.0,
+        "optim.biases.weight_decay": 0.0,
+        "optim.biases.max_drops": 4,
+        "optim.schedule.name": "steps",
+        "optim.schedule.boundaries_epochs": (20, 40, 60, 80),
+        "augment.colour_noise_std": 0.0,
+        "train.batch_size": 256,
+    },
+    "one_weird_trick": {
+        "model.towers": 1,
+        "model.conv1.features": 64,
+        "model.conv2.features": 192,
+        "model.conv4.features": 256,
+        "model.conv3.init_std": 0.03,
+        "model.conv4.init_std": 0.03,
+        "model.conv5.init_std": 0.03,
+        "model.conv1.padding": (2, 2),
+        "model.conv1.then": POOL,
+        "model.conv2.then": POOL,
+    },
+    "adamw": {
+        "optim.name": "adamw",
+        "optim.learning_rate": 3e-4,
+        "optim.weights.weight_decay": 0.05,
+        "optim.biases.weight_decay": 0.0,
+    },
+    "one_device": {"mesh.tower": 1},
+    "data_parallel": {"mesh.data": 2, "mesh.tower": 1},
+    "no_lrn+tanh": {"model.conv1.then": POOL, "model.conv2.then": POOL, "model.activation": "tanh"},
+}
+
+
+def changes(name: str) -> dict:
+    """The keys in which a config differs from the paper's, with its values. A removed layer is one key, None."""
+    text, other = flat(paper.get_config()), flat(config_files.load(name))
+    removed = {key for key, value in other.items() if value is None and key not in text}
+    assert all(key in other or key.rpartition(".")[0] in removed or text[key] is None for key in text)
+    return {key: value for key, value in other.items() if key not in text or text[key] != value}
+
+
+@pytest.mark.parametrize("variant", CHANGES)
+def test_a_variant_changes_these_keys_and_no_others(variant):
+    assert changes(f"variants:{variant}") == CHANGES[variant]
+
+
+def test_every_variant_is_tested():
+    """code2012 is a recipe, with tests of its own."""
+    names = {name.partition("=")[0] for name in CHANGES}
+    assert names - {"no_lrn+tanh"} == set(variants.VARIANTS) - {"code2012"}
+    assert set(PARAMETERS) <= set(CHANGES)
 
 
 def shapes(spec):
     return jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters(name):
-    make, expected = PARAMETERS[name]
-    parsed = config_files.parse(make())
+@pytest.mark.parametrize("variant", [*CHANGES, "code2012"])
+def test_parameters(variant):
+    parsed = config_files.parse(config_files.load(f"variants:{variant}"))
     assert config_files.from_json(config_files.to_json(parsed)) == parsed
-    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(parsed.model))) == expected
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(parsed.model)))
+    assert parameters == PARAMETERS.get("without=conv4" if variant == "without" else variant, PAPER)
 
 
-def test_every_variant_is_tested():
-    files = {path.stem for path in Path(variants.__file__).parent.glob("*.py")} - {
-        "__init__",
-        "cifar_four_layer",
-        "cifar_lrn",
-    }  # these have a test of their own
-    assert files <= {name.split()[0] for name in PARAMETERS}
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "no_norm",
+            r"there is no variant no_norm; give one of code2012, tanh, .*data_parallel, or several joined by \+",
+        ),
+        ("tanh+", "no variant is given; give one of code2012, tanh"),
+        ("tanh=2", "the variant tanh takes no value; write tanh instead of tanh=2"),
+        ("without=conv1", "without=conv1 names no layer that can be removed; give one of conv2, .*fc7"),
+        ("without=fc8", "without=fc8 names no layer that can be removed"),
+        ("bias=x", "could not convert string to float: 'x'"),
+    ],
+)
+def test_an_unknown_variant_is_an_error_that_lists_them(argument, message):
+    with pytest.raises(UserError, match=message) as error:
+        config_files.load(f"variants:{argument}")
+    assert str(error.value).startswith(f"the config variants:{argument} fails: ")
 
 
-def test_the_four_layer_network_for_cifar():
-    for make in (cifar_four_layer.get_config, cifar_lrn.get_config):
-        spec = config_files.parse(make()).model
-        found = jax.tree.map(lambda leaf: leaf.shape, shapes(spec))
-        assert found["conv1"]["kernel"] == (1, 5, 5, 3, 64)
-        assert found["conv3"] == {"kernel": (1, 6, 6, 3 * 3 * 64, 32), "bias": (1, 6, 6, 32)}
-        assert found["fc8"]["kernel"] == (1, 6 * 6 * 32, 10)
-        params = model.init(spec, jax.random.key(0))
-        image = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
-        run = jax.vmap(lambda p, spec=spec, x=image: model.logits(spec, p, x, None), axis_name="tower")
-        assert run(params).shape == (1, 2, 10)
+def test_variants_apply_to_other_networks():
+    values = digits.get_config()
+    variants.apply(values, ("no_links", "tanh"))
+    assert values.model.fc6.features == 824 and not values.model.conv3.exchange and values.model.activation == "tanh"
+    assert values.model.image_size == 28
+
+
+@pytest.mark.parametrize("name", ["cifar_four_layer", "cifar_four_layer:lrn"])
+def test_the_four_layer_network_for_cifar(name):
+    spec = config_files.parse(config_files.load(name)).model
+    leaves = jax.tree.map(lambda leaf: leaf.shape, shapes(spec))
+    assert leaves["conv1"]["kernel"] == (1, 5, 5, 3, 64)
+    assert leaves["conv3"] == {"kernel": (1, 6, 6, 3 * 3 * 64, 32), "bias": (1, 6, 6, 32)}
+    assert leaves["fc8"]["kernel"] == (1, 6 * 6 * 32, 10)
+    params = model.init(spec, jax.random.key(0))
+    image = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
+    run = jax.vmap(lambda p: model.logits(spec, p, image, None), axis_name="tower")
+    assert run(params).shape == (1, 2, 10)
+
+
+def test_arguments_of_the_other_configs():
+    with pytest.raises(UserError, match="the argument norm is unknown; write cifar_four_layer or cifar_four_layer:lrn"):
+        config_files.load("cifar_four_layer:norm")
+    for name in ("scales", "scales:large"):
+        with pytest.raises(UserError, match=r"there is no scale .*; write scales:NAME with small, small_cifar, "):
+            config_files.load(name)
+
+
+def test_configs_stay_as_they_are():
+    """configs.json holds the paper's config, and what others change in it, as of the published results."""
+    stored = json.loads((Path(__file__).parent / "configs.json").read_text())
+    assert json.loads(json.dumps(flat(paper.get_config()))) == stored.pop("paper")
+    assert {f"scales:{name}" for name in scales.SCALES} < set(stored)
+    for name, expected in stored.items():
+        assert json.loads(json.dumps(changes(name))) == expected, name
 
 
 def test_every_difference_of_the_code_stands_alone():
-    """Each key that code2012 changes can be put back to the paper's value, and the config is still a valid one."""
-    ours, theirs = (flat(module.get_config()) for module in (paper, code2012))
-    different = [key for key in theirs if ours.get(key) != theirs[key] and key in ours]
+    """With any single key of code2012 set back to the paper's value, the config is still valid."""
+    text, code = flat(paper.get_config()), flat(code2012.get_config())
+    different = [key for key in code if text.get(key) != code[key] and key in text]
     assert len(different) >= 17
     for key in different:
         values = code2012.get_config()
@@ -101,12 +215,5 @@ def test_every_difference_of_the_code_stands_alone():
         section = values
         for name in sections:
             section = section[name]
-        section[last] = ours[key]
+        section[last] = text[key]
         config_files.parse(values)
-
-
-def flat(values, prefix="") -> dict:
-    found: dict = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if hasattr(value, "items") else {prefix + key: value}
-    return found

@@ -1,4 +1,4 @@
-"""The config that most tests train, also in processes of their own."""
+"""The config that most tests train, in this process or in processes of their own."""
 
 from ml_collections import ConfigDict
 

@@ -156,13 +156,13 @@ def _check_fact(claim: Claim) -> Outcome:
     """Compute a fact from the paper's config, whatever the scale."""
     config = config_files.parse(config_files.load("paper"))
     layers = facts.layers(config)
-    parameters = sum(layer.parameters for layer in layers)
+    total = facts.total(layers)
     if claim.id == "conv_share":
-        share, name = max((layer.parameters / parameters, layer.name) for layer in layers if "conv" in layer.name)
+        share, name = max((layer.parameters / total.parameters, layer.name) for layer in layers if "conv" in layer.name)
         return Outcome(f"{name} {share:.2%}", "borne out" if share <= 0.01 else "contradicted")
     ours, paper = {
-        "parameters": (parameters, 60e6),
-        "neurons": (sum(layer.neurons for layer in layers), 650e3),
+        "parameters": (total.parameters, 60e6),
+        "neurons": (total.neurons, 650e3),
         "crops": (facts.crops(config), 2048),
     }[claim.id]
     return Outcome(f"{ours:,}", "borne out" if abs(ours / paper - 1) < ROUNDING else "contradicted")
