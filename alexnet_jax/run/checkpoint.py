@@ -174,8 +174,7 @@ def _newest_intact(checkpoints: Checkpoints, expected: Any | None) -> tuple[int 
     numbers = sum(leaf.size for leaf in jax.tree.leaves(expected)) if expected else None
     for step in sorted(checkpoints.all_steps(), reverse=True):
         path = Path(checkpoints.directory) / str(step)
-        problem = processes.from_first(functools.partial(_problem, path, numbers))
-        if not problem:
+        if not (problem := processes.from_first(functools.partial(_problem, path, numbers))):
             return step, damaged
         damaged[step] = problem
     return None, damaged

@@ -76,7 +76,7 @@ class Replay(NamedTuple):
         Parameters, activations layer by layer, then the loss; if all are finite, the gradients, last layer first.
         """
         params = jax.device_get(jax.jit(_counts)(state.params))
-        activations, loss, grads = jax.device_get(self._make_check()(state, batch, self.statistics))
+        activations, loss, grads = jax.device_get(self._count(state, batch))
         counts: list[tuple[str, int]] = [
             (f"{kind} of {layer} before the step", n) for layer, kinds in params.items() for kind, n in kinds.items()
         ]
@@ -89,8 +89,8 @@ class Replay(NamedTuple):
             counts = [(f"gradient of {layer}'s {kind}", n) for layer, kinds in last_first for kind, n in kinds.items()]
         return {name: int(count) for name, count in counts if count}
 
-    def _make_check(self) -> jax.stages.Wrapped:
-        """`(state, batch, statistics) -> (activations, loss, gradients)`: how many numbers of each are not finite."""
+    def _count(self, state: steps.TrainState, batch: Any) -> tuple[Any, Array, Any]:
+        """How many numbers are not finite in activations and gradients; and the loss."""
         config, steps_per_epoch, fc_sharding = self.config, self.order.steps_per_epoch, self.config.mesh.fc_sharding
         splits_inputs = sharding.splits_inputs(self.mesh, fc_sharding)
 
@@ -107,7 +107,7 @@ class Replay(NamedTuple):
             (loss, _), grads = gradient(state.params, batch, statistics, state.step)
             return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts), loss, _counts(grads)
 
-        return jax.jit(check)
+        return jax.jit(check)(state, batch, self.statistics)
 
 
 def _counts(tree: Any) -> Any:

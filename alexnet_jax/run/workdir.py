@@ -27,6 +27,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 import pydantic
+from flax.traverse_util import flatten_dict
 from pydantic import Field
 
 from alexnet_jax.data import arrays
@@ -84,10 +85,13 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
         starts = require_same(directory, config, dataset, "--workdir").starts
     elif (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
-    content = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": [*starts, _this_start()]}
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    starts.append({"time": time, **packages(), "devices": devices})
+    content = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": starts}
 
     def write() -> str:
-        if not starts:
+        if len(starts) == 1:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
         write_text(directory / RUN, json.dumps(content, indent=2) + "\n")
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
@@ -195,7 +199,7 @@ def read_evaluation(directory: Path) -> dict[str, Any] | None:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
-    a, b = _flat(old.model_dump()), _flat(new.model_dump())
+    a, b = (flatten_dict(config.model_dump(), sep=".") for config in (old, new))
     keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
     fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
@@ -203,14 +207,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def flat_config(directory: Path) -> dict[str, Any]:
     """All keys of a workdir's config, `section.key`, with their values. Raises DataError if it is damaged."""
-    return _flat(_config(directory).model_dump())
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+    return flatten_dict(_config(directory).model_dump(), sep=".")
 
 
 def _config(directory: Path) -> Config:
@@ -236,11 +233,3 @@ def _intact(path: Path) -> Iterator[None]:
 def packages() -> dict[str, str]:
     """The versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _this_start() -> dict:
-    return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **packages(),
-        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
-    }
