@@ -1,1 +1,1 @@
-"""Speed measurements of the parts of the program, each beside others that do the same."""
+"""Measurements of speed, each beside other programs that do the same work."""

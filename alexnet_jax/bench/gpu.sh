@@ -16,14 +16,14 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false # PyTorch needs memory too
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/gpu.txt"
 run() {
     echo; echo "\$ alexnet bench $*"
-    python3 -m alexnet_jax.bench "$@"
+    python3 -m alexnet_jax bench "$@"
 }
 {
     run step --mesh 1x1 --dtype bfloat16 --batch 128 512 1024 2048 --peak_size 8192 --seconds 2 --json "$out/step.json"
     run step --mesh 1x1 --dtype bfloat16 --batch 128 1024 --forward --peak_size 8192 --seconds 1 --json "$out/forward.json"
     data=$(mktemp -d)
     trap 'rm -rf "$data"' EXIT
-    python3 -m alexnet_jax.prepare --source synthetic --output "$data/raw"
+    python3 -m alexnet_jax prepare --source synthetic --output "$data/raw"
     run train --data "$data/raw" --mesh 1x1 --dtype bfloat16 --batch 1024 --steps 300 --json "$out/train.json"
     run train --data "$data/raw" --mesh 1x1 --dtype bfloat16 --batch 128 --steps 1000 --json "$out/train-128.json"
 } 2>&1 | tee "$out/gpu-bench.txt"

@@ -1,159 +1,180 @@
-"""Images/s of the input: each stage, the whole loader, and beside it PyTorch's DataLoader and tf.data.
+"""Measure the input in images/s: each stage, the whole loader, and beside it PyTorch's DataLoader and tf.data.
 
-The stages run in one thread, without Grain; the whole pipelines keep --cores busy. All read the same images, again
-and again, so from memory: how fast the disk is shows in none of the numbers. PyTorch and TensorFlow are
-compared with if they are installed (pip install torch tensorflow-cpu).
+The stages run in one thread, without Grain; the whole pipelines keep --cores busy. All read the same images over
+and over, hence from memory: the speed of the disk plays no part. PyTorch and TensorFlow are measured if they are
+installed (pip install torch tensorflow-cpu).
 """
 
 import argparse
 import contextlib
-import json
+import itertools
 import os
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
+from tabulate import tabulate
 
-from alexnet_jax.bench import copies, peers, rounds
+from alexnet_jax.bench import copies, options, peers, rounds
 from alexnet_jax.bench.copies import Copies
-from alexnet_jax.bench.rounds import Batches, Pipeline
+from alexnet_jax.bench.rounds import Pipeline, Stream
 from alexnet_jax.data import loader, records
 from alexnet_jax.data.loader import Order
 from alexnet_jax.errors import UserError
 
-BY_RECORDS = "tf.data raw, by records"
 OURS = {"raw": "alexnet_jax raw", "jpeg": "alexnet_jax jpeg"}
+BY_RECORDS = "tf.data raw, by records"
 TORCH, TFDATA = "torch DataLoader jpeg", {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
 PEERS = {"ratio_to_torch": {"raw": TORCH, "jpeg": TORCH}, "ratio_to_tfdata": TFDATA}
-HEADINGS = {"ratio_to_torch": "to torch", "ratio_to_tfdata": "to tf.data"}
+HEADINGS = ("", "cores", "images/s", "least..most", "per core", "to torch", "to tf.data")
 TO_DEVICE = "host-to-device"
 PREFETCH = 4  # batches, as in configs/paper.py
 FOREVER = 2**40  # batches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder that alexnet_jax.prepare wrote, of either store")
-    add("--split", default="train", help="of the data (default train)")
-    add("--batch", type=int, default=128, help="images a batch (default 128)")
+    add, count, seconds = parser.add_argument, options.positive_int, options.positive_float
+    add("--data", type=Path, required=True, help="folder that `alexnet prepare` wrote, of either store")
+    add("--split", default="train", help="split of the data (default: train)")
+    add("--batch", type=count, default=128, help="images a batch (default: 128)")
     add("--cores", type=int, help="cores to use: our threads, PyTorch's workers, tf.data's threads (default: all)")
-    add("--images", type=int, default=2048, help="how many to read, repeated if the split has fewer (default 2048)")
-    add("--rounds", type=int, default=5, help="each measures everything once (default 5)")
-    add("--seconds", type=float, default=3, help="per pipeline and round, and a third of it per stage (default 3)")
-    add("--step_rate", type=float, help="images/s of a training step: which side limits it, the step or the input?")
-    add("--json", type=Path, help="file to write the table to")
+    add("--images", type=count, default=2048, help="images to read, repeated if there are fewer (default: 2048)")
+    add("--rounds", type=count, default=5, help="rounds, each of which measures everything once (default: 5)")
+    add("--seconds", type=seconds, default=3, help="time per pipeline and round; a third per stage (default: 3)")
+    add("--step_rate", type=seconds, help="images/s of a training step, to see whether it or the input is the limit")
+    add("--json", type=options.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
     available = sorted(os.sched_getaffinity(0))
     cores = len(available) if arguments.cores is None else arguments.cores
-    _check(arguments, cores, len(available))
-    os.sched_setaffinity(0, available[:cores])  # whatever threads and processes the pipelines start
+    if not 1 <= cores <= len(available):
+        raise UserError(f"--cores {cores} must be in 1..{len(available)}: this process may use {len(available)} cores")
+    os.sched_setaffinity(0, available[:cores])  # for all threads and processes that the pipelines start
     with contextlib.ExitStack() as stack:
-        pixels, labels, quality = copies.images_of(arguments.data, arguments.split, arguments.images)
+        pixels, labels, quality = copies.first_images(arguments.data, arguments.split, arguments.images)
         images = -(-arguments.images // arguments.batch) * arguments.batch
         size = pixels.shape[1]
-        memory = (PREFETCH + cores) * arguments.batch * size * size * 3
-        print(f"{rounds.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
+        memory = (PREFETCH + cores) * arguments.batch * pixels[0].nbytes
+        print(f"{options.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
         print(f"our loader holds at most {PREFETCH} + {cores} batches, {memory / 1e6:,.0f} MB of host memory")
-        repeated = f", which are {len(pixels)} of {arguments.data} under several names" if images > len(pixels) else ""
+        repeated = f", {len(pixels)} of {arguments.data} repeated" if images > len(pixels) else ""
         print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {arguments.batch}")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
         data = copies.write(folder, pixels, labels, images, quality, cores)
-        pipelines = [*_stages(data, arguments.batch), *_whole(data, arguments.batch, size, cores)]
+        pipelines = [*_stages(data, arguments.batch), *_whole(data, arguments.batch, cores)]
         for pipeline in pipelines:
             if pipeline.batches:
                 stack.callback(pipeline.batches.close)
         rates = rounds.measure(pipelines, arguments.batch, arguments.rounds, arguments.seconds)
-    table = rounds.rows(pipelines, rates, arguments.batch, PEERS)
-    print(f"\n{rounds.table(table, HEADINGS)}\n")
-    print("\n".join(limits(table, arguments.step_rate)))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
-
-
-def _check(arguments: argparse.Namespace, cores: int, available: int) -> None:
-    for name in ("batch", "images", "rounds", "seconds", "step_rate"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name} {value} must be more than 0")
-    if not 1 <= cores <= available:
-        raise UserError(f"--cores {cores} must be in 1..{available}: this process may use {available} cores")
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it first")
+    rows = [row(pipeline, rates, arguments.batch) for pipeline in pipelines]
+    print(f"\n{table(rows)}\n")
+    print("\n".join(limits(rows, arguments.step_rate)))
+    options.write(arguments.json, rows)
 
 
 def _stages(data: Copies, batch: int) -> list[Pipeline]:
-    """What the loader does, one thing after the other, in one thread."""
+    """The steps of the loader, each by itself in one thread."""
     order = Order(len(data.files), batch, seed=0)
-    one = np.empty((1, data.raw.size, data.raw.size, 3), np.uint8)
-    ready = np.empty((batch, *one.shape[1:]), np.uint8)
+    image = np.empty((1, data.raw.size, data.raw.size, 3), np.uint8)
+    images = np.empty((batch, *image.shape[1:]), np.uint8)
     device = jax.devices()[0]
 
-    def each(do: Callable) -> Batches:
-        for number in range(FOREVER):
+    def each(function: Callable) -> Stream:
+        for number in itertools.count():
             for i in order.batch(number)[0]:
-                do(i)
+                function(i)
             yield number
 
-    def whole(images: records.Packed) -> Batches:
-        return (images.read(order.batch(number)[0], ready) for number in range(FOREVER))
+    def whole(split: records.Packed) -> Stream:
+        return (split.read(order.batch(number)[0], images) for number in itertools.count())
 
+    to_device = (jax.device_put(images, device).block_until_ready() for _ in itertools.count())
     return [
-        Pipeline("read raw", "read", "raw", 1, each(lambda i: data.raw.read(i[None], one))),
+        Pipeline("read raw", "read", "raw", 1, each(lambda i: data.raw.read(i[None], image))),
         Pipeline("batch raw", "batch", "raw", 1, whole(data.raw)),
         Pipeline("read jpeg", "read", "jpeg", 1, each(lambda i: data.jpeg.record(int(i)))),
-        Pipeline("read, decode jpeg", "decode", "jpeg", 1, each(lambda i: data.jpeg.read(i[None], one))),
+        Pipeline("read, decode jpeg", "decode", "jpeg", 1, each(lambda i: data.jpeg.read(i[None], image))),
         Pipeline("batch jpeg", "batch", "jpeg", 1, whole(data.jpeg)),
-        Pipeline(
-            TO_DEVICE,
-            TO_DEVICE,
-            None,
-            1,
-            (jax.device_put(ready, device).block_until_ready() for _ in range(FOREVER)),
-        ),
+        Pipeline(TO_DEVICE, TO_DEVICE, None, 1, to_device),
     ]
 
 
-def _whole(data: Copies, batch: int, size: int, cores: int) -> list[Pipeline]:
+def _whole(data: Copies, batch: int, cores: int) -> list[Pipeline]:
+    """Our loader and its peers, from the store to batches."""
     order = Order(len(data.files), batch, seed=0)
     reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
 
-    def ours(images: records.Packed) -> Batches:
-        with contextlib.closing(loader.Batches(images, order, 0, FOREVER, reading)) as batches:
+    def ours(split: records.Packed) -> Stream:
+        with contextlib.closing(loader.Batches(split, order, 0, FOREVER, reading)) as batches:
             yield from batches
 
     torch = peers.torch_jpeg(data.files, batch, cores) if peers.installed("torch") else None
-    tfdata: dict[str, Batches] = {}
-    if data.tfrecords:
-        tfdata["raw"] = peers.tfdata_raw(data.tfrecords["raw"], batch, size, cores)
-        tfdata["records"] = peers.tfdata_raw(data.tfrecords["raw"], batch, size, cores, by_records=True)
-        tfdata["jpeg"] = peers.tfdata_jpeg(data.tfrecords["jpeg"], batch, size, cores)
-    ahead = PREFETCH + cores
+
+    def tfdata(store: str, by_records: bool) -> Stream | None:
+        files = data.tfrecords.get(store)
+        return peers.tfdata(files, store, batch, data.raw.size, cores, by_records) if files else None
+
+    ahead, tfdata_ahead = PREFETCH + cores, peers.TFDATA_AHEAD + cores
     return [
         Pipeline(OURS["raw"], "whole", "raw", cores, ours(data.raw), ahead),
-        Pipeline(TFDATA["raw"], "whole", "raw", cores, tfdata.get("raw"), peers.TFDATA_AHEAD + cores),
-        Pipeline(BY_RECORDS, "whole", "raw", cores, tfdata.get("records"), peers.TFDATA_AHEAD + cores),
+        Pipeline(TFDATA["raw"], "whole", "raw", cores, tfdata("raw", False), tfdata_ahead),
+        Pipeline(BY_RECORDS, "whole", "raw", cores, tfdata("raw", True), tfdata_ahead),
         Pipeline(OURS["jpeg"], "whole", "jpeg", cores, ours(data.jpeg), ahead),
-        Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.torch_ahead(cores)),
-        Pipeline(TFDATA["jpeg"], "whole", "jpeg", cores, tfdata.get("jpeg"), peers.TFDATA_AHEAD + cores),
+        Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.TORCH_AHEAD * cores),
+        Pipeline(TFDATA["jpeg"], "whole", "jpeg", cores, tfdata("jpeg", True), tfdata_ahead),
     ]
 
 
-def limits(table: list[dict], step_rate: float | None) -> Iterator[str]:
-    """A line a pipeline: what step it can feed, or which side limits a step that takes `step_rate` images/s."""
-    to_device = next(row["images_per_s"] for row in table if row["stage"] == TO_DEVICE)
-    for row in table:
+def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
+    """A row of the table, ready for JSON: the median rate, and for whole pipelines the ratios to their peers."""
+    own = rates.get(pipeline.name)
+
+    def ratio_to(peer: str) -> float | None:
+        return rounds.ratio(own, rates[peer]) if own and peer in rates else None
+
+    whole = pipeline.stage == "whole"
+    return {
+        "pipeline": pipeline.name,
+        "images_per_s": statistics.median(own) if own else None,
+        **{key: ratio_to(names[str(pipeline.store)]) if whole else None for key, names in PEERS.items()},
+        "cores": pipeline.cores,
+        "batch": batch,
+        "stage": pipeline.stage,
+        "store": pipeline.store,
+        "rounds": own,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as text."""
+    lines = []
+    for row in rows:
+        if row["rounds"]:
+            rate, cores = row["images_per_s"], row["cores"]
+            ratios = ["-" if row[key] is None else f"{row[key]:.2f}x" for key in PEERS]
+            cells = [f"{rate:,.0f}", rounds.spread(row["rounds"]), f"{rate / cores:,.0f}", *ratios]
+            lines.append([row["pipeline"], cores, *cells])
+        else:
+            lines.append([row["pipeline"], "", "not installed"])
+    align = ("left", *("right",) * (len(HEADINGS) - 1))
+    return tabulate(lines, HEADINGS, tablefmt="plain", disable_numparse=True, colalign=align)
+
+
+def limits(rows: list[dict], step_rate: float | None) -> Iterator[str]:
+    """For each pipeline the training step that it can feed, or what limits a step of `step_rate` images/s."""
+    to_device = next(row["images_per_s"] for row in rows if row["stage"] == TO_DEVICE)
+    for row in rows:
         if row["stage"] != "whole" or not row["rounds"]:
             continue
         rate = min(row["images_per_s"], to_device)  # both run at once, so the slower one counts
-        behind = f", as {TO_DEVICE} takes no more" if rate < row["images_per_s"] else ""
         if step_rate is None:
-            said = f" can feed a training step of {rate:,.0f} images/s"
+            verdict = f" can feed a training step of {rate:,.0f} images/s"
         elif rate < step_rate:
-            said = f": the input limits, with {rate / step_rate:.1%} of the {step_rate:,.10g} images/s of the step"
+            verdict = f": the input limits, with {rate / step_rate:.1%} of the {step_rate:,.10g} images/s of the step"
         else:
-            said = f": the step limits, at {step_rate:,.10g} images/s; the input has {rate / step_rate:,.1f} times that"
-        yield row["pipeline"] + said + behind
+            verdict = f": the step limits, at {step_rate:,.10g} images/s; the input is {rate / step_rate:,.1f}x as fast"
+        yield row["pipeline"] + verdict + (f", limited by {TO_DEVICE}" if rate < row["images_per_s"] else "")

@@ -1,11 +1,9 @@
-"""Images/s of `prepare`, and of nothing but its decoding, scaling and encoding on as many cores.
+"""Measure `alexnet prepare` in images/s, and beside it nothing but decoding, scaling and encoding on as many cores.
 
-The images are read into memory first, and what is written goes to a temporary folder, so that the disk counts little.
+The images are read into memory first, and a temporary folder is written to, so that the disk counts little.
 """
 
 import argparse
-import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -13,85 +11,81 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from alexnet_jax.bench import rounds
-from alexnet_jax.data import images, packing
+from alexnet_jax.bench import options, rounds
+from alexnet_jax.data import blocks, images, packing
 from alexnet_jax.data.packing import Settings
 from alexnet_jax.data.sources.registry import open_source
-from alexnet_jax.data.sources.source import Image, Request, Source, Split
+from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
 
-AT_ONCE = 32  # images that a thread takes
+BLOCK = 32  # images that a thread takes at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--source", default="folder", help="as of alexnet_jax.prepare (default folder)")
-    add("--input", type=Path, required=True, help="as of alexnet_jax.prepare: what the source reads")
-    add("--images", type=int, default=12000, help="how many to pack, repeated if there are fewer (default 12000)")
-    add("--size", type=int, default=256, help="height and width to store, pixels (default 256)")
-    add("--quality", type=int, default=95, help="of the JPEGs (default 95)")
-    add("--rounds", type=int, default=5, help="each packs all the images once a store (default 5)")
-    add("--json", type=Path, help="file to write the table to")
+    add, count = parser.add_argument, options.positive_int
+    add("--source", default="folder", help="as for `alexnet prepare` (default: folder)")
+    add("--input", type=Path, required=True, help="as for `alexnet prepare`: the source's folder or file")
+    add("--images", type=count, default=12000, help="images to pack, repeated if there are fewer (default: 12000)")
+    add("--size", type=count, default=256, help="height and width to store, pixels (default: 256)")
+    add("--quality", type=int, default=95, help="quality of the JPEGs (default: 95)")
+    add("--rounds", type=count, default=5, help="rounds, each of which packs all images once a store (default: 5)")
+    add("--json", type=options.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if min(arguments.images, arguments.rounds, arguments.size) < 1:
-        raise UserError("--images, --rounds and --size must be 1 or more")
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        raise UserError(f"--json {arguments.json}: there is no folder {arguments.json.parent}; make it first")
-    source = open_source(arguments.source, Request(arguments.input, "", 0.0, 0, arguments.size, 1000))
-    split = source.splits["train"]
-    some = [split.read(i) for i in range(min(arguments.images, len(split.names)))]
-    for i, image in enumerate(some):
-        if not isinstance(image.content, bytes):
-            raise UserError(f"the images of --source {arguments.source} are not files; there is nothing to decode")
-        try:
-            images.decode(image.content)
-        except images.CorruptImage as error:
-            raise UserError(f"{split.names[i]} is corrupt ({error}); give other images") from None
-    taken = list(itertools.islice(itertools.cycle(some), arguments.images))
-    print(rounds.machine())
-    print(f"{len(taken)} images, {len(some)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
-    found: dict[str, list[tuple[float, float]]] = {"raw": [], "jpeg": []}
+    source = open_source(arguments.source, arguments.input, size=arguments.size)
+    split, count = source.splits["train"], arguments.images
+    different = [split.read(i) for i in range(min(count, len(split.names)))]
+    for image, name in zip(different, split.names, strict=False):
+        _check(image.content, name)
+    repeated = Split([str(i) for i in range(count)], None, lambda i: different[i % len(different)])
+    source = Source(source.classes, {"train": repeated}, {})
+    print(options.machine())
+    print(f"{count} images, {len(different)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
+    stores = [Settings(store, arguments.size, arguments.quality, max_corrupt=0.0) for store in ("raw", "jpeg")]
+    packed, alone = ({settings.store: list[float]() for settings in stores} for _ in range(2))
     for _ in range(arguments.rounds):
-        for store, speeds in found.items():
-            settings = Settings(store, arguments.size, arguments.quality, max_corrupt=0.0)  # type: ignore[arg-type]
-            alone = _bare(taken, settings)
-            speeds.append((len(taken) / alone, len(taken) / _packed(source.classes, taken, settings)))
+        for settings in stores:
+            alone[settings.store].append(count / _seconds_alone(repeated, settings))
+            packed[settings.store].append(count / _seconds_packed(source, settings))
     rows = []
-    for store, speeds in found.items():
-        bare, packed = (statistics.median(rate) for rate in zip(*speeds, strict=True))
-        ratio = statistics.median(mine / alone for alone, mine in speeds)
+    for store in packed:
+        whole, bare = statistics.median(packed[store]), statistics.median(alone[store])
+        ratio = rounds.ratio(packed[store], alone[store])
         work = "decode, scale" + (", encode" if store == "jpeg" else "")
-        print(f"prepare --store {store:4}  {packed:6,.0f} images/s, {ratio:6.1%} of {bare:,.0f} for {work} alone")
-        rows.append({"store": store, "images_per_s": packed, "alone_images_per_s": bare, "ratio_to_alone": ratio})
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        print(f"prepare --store {store:4}  {whole:6,.0f} images/s, {ratio:6.1%} of {bare:,.0f} for {work} alone")
+        rows.append({"store": store, "images_per_s": whole, "alone_images_per_s": bare, "ratio_to_alone": ratio})
+    options.write(arguments.json, rows)
 
 
-def _bare(taken: list[Image], settings: Settings) -> float:
-    """Seconds for decoding, scaling and encoding, and nothing else."""
+def _check(content: object, name: str) -> None:
+    """Raise UserError unless an image is a file, and intact."""
+    if not isinstance(content, bytes):
+        raise UserError("the images of this --source are not files, so there is nothing to decode; give another")
+    try:
+        images.decode(content)
+    except images.CorruptImage as error:
+        raise UserError(f"{name} is corrupt ({error}); give other images") from None
 
-    def work(block: list[Image]) -> None:
-        for image in block:
-            assert isinstance(image.content, bytes)
-            square = images.to_square(images.decode(image.content).pixels, settings.size)
+
+def _seconds_alone(split: Split, settings: Settings) -> float:
+    """The time for decoding, scaling and encoding, and nothing else."""
+
+    def work(start: int) -> None:
+        for i in range(start, min(start + BLOCK, len(split.names))):
+            square, _ = blocks.stored_pixels(split.read(i).content, settings.size)
             if settings.store == "jpeg":
                 images.encode_jpeg(square, settings.quality)
 
     start = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(work, [taken[i : i + AT_ONCE] for i in range(0, len(taken), AT_ONCE)]))
+        list(threads.map(work, range(0, len(split.names), BLOCK)))
     return time.perf_counter() - start
 
 
-def _packed(classes: list[str], taken: list[Image], settings: Settings) -> float:
-    """Seconds that `prepare` takes for the same images."""
-    labels = np.array([image.label for image in taken], np.int32)
-    split = Split([str(i) for i in range(len(taken))], labels, lambda i: taken[i])
+def _seconds_packed(source: Source, settings: Settings) -> float:
+    """The time that `prepare` takes for the same images."""
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
         start = time.perf_counter()
-        packing.pack(Source(classes, {"train": split}, {}), Path(folder) / "data", settings, show_progress=False)
+        packing.pack(source, Path(folder) / "data", settings, show_progress=False)
         return time.perf_counter() - start

@@ -1,14 +1,17 @@
-"""README's tables of speed and scale, from the results that are kept in bench/results."""
+"""Print README's tables of speed and scale, from the results kept in bench/results."""
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
-KEPT = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
+STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak |"
+SCALE = "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser  # takes none
+    del parser  # this measurement has none
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -16,38 +19,30 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def steps() -> str:
-    """A row a measurement of `bench step`, the newest run of each file."""
-    lines = [
-        "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for file in sorted(KEPT.glob("step-*.json")):
-        for found in json.loads(file.read_text()):
-            eager = min(ratio for name, ratio in found["ratios"].items() if "eager" in name)
-            cells = (
-                f"[{file.stem.removeprefix('step-')}](alexnet_jax/bench/results/{file.name}), {found['date']}",
-                found["device"],
-                str(found["batch"]),
-                found["dtype"],
-                f"{found['ours_images_per_s']:,.1f}",
-                f"{found['torch_images_per_s']:,.1f} ({found['torch_variant'].removeprefix('torch ')})",
-                f"{found['ratio']:.2f}x",
-                f"{eager:.2f}x",
-                f"{found['share_of_peak']:.0%}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The results of `bench step`, a row each."""
+    rows = []
+    for file in sorted(RESULTS.glob("step-*.json")):
+        for result in json.loads(file.read_text()):
+            eager = min(ratio for name, ratio in result["ratios"].items() if "eager" in name)
+            name = f"[{file.stem.removeprefix('step-')}](alexnet_jax/bench/results/{file.name})"
+            torch = f"{result['torch_images_per_s']:,.1f} ({result['torch_variant'].removeprefix('torch ')})"
+            speeds = (f"{result['ours_images_per_s']:,.1f}", torch, f"{result['ratio']:.2f}x", f"{eager:.2f}x")
+            about = (f"{name}, {result['date']}", result["device"], result["batch"], result["dtype"])
+            rows.append((*about, *speeds, f"{result['share_of_peak']:.0%}"))
+    return _markdown(STEPS, rows)
 
 
 def scale() -> str:
-    """Bytes that a device sends in a step, from `bench scale`."""
-    lines = [
-        "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in json.loads((KEPT / "scale.json").read_text()):
-        towers, conv, dense, _ = (f"{sent / 1e6:,.1f} MB" for sent in row["bytes"].values())
-        ratio = f"{row['ratio']:.4f}" if row["ratio"] else "-"
-        cells = (str(row["devices"]), row["mesh"], row["fc_sharding"], towers, conv, dense, ratio)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The bytes that a device sends in a step, from `bench scale`."""
+    rows = []
+    for result in json.loads((RESULTS / "scale.json").read_text()):
+        sent = [f"{number / 1e6:,.1f} MB" for purpose, number in result["bytes"].items() if purpose != "scalars"]
+        ratio = f"{result['ratio']:.4f}" if result["ratio"] else "-"
+        rows.append((result["devices"], result["mesh"], result["fc_sharding"], *sent, ratio))
+    return _markdown(SCALE, rows)
+
+
+def _markdown(headings: str, rows: Iterable[tuple]) -> str:
+    """A table without padding, so that one changed number changes one line of README."""
+    lines = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([headings, "|---" * (headings.count("|") - 1) + "|", *lines])

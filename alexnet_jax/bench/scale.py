@@ -1,22 +1,23 @@
-"""What devices send to each other in one training step, read from the compiled program, beside the arithmetic.
+"""Measure the bytes that devices send each other in a training step, and compare them with the arithmetic.
 
-Nothing runs: the step is compiled for simulated devices. Bytes are what one device sends in float32 where a collective
-goes around a ring: (n - 1) / n of the whole for a gather, a scatter or an exchange of all with all, twice that for a
-sum that all get. Both ways of splitting the fully connected layers are there: mesh.fc_sharding tower, data_tower.
+Nothing runs: the step is compiled for simulated devices and its collectives are read from the program. The bytes are
+what one device sends in float32 if a collective goes around a ring: (n - 1) / n of the whole for a gather, a scatter
+or an all-to-all, twice that for an all-reduce. Fully connected layers are split both ways: mesh.fc_sharding tower and
+data_tower.
 """
 
 import argparse
-import json
 import math
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tabulate import tabulate
+from tqdm import tqdm
 
-from alexnet_jax import augment, sharding, steps
-from alexnet_jax.bench import rounds
+from alexnet_jax import augment, optim, sharding, steps
+from alexnet_jax.bench import options
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
@@ -28,52 +29,41 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1,
 COLLECTIVE = re.compile(
     r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\((.*)"
 )
-PURPOSES = ("between towers", "conv gradients", "fully connected, over data", "scalars")
+PURPOSES = "between towers", "conv gradients", "fully connected, over data", "scalars"
+BETWEEN_TOWERS, CONV, DENSE, SCALARS = PURPOSES
 
 
 class Collective(NamedTuple):
+    """A collective operation of a compiled program."""
+
     kind: str
-    results: list[tuple[int, int]]  # of each array: elements, and bytes, on one device
+    results: list[tuple[int, int]]  # for each array: elements, and bytes, on one device
     devices: int  # that take part
     axis: str  # of the mesh, along which they lie
-    layer: str  # that the compiler names; "" if none
 
     def sent(self, result_bytes: int) -> float:
-        """Bytes that one device sends for a result of `result_bytes` on each device, around a ring."""
-        n = self.devices
-        shares = {"all-gather": (n - 1) / n, "all-to-all": (n - 1) / n, "reduce-scatter": n - 1}
-        return result_bytes * (shares | {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1})[self.kind]
+        """The bytes that one device sends around a ring, for a result of `result_bytes` on each device."""
+        share = (self.devices - 1) / self.devices
+        shares = {"all-reduce": 2 * share, "reduce-scatter": self.devices - 1, "collective-permute": 1}
+        return result_bytes * shares.get(self.kind, share)
 
 
 def collectives(program: str, mesh: dict[str, int]) -> list[Collective]:
-    """Each collective of a compiled program, as `jax.stages.Compiled.as_text` gives it, over the mesh data x tower."""
+    """The collectives in the text of a compiled program (`jax.stages.Compiled.as_text`) over a mesh data x tower."""
     found = []
-    for line in program.splitlines():
-        match = COLLECTIVE.search(line)
-        if match:
-            results, kind, rest = match.groups()
-            arrays = [(type_, math.prod(int(n) for n in dims.split(",") if n)) for type_, dims in _arrays(results)]
-            group = _group(rest, math.prod(mesh.values()))
-            along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
-            layer = re.search(r"/((?:conv|fc)\d)/", rest)
-            found.append(
-                Collective(
-                    kind,
-                    [(count, count * BYTES[type_]) for type_, count in arrays],
-                    len(group),
-                    TOWER if along_towers else DATA,
-                    layer[1] if layer else "",
-                )
-            )
+    for results, kind, rest in COLLECTIVE.findall(program):
+        arrays = []
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", results):
+            elements = math.prod(int(n) for n in shape.split(",") if n)
+            arrays.append((elements, elements * BYTES[dtype]))
+        group = _group(rest, math.prod(mesh.values()))
+        along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
+        found.append(Collective(kind, arrays, len(group), TOWER if along_towers else DATA))
     return found
 
 
-def _arrays(results: str) -> list[tuple[str, str]]:
-    return re.findall(r"(\w+)\[([\d,]*)\]", results)
-
-
 def _group(text: str, devices: int) -> list[int]:
-    """The first group of devices that take part."""
+    """The first group of devices that communicate."""
     if "replica_groups={}" in text:
         return list(range(devices))
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
@@ -86,136 +76,133 @@ def _group(text: str, devices: int) -> list[int]:
         ids = _iota(named[2]) if named[2] else np.arange(math.prod(sizes.values()))
         ids = np.moveaxis(ids.reshape(list(sizes.values())), chosen, range(-len(chosen), 0))
         return list(ids.reshape(-1, math.prod(ids.shape[-len(chosen) :]))[0])
-    raise AssertionError(f"replica groups in a form that is not known here: {text[:200]}")
+    raise AssertionError(f"unknown form of replica groups: {text[:200]}")
 
 
 def _iota(text: str) -> np.ndarray:
-    """0, 1, 2, ... in the order that XLA writes as [4,2]T(1,0): counted as 4 x 2, then transposed."""
+    """0, 1, 2, ... in the order that XLA writes as [4,2]T(1,0): a 4 x 2 array of them, transposed."""
     match = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     assert match
-    shape, order = ([int(i) for i in part.split(",")] if part else None for part in match.groups())
+    shape, order = ([int(i) for i in numbers.split(",")] if numbers else None for numbers in match.groups())
     assert shape
     return np.arange(math.prod(shape)).reshape(shape).transpose(order)
 
 
 def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
-    """The training step, compiled for `mesh`; nothing is put on any device."""
+    """The training step, compiled for `mesh` without putting anything on a device."""
     size, batch = config.data.size, config.train.batch_size
 
-    def abstract(shape: tuple[int, ...], type_: type, spec: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, type_, sharding=jax.NamedSharding(mesh, spec))
+    def abstract(spec: Any, dtype: type, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
 
-    def examples(shape: tuple[int, ...], type_: type) -> Any:
-        return abstract((batch, *shape), type_, sharding.EXAMPLES)
-
-    def constants(shape: tuple[int, ...]) -> Any:
-        return abstract(shape, np.float32, sharding.REPLICATED)
-
+    index, mask = (abstract(sharding.EXAMPLES, dtype, batch) for dtype in (np.int32, bool))
+    images = Batch(abstract(sharding.EXAMPLES, np.uint8, batch, size, size, 3), index, index, mask)
+    shapes = ((size, size, 3), (3,), (3, 3))
+    statistics = augment.Statistics(*(abstract(sharding.REPLICATED, np.float32, *shape) for shape in shapes))
     state = steps.abstract_state(config, mesh)
-    images = Batch(
-        examples((size, size, 3), np.uint8), examples((), np.int32), examples((), np.int32), examples((), bool)
+    rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+    votes = abstract(sharding.DEVICES, bool, mesh.size)
+    return (
+        steps.make_train_step(config, mesh, steps_per_epoch=1).lower(state, images, rates, statistics, votes).compile()
     )
-    statistics = augment.Statistics(constants((size, size, 3)), constants((3,)), constants((3, 3)))
-    rates = jax.ShapeDtypeStruct((len(state.params), 2), np.float32)
-    votes = abstract((mesh.size,), bool, sharding.DEVICES)
-    step = steps.make_train_step(config, mesh, steps_per_epoch=1)
-    return step.lower(state, images, rates, statistics, votes).compile()
 
 
 def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:
-    """Bytes that one device sends in a step, for each of PURPOSES."""
-    params = steps.abstract_state(config, mesh).params
-    gradients = {}  # elements of a leaf on one device -> what it is
-    for layer, leaves in params.items():
+    """The bytes that one device sends in a step, for each of PURPOSES."""
+    gradients = {}  # elements of a parameter on one device -> purpose of a sum over so many
+    for layer, leaves in steps.abstract_state(config, mesh).params.items():
         for leaf in leaves.values():
-            whole = math.prod(leaf.sharding.shard_shape(leaf.shape))
-            for count in (whole, whole // config.model.towers):  # towers that share a device may be summed one by one
-                gradients[count] = PURPOSES[1 if layer.startswith("conv") else 2]
+            elements = math.prod(leaf.sharding.shard_shape(leaf.shape))
+            for count in (elements, elements // config.model.towers):  # XLA may sum the towers of a device one by one
+                gradients[count] = CONV if layer.startswith("conv") else DENSE
     sent = dict.fromkeys(PURPOSES, 0.0)
-    for one in collectives(compiled_step(config, mesh).as_text(), dict(mesh.shape)):
-        if one.devices > 1:
-            for elements, size in one.results:
-                if one.kind == "all-reduce":
-                    purpose = gradients.get(elements, "scalars") if one.axis == DATA else "scalars"
-                else:
-                    purpose = PURPOSES[0 if one.axis == TOWER else 2]
-                sent[purpose] += one.sent(size)
+    for collective in collectives(compiled_step(config, mesh).as_text(), dict(mesh.shape)):
+        along_data, is_sum = collective.axis == DATA, collective.kind == "all-reduce"
+        for elements, size in collective.results if collective.devices > 1 else ():
+            if is_sum:
+                purpose = gradients.get(elements, SCALARS) if along_data else SCALARS
+            else:
+                purpose = DENSE if along_data else BETWEEN_TOWERS
+            sent[purpose] += collective.sent(size)
     return sent
 
 
 def predicted(config: Config, data: int, tower: int) -> dict[str, float]:
-    """The same from the costs of the layers (alexnet_jax.paper.facts); of scalars none."""
+    """The same from the costs of the layers (`alexnet facts`); no scalars."""
     images, towers = config.train.batch_size // data, config.model.towers
     sent = dict.fromkeys(PURPOSES, 0.0)
     for layer in facts.layers(config):
-        held = layer.parameters / tower
         if tower > 1:
-            sent["between towers"] += 2 * images * layer.link_bytes / towers
-        if layer.name.startswith("conv"):
-            sent["conv gradients"] += _summed(held, data)
-        elif config.mesh.fc_sharding == "tower":
-            sent["fully connected, over data"] += _summed(held, data)
-        else:  # forward each device hands on its inputs and gathers its sums, backward the other way
+            sent[BETWEEN_TOWERS] += 2 * images * layer.link_bytes / towers
+        is_conv = layer.name.startswith("conv")
+        if is_conv or config.mesh.fc_sharding == "tower":
+            sent[CONV if is_conv else DENSE] += _summed(layer.parameters / tower, data)
+        else:  # forward each device passes its inputs on and gathers its sums; backward it is the other way round
             inputs, units = (layer.parameters - layer.neurons) / layer.neurons, layer.neurons / towers
-            moved = inputs * (data - 1) / data + units * (data - 1)
-            sent["fully connected, over data"] += 2 * images * 4 * moved + _summed(units, data)  # biases are whole
+            numbers = inputs * (data - 1) / data + units * (data - 1)
+            sent[DENSE] += 2 * images * 4 * numbers + _summed(units, data)  # biases are not split
     return sent
 
 
 def _summed(parameters: float, data: int) -> float:
-    """Bytes that a device sends when the gradients of so many parameters are summed over the data axis."""
+    """The bytes that a device sends when the gradients of so many parameters are summed over the data axis."""
     return 2 * (data - 1) / data * 4 * parameters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--config", default="configs/paper.py", help="config file (default configs/paper.py)")
-    add("--devices", type=int, nargs="+", default=[1, 2, 8, 64], help="how many (default 1 2 8 64)")
-    add("--batch", type=int, default=128, help="images for each part of the data axis (default 128)")
-    add("--json", type=Path, help="file to write the table to")
+    add, count = parser.add_argument, options.positive_int
+    add("--config", default="paper", help="config file, or the name of an installed one (default: paper)")
+    add("--devices", type=count, nargs="+", default=[1, 2, 8, 64], help="numbers of devices (default: 1 2 8 64)")
+    add("--batch", type=count, default=128, help="images for each part of the data axis (default: 128)")
+    add("--json", type=options.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    values = config_files.load(arguments.config)
+    towers = config_files.load(arguments.config).model.towers
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(arguments.devices))
-    towers, rows = values.model.towers, []
+    layouts = []
     for devices in arguments.devices:
         tower = 1 if devices < towers else towers
-        if devices < 1 or devices % tower:
+        if devices % tower:
             raise UserError(f"--devices {devices}: more than one must be a multiple of the {towers} towers")
-        for fc_sharding in ("tower", "data_tower") if devices > tower else ("tower",):
-            rows.append(_row(values, devices // tower, tower, fc_sharding, arguments.batch))
-            print(
-                _line(rows[-1]) if len(rows) > 1 else f"{rounds.machine()}\n{_heading()}\n{_line(rows[-1])}", flush=True
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        data = devices // tower
+        layouts += [(data, tower, fc_sharding) for fc_sharding in ("tower", "data_tower")[: min(data, 2)]]
+    print(options.machine())
+    rows = [_row(arguments, *layout) for layout in tqdm(layouts, desc="compiling", leave=False, disable=None)]
+    print(table(rows))
+    options.write(arguments.json, rows)
 
 
-def _row(values: Any, data: int, tower: int, fc_sharding: str, batch: int) -> dict:
-    values.mesh.update(data=data, tower=tower, fc_sharding=fc_sharding)
-    values.train.update(batch_size=batch * data, eval_batch_size=batch * data)
-    config = config_files.parse(values)
-    seen = measured(config, sharding.make_mesh(data, tower, config.model.towers))
+def _row(arguments: argparse.Namespace, data: int, tower: int, fc_sharding: str) -> dict:
+    batch = arguments.batch * data
+    mesh = {"mesh.data": data, "mesh.tower": tower, "mesh.fc_sharding": fc_sharding}
+    sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
+    config = config_files.parse(config_files.load(arguments.config, mesh | sizes))
+    sent = measured(config, sharding.make_mesh(data, tower, config.model.towers))
     expected = predicted(config, data, tower)
-    total, model = sum(seen.values()), sum(expected.values())
+    total = sum(expected.values())
     return {
         "devices": data * tower,
         "mesh": f"{data}x{tower}",
         "fc_sharding": fc_sharding,
-        "batch": batch,
-        "bytes": seen,
+        "batch": arguments.batch,
+        "bytes": sent,
         "model": expected,
-        "ratio": total / model if model else None,
+        "ratio": sum(sent.values()) / total if total else None,
     }
 
 
-def _heading() -> str:
-    return "devices   mesh  fc_sharding  " + "".join(f"{purpose:>28}" for purpose in PURPOSES) + "   all, to the model"
-
-
-def _line(row: dict) -> str:
-    cells = "".join(f"{row['bytes'][purpose] / 1e6:25,.3f} MB" for purpose in PURPOSES)
-    ratio = "-" if row["ratio"] is None else f"{row['ratio']:.4f}"
-    return f"{row['devices']:7}  {row['mesh']:>5}  {row['fc_sharding']:<11}  {cells}   {ratio:>6}"
+def table(rows: list[dict]) -> str:
+    """The rows as text, in MB."""
+    lines = [
+        (
+            *(row[key] for key in ("devices", "mesh", "fc_sharding")),
+            *(f"{row['bytes'][purpose] / 1e6:,.3f}" for purpose in PURPOSES),
+            "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
+        )
+        for row in rows
+    ]
+    headings = ("devices", "mesh", "fc_sharding", *(f"{purpose}, MB" for purpose in PURPOSES), "all, to the model")
+    align = ("right", "right", "left", *("right",) * 5)
+    return tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align)

@@ -1,4 +1,4 @@
-"""The same network and training step in PyTorch, where groups stand for the towers. PyTorch is optional."""
+"""The same network and training step in PyTorch, with groups for towers. PyTorch is optional."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,25 +13,26 @@ from alexnet_jax.interop.torch_alexnet import AlexNet
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def net(spec: Model) -> AlexNet:
-    """The network of a model that PyTorch has all layers for, with zeros in all places. Raises UserError otherwise."""
+    """A model in PyTorch, with all parameters 0. Raises UserError if PyTorch lacks one of its layers."""
     layouts.check(spec)
-    shapes = activations.shapes(spec)[0]
-    zeros = {layer: {kind: np.zeros(shape, np.float32) for kind, shape in of.items()} for layer, of in shapes.items()}
+    shapes, _ = activations.shapes(spec)
+    zeros = {
+        layer: {kind: np.zeros(shape, np.float32) for kind, shape in leaves.items()} for layer, leaves in shapes.items()
+    }
     state = {name: torch.from_numpy(array) for name, array in layouts.to_torch(spec, zeros).items()}
     return AlexNet(spec.model_dump(), state)
 
 
 def variants(device: str) -> dict[str, dict[str, Any]]:
-    """Ways to run it: name -> arguments of `stepper`. The fastest differs from machine to machine."""
-    modes = ["default", "max-autotune"] if device == "cuda" else ["default"]
-    compiled = {f"compile{'' if mode == 'default' else ' ' + mode}": {"compile_mode": mode} for mode in modes}
+    """Ways to run the network: name -> arguments of `stepper`. Which is fastest differs from machine to machine."""
+    modes: dict[str, str | None] = {"eager": None, "compile": "default"}
+    if device == "cuda":
+        modes["compile max-autotune"] = "max-autotune"
     return {
-        f"torch {name}{' channels_last' if last else ''}": settings | {"channels_last": last}
-        for name, settings in ({"eager": {"compile_mode": None}} | compiled).items()
+        f"torch {name}{' channels_last' if last else ''}": {"compile_mode": mode, "channels_last": last}
+        for name, mode in modes.items()
         for last in (False, True)
     }
 
@@ -39,7 +40,7 @@ def variants(device: str) -> dict[str, dict[str, Any]]:
 def stepper(
     config: Config, device: str, train: bool, compile_mode: str | None, channels_last: bool
 ) -> Callable[[], None]:
-    """A function that makes one step (or, without `train`, one forward pass) on images that are on the device already.
+    """A function that runs one training step or, without `train`, one forward pass, on images already on the device.
 
     The step is cross-entropy, its gradients, and SGD with momentum and weight decay in one fused call.
     """
@@ -60,12 +61,12 @@ def stepper(
         weight_decay=config.optim.weights.weight_decay,
         fused=True,
     )
-    run = model if compile_mode is None else torch.compile(model, mode=compile_mode)
-    narrow = config.train.compute_dtype != "float32"
+    compiled = model if compile_mode is None else torch.compile(model, mode=compile_mode)
+    dtype = getattr(torch, config.train.compute_dtype)
 
     def forward() -> Any:
-        with torch.autocast(device, DTYPES[config.train.compute_dtype], enabled=narrow):
-            return run(images)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return compiled(images)
 
     def step() -> None:
         if train:
