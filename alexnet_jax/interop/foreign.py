@@ -36,10 +36,7 @@ class ForeignNetwork(NamedTuple):
         self.layers[-1].settings["then"].append(operation)
         for key, value in settings.items():
             if self.model.setdefault(key, value) != value:
-                raise UserError(
-                    f"{self.path}: {name} has {key} = {value}, but an earlier layer has {self.model[key]}; layers with "
-                    "different settings are not supported"
-                )
+                raise UserError(f"{self.path}: {name} has {key} = {value}, but earlier layers have {self.model[key]}")
 
 
 class Preprocessing(NamedTuple):
@@ -83,17 +80,13 @@ def convert(
     model["num_classes"] = len(foreign.layers[-1].weight)
     tensors, rows = {}, []
     for name, layer in zip(names, foreign.layers, strict=True):
-        weight = layer.weight
+        weight, where, done = layer.weight, f"{foreign.path}: {layer.name}", list[str]()
         if not (np.isfinite(weight).all() and np.isfinite(layer.bias).all()):
-            raise UserError(
-                f"{foreign.path}: {layer.name} has weights that are not finite; the file is damaged, or its training "
-                "diverged"
-            )
-        done: list[str] = []
+            raise UserError(f"{where} has weights that are not finite; the file is damaged, or its training diverged")
         if name in groups:
-            model[name] |= _conv_settings(foreign.path, name, layer, groups[name], model["towers"], done)
+            model[name] |= _conv_settings(where, name, layer, groups[name], model["towers"], done)
         else:
-            _check_activation(foreign.path, name, layer)
+            _check_activation(where, name, layer)
             model[name] |= {"exchange": True} | ({} if name == "fc8" else {"features": len(weight)})
         if name == "conv1":
             weight = _for_stored_pixels(weight, preprocessing, done)
@@ -106,9 +99,7 @@ def convert(
     data = {"source": "prepared", "size": max(base.data.size, model["image_size"])}
     config = config_files.changed(base, model=model, data=data)
     if groups != layouts.groups(config.model):
-        raise UserError(
-            f"{foreign.path}: groups of {groups} are not supported; the layers must have 1 group or all the same number"
-        )
+        raise UserError(f"{foreign.path}: layers must have 1 group or the same number of groups, but have {groups}")
     statistics = _statistics(preprocessing, config.data.size)
     classes = classes or [f"class {i}" for i in range(config.model.num_classes)]
     if len(classes) != config.model.num_classes:
@@ -128,16 +119,12 @@ def _layer_names(foreign: ForeignNetwork, base: Config) -> list[str]:
     convs, denses = axes.count(4), len(axes) - axes.count(4)
     if not 1 <= convs <= 6 or not 1 <= denses <= 3 or axes != sorted(axes, reverse=True):
         layers = ", ".join(f"{layer.name} {list(layer.weight.shape)}" for layer in foreign.layers)
-        raise UserError(
-            f"{foreign.path} is not an AlexNet, which has 1 to 6 convolutions and then 1 to 3 fully connected layers: "
-            f"{layers}"
-        )
+        expected = "1 to 6 convolutions, then 1 to 3 fully connected layers"
+        raise UserError(f"{foreign.path} is not an AlexNet ({expected}); it has {layers or 'no layers'}")
     names = [f"conv{i + 1}" for i in range(convs)] + ["fc6", "fc7"][: denses - 1] + ["fc8"]
     missing = [name for name in names if getattr(base.model, name) is None]
     if missing:
-        raise UserError(
-            f"{foreign.path} has {len(names)} layers, but --config has no {', '.join(missing)}; give a config that does"
-        )
+        raise UserError(f"{foreign.path} has {len(names)} layers; give a --config that has {', '.join(missing)} too")
     return names
 
 
@@ -155,29 +142,26 @@ def _groups(foreign: ForeignNetwork, names: list[str]) -> dict[str, int]:
     return groups
 
 
-def _conv_settings(path: Path, name: str, layer: ForeignLayer, groups: int, towers: int, done: list[str]) -> dict:
+def _conv_settings(where: str, name: str, layer: ForeignLayer, groups: int, towers: int, done: list[str]) -> dict:
     """A convolution's settings, as keys of model_config.Conv."""
     height, width = layer.weight.shape[2:]
     if height != width:
-        raise UserError(f"{path}: {layer.name} has kernels of {height}x{width}; only square ones are supported")
+        raise UserError(f"{where} has kernels of {height}x{width}; only square ones are supported")
     if groups > 1:
         done.append(f"{groups} groups become {groups} towers")
     elif towers > 1:
         done.append("kernels split over the towers" if name == "conv1" else "sees all towers")
-    settings = {"features": len(layer.weight), "kernel": height, "shared": True} | (layer.settings or {})
-    if "then" in settings:
-        settings["then"] = tuple(settings["then"])
-    return settings | {"exchange": name != "conv1" and groups == 1 and towers > 1}
+    exchange = name != "conv1" and groups == 1 and towers > 1
+    settings = {"features": len(layer.weight), "kernel": height, "shared": True, "exchange": exchange}
+    return settings | (layer.settings | {"then": tuple(layer.settings["then"])} if layer.settings else {})
 
 
-def _check_activation(path: Path, name: str, layer: ForeignLayer) -> None:
+def _check_activation(where: str, name: str, layer: ForeignLayer) -> None:
     """Raise UserError unless a hidden fully connected layer is followed by an activation alone, and fc8 by nothing."""
     expected = [] if name == "fc8" else ["activation"]
     if layer.settings is not None and layer.settings["then"] != expected:
-        raise UserError(
-            f"{path}: {layer.name} is followed by {', '.join(layer.settings['then']) or 'nothing'}, but {name} can "
-            f"only be followed by {', '.join(expected) or 'nothing'}; this network is not supported"
-        )
+        actual, needed = (", ".join(then) or "nothing" for then in (layer.settings["then"], expected))
+        raise UserError(f"{where} is followed by {actual}, but {name} can only be followed by {needed}")
 
 
 def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: list[str]) -> np.ndarray:
@@ -204,15 +188,15 @@ def _statistics(preprocessing: Preprocessing, size: int) -> Statistics:
 def _common_rows(config: Config, statistics: Statistics) -> list[list[str]]:
     """The rows of the table that concern no single layer."""
     model, lrn, pool = config.model, config.model.lrn, config.model.pool
-    mean = ", ".join(f"{value:.6g}" for value in statistics.mean_image[0, 0])
-    size = model.image_size
+    mean, size = ", ".join(f"{value:.6g}" for value in statistics.mean_image[0, 0]), model.image_size
+    reach = "across towers" if lrn.across_towers else "within a tower"
+    rounding = "up" if pool.ceil else "down"
     rows = [
         ["image", "", f"{size}x{size}x3", f"centre of {config.data.size}x{config.data.size}; mean {mean} (RGB)"],
         ["dropout", "", "", "scaled in training, nothing at test time"],
+        ["pooling", "", f"{pool.window}x{pool.window} /{pool.stride}", f"sizes rounded {rounding}"],
     ]
     if any("lrn" in conv.then for _, conv in model.convs()):
-        reach = "across towers" if lrn.across_towers else "within a tower"
         how = f"k = {lrn.k:g}, n = {lrn.n}, alpha = {lrn.alpha:g} of the sum (not of the mean), {reach}"
         rows.append(["normalization", "", "", how])
-    rounding = "sizes rounded up" if pool.ceil else "sizes rounded down"
-    return [*rows, ["pooling", "", f"{pool.window}x{pool.window} /{pool.stride}", rounding]]
+    return rows

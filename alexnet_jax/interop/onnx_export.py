@@ -45,18 +45,12 @@ def write(path: Path, network: Network) -> None:
     tensors, metadata = to_tensors(network)
     spec, size = network.config.model, network.config.data.size
     graph = _Graph(tensors)
+    groups = layouts.groups(spec)
     _add_preprocessing(graph, spec.image_size, size, network.config.augment.mean_crop)
     for name, conv in spec.convs():
         before, after = conv.padding
-        graph.add(
-            "Conv",
-            f"{name}.weight",
-            f"{name}.bias",
-            output=name,
-            strides=[conv.stride] * 2,
-            pads=[before, before, after, after],
-            group=layouts.groups(spec)[name],
-        )
+        window = {"strides": [conv.stride] * 2, "pads": [before, before, after, after]}
+        graph.add("Conv", f"{name}.weight", f"{name}.bias", output=name, group=groups[name], **window)
         _add_operations(graph, spec, conv)
     graph.add("Flatten", axis=1)
     for name, dense in spec.hidden():
