@@ -291,3 +291,14 @@ def test_damaged_and_odd_images_in_archives(year, store, prepare, tmp_path):
         "prepare", *arguments, f"--input={copy}", "--output", tmp_path / "new", code=2
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_prepare_and_verify_data_import_no_jax(prepare, tmp_path):
+    """JAX takes seconds to import, and nothing here computes with it."""
+    arguments, _, data = prepare(2010, "jpeg")
+    listing = "import atexit, sys\natexit.register(lambda: print([*{'jax', 'grain', 'torch'} & {*sys.modules}]))\n"
+    for command_line in (["prepare", *arguments, "--output", tmp_path / "data"], ["verify-data", data, "--quick"]):
+        output = subprocess.check_output(
+            [sys.executable, "-c", listing + PROGRAM, *map(str, command_line)], cwd=ROOT, text=True
+        )
+        assert output.splitlines()[-1] == "[]"

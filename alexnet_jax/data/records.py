@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import grain
 import numpy as np
 import xxhash
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from alexnet_jax.data import arrays, images, manifest, open_files
 from alexnet_jax.data.manifest import Manifest, PackedSplit
@@ -161,7 +161,7 @@ class Raw(Packed):
 class Jpeg(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         super().__init__(directory, split, size)
-        self._records = grain.sources.ArrayRecordDataSource([str(path) for path in self._shards])
+        self._records = ArrayRecordDataSource([str(path) for path in self._shards])
         if len(self._records) != split.count:
             raise ValueError(f"its shards hold {len(self._records)} records and should hold {split.count}")
 
