@@ -127,10 +127,10 @@ class Network(Passes):
         same = known and (known.step, known.data) == (self.step, dataset.fingerprint)
         if known and same and len(known.label) == len(images.labels):
             return Answers(known, images, split, views)
-        parts = list(self.over(images, self.log_predict(views), max_bad))
-        log_probabilities, label, example = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("result", "label", "example")
-        )
+        parts = [
+            (part.result, part.label, part.example) for part in self.over(images, self.log_predict(views), max_bad)
+        ]
+        log_probabilities, label, example = (np.concatenate(column) for column in zip(*parts, strict=True))
         found = Predictions(log_probabilities, label, example, self.step, dataset.fingerprint)
         if kept:
             predictions.save(kept, found)

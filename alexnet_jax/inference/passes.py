@@ -58,18 +58,26 @@ class Passes:
         step: Callable[..., Any],
         max_bad: float | None = None,
         bad: dict[int, str] | None = None,
+        progress: bool = True,
     ) -> Iterator[Part]:
-        """`step(params, image, statistics)` of all images of a split, each once, in its order, batch by batch.
+        """Apply `step(params, image, statistics)` to all images of a split, each once, in order, batch by batch.
 
-        Images that cannot be read are left out, and reported: index -> what is wrong, in `bad`, or else on stdout.
-        `max_bad` is the share of them that may be damaged (None: the config's). Raises DataError if more are, or all.
+        Args:
+            images: the split.
+            step: one of the steps below, or any other program of the same arguments.
+            max_bad: the share of images that may be damaged; None is the config's. They are left out.
+            bad: where damaged images are reported, index -> what is wrong; None is stdout.
+            progress: whether a terminal shows a progress bar.
+
+        Raises:
+            DataError: if more than `max_bad` of the images are damaged; or all of them, unless `bad` is given.
         """
         data, count = self.config.data, len(images.labels)
         size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
         order = Order(count, size, seed=None)
         reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
         batches = Batches(images, order, 0, order.steps_per_epoch, reading)
-        bar = tqdm(total=count, unit=" images", leave=False, disable=True if count <= size else None)
+        bar = tqdm(total=count, unit=" images", leave=False, disable=None if progress and count > size else True)
         sound = False
         with contextlib.closing(batches), bar:
             for batch in batches:
@@ -126,10 +134,10 @@ class Passes:
     def over_given(self, images: ImageInput | Sequence[ImageInput], step: Callable[..., Any]) -> Any:
         """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
         given, bad = Given(images, self.config.data.size), dict[int, str]()
-        parts = list(self.over(given, step, max_bad=1.0, bad=bad))
+        results = [part.result for part in self.over(given, step, max_bad=1.0, bad=bad)]
         if bad:
             raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part.result for part in parts))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
 
 def inference_mesh(config: Config) -> jax.sharding.Mesh:

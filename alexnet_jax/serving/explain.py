@@ -87,11 +87,10 @@ def _index(net: Network, data: str | None, most: int) -> tuple[Index | None, str
         saved = feature_store.open_saved(path)
         if saved.about == about:
             return Index(np.concatenate(list(saved.blocks())), [int(name) for name in saved.names], images), ""
-    parts = list(net.over(images, net.features_step(None), bad={}))
-    rows = np.concatenate([part.example for part in parts]).tolist()
-    vectors = np.concatenate([part.result for part in parts])
+    parts = [(part.example, part.result) for part in net.over(images, net.features_step(None), bad={})]
+    rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
     feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
-    return Index(vectors, rows, images), ""
+    return Index(vectors, rows.tolist(), images), ""
 
 
 def picture(pixels: np.ndarray) -> str:
