@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from alexnet_jax import __main__, errors
 from alexnet_jax.bench import results
+from alexnet_jax.data.sources.embedded import digits
 from alexnet_jax.run import config_files
 from tests.conftest import ROOT
 from tests.faults import conftest as faults
@@ -143,7 +145,7 @@ def test_the_readme_shows_every_command():
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"--config[ =]([\w/.:+=]+)", README))))
 def test_configs_exist(name):
     if name.startswith("configs/finetune.py:"):
-        with pytest.raises(errors.UserError, match="runs/cifar10 is no run"):  # its argument reaches the file
+        with pytest.raises(errors.UserError, match="runs/cifar10 is not a workdir"):  # its argument reaches the file
             config_files.load(name)
     else:
         config_files.parse(config_files.load(name))
@@ -156,6 +158,18 @@ def test_config_keys_exist(key):
         section = getattr(section, name)
 
 
+def test_the_library_example_runs(tmp_path):
+    """With fewer steps."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert example.count("\n") == 8 and '"train.epochs": 12' in example
+    Image.fromarray(digits().splits["test"].read(5).content).save(tmp_path / "seven.png")
+    program = example.replace('"train.epochs": 12', '"train.max_steps": 2') + "print(net.step, net.classes)"
+    command = [sys.executable, "-W", "error", "-c", program]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stdout.endswith(f"2 {[str(digit) for digit in range(10)]}\n")
+
+
 @pytest.mark.slow
 def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
     """The two commands of the section Devices, from a folder with links to the package and configs/."""
@@ -164,7 +178,7 @@ def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     lines = [command for command in COMMANDS if "configs/paper.py --workdir runs/try" in command]
     assert lines[0].startswith("XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m alexnet_jax.main")
-    for line, expected in zip(lines, ("finished step 2", "going on from step 2"), strict=True):
+    for line, expected in zip(lines, ("finished step 2", "resuming from step 2"), strict=True):
         done = subprocess.run(
             line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment() | {"PATH": path}
         )
