@@ -195,5 +195,5 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
     all_towers = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=towers_axis, axis_name=TOWER)
     if towers_axis is None:
         return all_towers
-    # [B, tower, C / towers] -> [B, C]
-    return lambda *arguments: jax.tree.map(lambda x: x.reshape(len(x), -1), all_towers(*arguments))
+    # [B, tower, C / towers] -> [B, C]; a symbolic batch, as in exports, has no len()
+    return lambda *arguments: jax.tree.map(lambda x: x.reshape(x.shape[0], -1), all_towers(*arguments))

@@ -17,7 +17,7 @@ HEAVY = ("flax", "grain", "jax", "matplotlib", "onnx", "optax", "orbax", "sklear
 ALLOWED = {
     "import alexnet_jax": (),
     "from alexnet_jax import __main__; __main__.main(['--help'])": (),
-    "from alexnet_jax import __main__; __main__.main(['prepare', '--help'])": ("grain", "jax", "orbax"),  # by Grain
+    "from alexnet_jax import __main__; __main__.main(['prepare', '--help'])": (),
     "from alexnet_jax import main": (),
     "from alexnet_jax import training": ("flax", "grain", "jax", "optax", "orbax"),
     "from alexnet_jax.inference import network": ("flax", "grain", "jax", "optax", "orbax"),

@@ -23,7 +23,7 @@ TOP_LEVEL = {
 }
 ONLY_IN = {  # library -> the modules that may name it
     "orbax": {"run.checkpoint"},
-    "grain": {"data.loader", "data.records"},
+    "grain": {"data.loader"},
     "ml_collections": {"run.config_files", "main"},
 }
 
