@@ -1,19 +1,16 @@
-"""What `paper.facts` computes from configs against the numbers of the paper, of its authors' logs, and by hand."""
-
-import sys
+"""`paper.facts` against the paper's numbers, its authors' logs, and calculations by hand."""
 
 import numpy as np
 import pytest
 
-from alexnet_jax.configs import code2012, paper
-from alexnet_jax.configs.variants import cifar_four_layer, no_links, one_gpu, one_weird_trick, six_conv
+from alexnet_jax.__main__ import main
+from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
 from alexnet_jax.run import config_files
-from tests.conftest import ROOT
 from tests.ilsvrc import SAMPLES
 
-# Parameters, neurons, multiply-adds, training FLOP, bytes forward over the link; of the original's table of costs.
+# Parameters, neurons, multiply-adds, training FLOP, and bytes sent between the towers, forward.
 PAPER = {
     "conv1": (34_944, 290_400, 105_415_200, 421_660_800, 0),
     "conv2": (307_456, 186_624, 223_948_800, 1_343_692_800, 0),
@@ -27,42 +24,41 @@ PAPER = {
 TOTAL = (60_965_224, 659_272, 724_406_816, 4_135_610_496, 242_688)
 
 
-def layers(make, **model):
-    values = make()
-    values.model.update(model)
-    return facts.layers(config_files.parse(values))
+def parsed(name: str, **changes):
+    return config_files.parse(config_files.load(name, changes))
 
 
-def total(found, key: str) -> int:
-    return sum(getattr(layer, key) for layer in found)
+def total(layers, key: str) -> int:
+    return sum(getattr(layer, key) for layer in layers)
 
 
-@pytest.mark.parametrize("recipe", [paper, code2012], ids=["paper", "code2012"])
-def test_every_layer_of_the_paper(recipe):
-    found = layers(recipe.get_config)
-    assert {layer.name: tuple(layer[1:]) for layer in found} == PAPER
-    assert tuple(sum(column) for column in zip(*(layer[1:] for layer in found), strict=True)) == TOTAL
+@pytest.mark.parametrize("name", ["paper", "code2012"])
+def test_every_layer_of_the_paper(name):
+    layers = facts.layers(parsed(name))
+    assert {layer.name: tuple(layer[1:]) for layer in layers} == PAPER
+    assert tuple(sum(column) for column in zip(*(layer[1:] for layer in layers), strict=True)) == TOTAL
+    assert facts.total(layers) == ("all", *TOTAL)
 
 
 def test_what_follows_from_the_costs():
-    found = layers(paper.get_config)
-    of = {layer.name: layer for layer in found}
-    convs = [layer for layer in found if layer.name.startswith("conv")]
-    multiply_adds, parameters = total(found, "multiply_adds"), total(found, "parameters")
+    layers = facts.layers(parsed("paper"))
+    named = {layer.name: layer for layer in layers}
+    convs = [layer for layer in layers if layer.name.startswith("conv")]
+    multiply_adds, parameters = total(layers, "multiply_adds"), total(layers, "parameters")
     assert f"{total(convs, 'multiply_adds') / multiply_adds:.1%}" == "91.9%"
     assert f"{total(convs, 'parameters') / parameters:.1%}" == "3.8%"
-    training = total(found, "training_flop")
+    training = total(layers, "training_flop")
     assert f"{2 * multiply_adds / 1e9:.3f} {(training - 2 * multiply_adds) / 1e9:.3f}" == "1.449 2.687"
     assert f"{90 * 1_281_167 * training:.2e} {90 * 1.2e6 * training:.2e}" == "4.77e+17 4.47e+17"
     # fc8 and the softmax were on the first GPU.
-    head, halves = of["fc8"].parameters, (parameters - of["fc8"].parameters) // 2
+    head, halves = named["fc8"].parameters, (parameters - named["fc8"].parameters) // 2
     assert (halves + head, halves) == (32_531_112, 28_434_112)
     assert f"{4 * parameters / 1e6:.1f} {3 * 4 * parameters / 1e6:.1f}" == "243.9 731.6"  # MB; momentum, gradients
-    # Figure 2's caption has 55*48*96 for 55*55*96, and everything else right.
-    neurons = {layer.name: layer.neurons for layer in found}
+    # Figure 2's caption has 55*48*96 for 55*55*96; the rest is right.
+    neurons = {layer.name: layer.neurons for layer in layers}
     assert neurons | {"conv1": 55 * 48 * 96} == facts.PAPER_NEURONS and neurons["conv1"] == 55 * 55 * 96
     assert sum(facts.PAPER_NEURONS.values()) == 622_312
-    # 1: each conv layer has "no more than 1 % of the model's parameters"; two have.
+    # 1: each conv layer has "no more than 1 % of the model's parameters"; two have more.
     shares = {
         layer.name: f"{layer.parameters / parameters:.2%}" for layer in convs if layer.parameters > parameters / 100
     }
@@ -70,7 +66,7 @@ def test_what_follows_from_the_costs():
 
 
 def test_bytes_between_the_towers():
-    config = config_files.parse(paper.get_config())
+    config = parsed("paper")
     both_ways = {layer.name: 2 * layer.link_bytes for layer in facts.layers(config)}
     expected = {"conv3": 346_112, "fc6": 73_728, "fc7": 32_768, "fc8": 32_768}
     assert both_ways == dict.fromkeys(PAPER, 0) | expected
@@ -78,94 +74,100 @@ def test_bytes_between_the_towers():
     assert facts.link_bytes(config, head_split=False) == 468_992
     assert [128 * expected[name] for name in ("conv3", "fc6", "fc7")] == [44_302_336, 9_437_184, 4_194_304]
     assert round(100 * expected["conv3"] / 468_992) == 74
-    assert round(TOTAL[3] / 468_992, -2) == 8800  # training FLOP a byte moved
-    half = paper.get_config()
-    half.train.compute_dtype = "bfloat16"
-    assert 2 * facts.link_bytes(config_files.parse(half)) == facts.link_bytes(config)
-    assert facts.link_bytes(config_files.parse(one_gpu.get_config())) == 0
-    assert [layer.name for layer in layers(no_links.get_config) if layer.link_bytes] == ["fc8"]
+    assert round(TOTAL[3] / 468_992, -2) == 8800  # training FLOP for each byte sent
+    half = parsed("paper", **{"train.compute_dtype": "bfloat16"})
+    assert 2 * facts.link_bytes(half) == facts.link_bytes(config)
+    assert facts.link_bytes(parsed("variants:one_gpu")) == 0
+    assert [layer.name for layer in facts.layers(parsed("variants:no_links")) if layer.link_bytes] == ["fc8"]
 
 
 def test_views_and_steps():
-    for recipe in (paper, code2012):
-        config = config_files.parse(recipe.get_config())
+    for name in ("paper", "code2012"):
+        config = parsed(name)
         assert facts.crops(config) == 33 * 33 * 2 == 2178  # the paper counts 32 * 32 * 2
         assert facts.steps_per_epoch(config, facts.ILSVRC_2012) == 10_010
-    values = paper.get_config()
-    values.augment.flip = False
-    assert facts.crops(config_files.parse(values)) == 1089
+    assert facts.crops(parsed("paper", **{"augment.flip": False})) == 1089
 
 
 def test_other_networks():
-    one, six, trick = (layers(module.get_config) for module in (one_gpu, six_conv, one_weird_trick))
-    assert (total(one, "parameters"), total(one, "multiply_adds")) == (59_798_312, 391_514_384)
-    assert total(six, "parameters") == 61_555_304
-    of = {layer.name: layer for layer in six}
-    assert (of["conv6"].neurons, of["conv6"].link_bytes) == (6 * 6 * 256, 36_864)
-    assert total(trick, "parameters") == 61_100_840
-    assert total(layers(paper.get_config, towers=1), "multiply_adds") == 1_135_256_096  # the same widths, no groups
+    one_gpu, six_conv, one_weird_trick = (
+        facts.layers(parsed(f"variants:{name}")) for name in ("one_gpu", "six_conv", "one_weird_trick")
+    )
+    assert (total(one_gpu, "parameters"), total(one_gpu, "multiply_adds")) == (59_798_312, 391_514_384)
+    assert total(six_conv, "parameters") == 61_555_304
+    (conv6,) = (layer for layer in six_conv if layer.name == "conv6")
+    assert (conv6.neurons, conv6.link_bytes) == (6 * 6 * 256, 36_864)
+    assert total(one_weird_trick, "parameters") == 61_100_840
+    one_tower = facts.layers(parsed("paper", **{"model.towers": 1}))
+    assert total(one_tower, "multiply_adds") == 1_135_256_096  # the same widths, no groups
 
 
 def test_locally_connected_layers_share_nothing():
-    of = {layer.name: layer for layer in layers(cifar_four_layer.get_config)}
-    assert of["conv3"].multiply_adds == 6 * 6 * (3 * 3 * 64) * 32
-    assert of["conv3"].parameters == of["conv3"].multiply_adds + 6 * 6 * 32
-    assert of["conv3"].neurons == 6 * 6 * 32
+    (conv3,) = (layer for layer in facts.layers(parsed("cifar_four_layer")) if layer.name == "conv3")
+    assert conv3.multiply_adds == 6 * 6 * (3 * 3 * 64) * 32
+    assert conv3.parameters == conv3.multiply_adds + 6 * 6 * 32
+    assert conv3.neurons == 6 * 6 * 32
 
 
-@pytest.mark.parametrize("file", ["configs/paper.py", "configs/variants/without.py:conv4"])
-def test_the_command(file, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["facts", "--config", file])
+def command(*arguments: str, code: int = 0) -> None:
     with pytest.raises(SystemExit) as done:
-        facts.main()
+        main(["facts", *arguments])
+    assert done.value.code == code
+
+
+@pytest.mark.parametrize("name", ["configs/paper.py", "variants:without=conv4"])
+def test_the_command(name, capsys):
+    command("--config", name)
     printed = capsys.readouterr().out
-    assert done.value.code == 0
-    assert ("\nconv4 " in printed) == (file == "configs/paper.py")
-    if file == "configs/paper.py":
-        for number in (
-            "60,965,224",
-            "659,272",
-            "724,406,816",
-            "4,135,610,496",
-            "485,376",
-            "2,178",
-            "10,010",
-            "622,312",
-        ):
-            assert number in printed
+    assert ("\nconv4 " in printed) == (name == "configs/paper.py")
+    if name == "configs/paper.py":
+        totals = ("60,965,224", "659,272", "724,406,816", "4,135,610,496", "485,376", "2,178", "10,010", "622,312")
+        assert all(number in printed for number in totals)
         assert "conv3, 1.45%" in printed and "2048 = 32 x 32 x 2" in printed
+        conv3 = next(line for line in printed.splitlines() if line.startswith("conv3"))
+        assert conv3.split() == [
+            "conv3",
+            "885,120",
+            "1.45%",
+            "64,896",
+            "64,896",
+            "149,520,384",
+            "897,122,304",
+            "173,056",
+        ]
 
 
-def test_the_signal_of_images(image_folder, monkeypatch, capsys):
+def test_a_layer_that_the_paper_lacks_has_a_dash(capsys):
+    command("--config", "variants:six_conv")
+    (conv6,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("conv6"))
+    assert conv6[3:5] == ["9,216", "-"]
+
+
+def test_the_signal_of_images(image_folder, capsys):
     folder = image_folder({"cat": 3, "dog": 2})
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["facts", "--config", "configs/digits.py", "--images", str(folder)])
-    with pytest.raises(SystemExit) as done:
-        facts.main()
-    assert done.value.code == 0
-    assert "logits of 5 images at the start: std 0.0" in capsys.readouterr().out
+    command("--config", "digits", "--images", str(folder))
+    assert "logits of 5 images at the start: std over the images 0.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("arguments", "message"),
     [
         (["--config", "configs/none.py"], "there is no config file configs/none.py"),
-        (["--images", "configs"], "configs has no images to compare"),
+        (["--images", "empty"], "empty has no images to compare"),
     ],
 )
-def test_what_is_not_there(flags, told, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["facts", *flags])
-    with pytest.raises(SystemExit) as done:
-        facts.main()
-    assert done.value.code == 2 and told in capsys.readouterr().err
+def test_missing_files(arguments, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
+    monkeypatch.chdir(tmp_path)
+    command(*arguments, code=2)
+    assert message in capsys.readouterr().err
 
 
 def test_an_image_that_cannot_be_read(image_folder):
     folder = image_folder({"cat": 2})
     (folder / "cat" / "000.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"000\.jpg: not a sound image"):
+    with pytest.raises(UserError, match=r"000\.jpg: .*image.*; remove it from the folder"):
         facts.read(folder, 32)
 
 
@@ -181,14 +183,14 @@ def test_the_signal_grows_with_the_deviation_of_fc8(tiny):
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not SAMPLES.is_dir(), reason=f"needs images of ImageNet in {SAMPLES}, or where IMAGENET_SAMPLES says"
+    not SAMPLES.is_dir(), reason=f"needs images of ImageNet in {SAMPLES}, or in the folder IMAGENET_SAMPLES"
 )
-def test_the_papers_deviations_let_the_signal_fade():
-    """At the start images differ 15 times less in the logits than with the authors' 0.03 in conv3, conv4, conv5."""
+def test_the_signal_fades_with_the_papers_deviations():
+    """Initially, images differ 15 times less in the logits than with the authors' 0.03 in conv3, conv4 and conv5."""
     images = facts.read(SAMPLES, 256)
     assert 12 <= len(images) <= facts.MAX_IMAGES
     (weak, size), (strong, other_size) = (
-        facts.signal_at_start(config_files.parse(recipe.get_config()), images, 0) for recipe in (paper, code2012)
+        facts.signal_at_start(parsed(name), images, 0) for name in ("paper", "code2012")
     )
     assert 0.0028 < weak < 0.0042 and 0.040 < strong < 0.065
     assert 12 < strong / weak < 18

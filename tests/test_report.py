@@ -1,10 +1,11 @@
-"""The page about runs: its numbers, every kind of network, and what a browser makes of it."""
+"""The report: its numbers, every kind of network, and the page in a browser."""
 
+import dataclasses
 import io
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,13 +13,15 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import model, optim, sharding, steps
-from alexnet_jax.configs import paper
-from alexnet_jax.configs.variants import cifar_four_layer, no_links, one_gpu, six_conv, without
 from alexnet_jax.data.datasets import open_dataset
-from alexnet_jax.inference import activations
-from alexnet_jax.paper import architecture, curves, examples, images, kernels, page, runs, tables, units
-from alexnet_jax.paper.figures import Table, Text
-from alexnet_jax.run import checkpoint, config_files, workdir
+from alexnet_jax.data.records import Images
+from alexnet_jax.errors import DataError
+from alexnet_jax.inference import activations, feature_store
+from alexnet_jax.inference.network import Network, open_workdir
+from alexnet_jax.paper import architecture, curves, images, kernels, page, runs, tables, units
+from alexnet_jax.paper.figures import Picture, Table
+from alexnet_jax.paper.images import Splits
+from alexnet_jax.run import checkpoint, config_files, kernel_images, workdir
 from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -34,7 +37,7 @@ def get_config():
 
 
 def a_run(directory: Path, values) -> Path:
-    """A workdir of a network as it starts, on noise; nothing trained, nothing logged."""
+    """A workdir with an untrained network for images of noise, and without a log."""
     values.data.update(source="synthetic", directory="", size=32, eval_split="val")
     config = config_files.parse(values)
     dataset = open_dataset("synthetic", "", 32, config.model.num_classes)
@@ -49,7 +52,7 @@ def a_run(directory: Path, values) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A short run on digits with two towers, evaluated, and its page."""
+    """A short run on digits with two towers, evaluated, and with a report."""
     home = tmp_path_factory.mktemp("report")
     (home / "config.py").write_text(CONFIG)
     run("alexnet_jax.main", f"--config={home / 'config.py'}", f"--workdir={home / 'digits & <b>'}")
@@ -59,8 +62,19 @@ def trained(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def network(trained) -> images.Network:
-    return images.open_network(runs.open_runs([trained])[0], None)
+def network(trained) -> Network:
+    return open_workdir(trained)
+
+
+@pytest.fixture(scope="module")
+def splits(network) -> Splits:
+    return images.open_splits(network, None)
+
+
+def read(of_split: Images, index: np.ndarray) -> np.ndarray:
+    pixels = np.empty((len(index), of_split.size, of_split.size, 3), np.uint8)
+    assert of_split.read(index, pixels) == {}
+    return pixels
 
 
 def test_the_page_has_all_sections(trained):
@@ -75,66 +89,95 @@ def test_the_page_has_all_sections(trained):
     assert "is not on ImageNet" in html and "have no colour" in html and "360" in html
 
 
-def test_hidden_features_are_what_the_last_layer_sees(network):
-    """From them, fc8 gives the probabilities that `predict` gives; and both layouts give the same."""
-    index = np.arange(100, 110)
-    pixels, _ = images.read(network.evaluation, index)
-    predict = steps.make_predict_step(network.config, network.mesh, views=1)
-    spec, found = network.config.model, []
-    for tower in (1, 2):
-        mesh = sharding.make_mesh(1, tower, 2)
-        found.append(np.asarray(activations.make_features_step(network.config, mesh)(*on(network, mesh, pixels))))
-    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+def test_hidden_features_are_the_input_of_the_last_layer(network, splits):
+    """fc8 turns them into the network's probabilities, and both layouts give the same."""
+    pixels = read(splits.evaluation, np.arange(100, 110))
+    spec, features = network.config.model, []
+    for towers_on_devices in (1, 2):
+        mesh = sharding.make_mesh(1, towers_on_devices, 2)
+        step = activations.make_features_step(network.config, mesh)
+        features.append(np.asarray(step(*placed(network, mesh, pixels))))
+    np.testing.assert_allclose(features[0], features[1], atol=1e-5)
+    np.testing.assert_allclose(features[0], network.ask(network.features_step(None), pixels), atol=1e-5)
     head = jax.tree.map(np.asarray, network.params["fc8"])
     keep = 1 - spec.dropout_rate
-    logits = np.concatenate([found[0] * keep @ head["kernel"][t] + head["bias"][t] for t in range(2)], axis=1)
+    logits = np.concatenate([features[0] * keep @ head["kernel"][t] + head["bias"][t] for t in range(2)], axis=1)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = np.asarray(predict(*on(network, network.mesh, pixels)))
+    expected = np.exp(network.ask(network.log_predict(1), pixels))
     np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)
 
 
-def on(network: images.Network, mesh, pixels: np.ndarray):
-    params = jax.tree.map(np.asarray, network.params)
+def placed(network: Network, mesh, pixels: np.ndarray):
+    """The arguments of a step, on the devices of `mesh`."""
     return (
-        sharding.put(params, mesh, sharding.TOWERS),
+        sharding.put(jax.tree.map(np.asarray, network.params), mesh, sharding.TOWERS),
         sharding.put(pixels, mesh, sharding.EXAMPLES),
-        sharding.put(jax.tree.map(np.asarray, network.statistics), mesh, sharding.REPLICATED),
+        sharding.put(network.statistics, mesh, sharding.REPLICATED),
     )
 
 
-def test_nearest_images_are_the_nearest(network):
-    step = activations.make_features_step(network.config, network.mesh)
-    index, queries = np.arange(0, 300, 2), np.array([3, 200])
-    _, of_queries = examples.features(network, step, network.evaluation, queries)
-    sound, of_train = examples.features(network, step, network.train, index)
-    assert of_train.shape == (150, network.config.model.fc7.features) and (sound == index).all()
-    found = examples.nearest(of_queries, of_train, 6)
-    for query, rows in zip(of_queries.astype(np.float64), found, strict=True):
-        distances = [sum((float(a) - b) ** 2 for a, b in zip(row, query, strict=True)) for row in of_train]
+def test_nearest_images_are_the_nearest(network, splits):
+    step, index = network.features_step(None), np.arange(0, 300, 2)
+    _, queries = images.compute(network, step, splits.evaluation, np.array([3, 200]))
+    readable, features = images.compute(network, step, splits.train, index)
+    assert features.shape == (150, network.config.model.fc7.features) and (readable == index).all()
+    for query, rows in zip(queries.astype(np.float64), feature_store.nearest(queries, [features], 6)[0], strict=True):
+        distances = [sum((float(a) - b) ** 2 for a, b in zip(row, query, strict=True)) for row in features]
         assert sorted(distances)[:6] == pytest.approx([distances[row] for row in rows])
     # An image is nearest to itself, whatever batch it was in.
-    assert (examples.nearest(of_train[[5, 90]], of_train, 1)[:, 0] == [5, 90]).all()
+    assert (feature_store.nearest(features[[5, 90]], [features], 1)[0][:, 0] == [5, 90]).all()
 
 
-def test_units_show_their_highest_responses(network):
+class Damaged(NamedTuple):
+    """A split whose images divisible by `divisor` cannot be read."""
+
+    split: Images
+    divisor: int
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.split.labels
+
+    @property
+    def size(self) -> int:
+        return self.split.size
+
+    def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
+        self.split.read(index, out)
+        return {row: "damaged" for row, i in enumerate(index) if i % self.divisor == 0}
+
+    def name(self, i: int) -> str:
+        return f"image {i}"
+
+
+def test_unreadable_images_are_left_out(network, splits, capsys):
+    index = np.arange(40, 60)
+    readable, _ = images.compute(network, network.features_step(None), Damaged(splits.train, 3), index)
+    assert readable.tolist() == [i for i in index.tolist() if i % 3]
+    assert "image 42" in capsys.readouterr().out
+    with pytest.raises(DataError, match="none of the images can be read"):
+        images.compute(network, network.features_step(None), Damaged(splits.train, 1), index)
+
+
+def test_units_show_their_highest_responses(network, splits):
     index = np.arange(0, 360, 3)
-    pixels, _ = images.read(network.evaluation, index)
-    responses = activations.make_conv_step(network.config, network.mesh, ("conv3",))(*on(network, network.mesh, pixels))
-    all_of_them = np.asarray(responses["conv3"])  # [120, tower, H, W, 8]
-    found = units.best(network, ("conv3",), index)["conv3"]
+    pixels = read(splits.evaluation, index)
+    step = activations.make_conv_step(network.config, network.mesh, ("conv3",))
+    responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
+    found = units.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
     assert found.image.shape == (2, 8, units.PATCHES) and list(found.units) == list(range(8))
     for tower in range(2):
         for unit in range(8):
-            highest = all_of_them[:, tower, :, :, unit].max(axis=(1, 2))
-            shown = [int(np.flatnonzero(index == i)[0]) for i in found.image[tower, unit]]
-            assert len(set(shown)) == units.PATCHES
-            np.testing.assert_allclose(highest[shown], np.sort(highest)[::-1][: units.PATCHES], rtol=1e-5)
-            for i, (row, column) in zip(shown, found.place[tower, unit], strict=True):
-                assert all_of_them[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
+            highest = responses[:, tower, :, :, unit].max(axis=(1, 2))
+            rows = [int(np.flatnonzero(index == i)[0]) for i in found.image[tower, unit]]
+            assert len(set(rows)) == units.PATCHES
+            np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][: units.PATCHES], rtol=1e-5)
+            for i, (row, column) in zip(rows, found.position[tower, unit], strict=True):
+                assert responses[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
 
 
 def code_like():
-    """The order of the authors' code, strides, and windows that hang over edges."""
+    """The order of operations of the authors' code, strides, and windows that extend beyond the edges."""
     values = tiny_config()
     values.model.conv1.update(kernel=7, stride=2, padding=(0, 3), then=("lrn", "activation"))
     values.model.conv2.then = ("activation", "lrn", "map_norm", "pool")
@@ -151,8 +194,8 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
     _, shapes = activations.shapes(spec)
     rng = np.random.default_rng(0)
     image = rng.normal(0, 50, (6, spec.image_size, spec.image_size, 3)).astype(np.float32)
-    see = jax.jit(jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER))
-    before = see(params, image)
+    compute = jax.jit(jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER))
+    before = compute(params, image)
     for layer in ("conv1", "conv2", "conv3", "conv5"):
         side = shapes[f"{layer}_response"][0]
         for place in {0, side // 2, side - 1}:
@@ -164,7 +207,7 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
                 other = image.copy()
                 other[:, rows] += rng.normal(0, 100, other[:, rows].shape).astype(np.float32)
                 name = f"{layer}_response"
-                after = see(params, other)[name][:, :, place]
+                after = compute(params, other)[name][:, :, place]
                 return not np.array_equal(after, before[name][:, :, place])
 
             outside = [row for row in range(spec.image_size) if not first <= row <= last]
@@ -172,7 +215,7 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
             assert changed([first]) and changed([last])
 
 
-def test_a_patch_is_cut_out_of_its_place():
+def test_a_patch_is_cut_at_its_position():
     spec = config_files.parse(tiny_config()).model
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
     patch = units.cut(image, spec, "conv1", (10, 0))
@@ -184,19 +227,20 @@ def test_chroma_shares():
     grey = np.random.default_rng(0).normal(size=(1, 5, 5, 1, 4)).repeat(3, axis=3)
     red = grey * np.array([1, 0, 0])[:, None]
     opponent = grey * np.array([1, -1, 0])[:, None]
-    for made, share in ((grey, 0), (red, 2 / 3), (opponent, 1), (0 * grey, 0)):
-        np.testing.assert_allclose(kernels.chroma_share(made), np.full((1, 4), share), atol=1e-12)
+    for kernel, share in ((grey, 0), (red, 2 / 3), (opponent, 1), (0 * grey, 0)):
+        np.testing.assert_allclose(kernels.chroma_share(kernel), np.full((1, 4), share), atol=1e-12)
 
 
-def test_specialization_is_told_from_chance():
+def test_specialization_is_distinguished_from_chance():
     rng = np.random.default_rng(0)
     apart = np.stack([rng.uniform(0, 0.2, 48), rng.uniform(0.5, 0.7, 48)])
     found = kernels.specialization(apart)
     assert found.difference == pytest.approx(apart[1].mean() - apart[0].mean())
     assert found.p == pytest.approx(1 / 1001) and found.chance < 0.1
-    np.testing.assert_array_equal(kernels.specialization(apart)[0], found.towers)
-    assert kernels.specialization(apart)[1:] == found[1:]  # seeded
+    assert kernels.specialization(apart) == found  # seeded
     assert kernels.specialization(np.full((2, 48), 0.4)).p == 1
+    mixed = kernels.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
+    assert 0 < mixed.chance < 0.2 and 0 < mixed.p <= 1
     alike = [kernels.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
     assert np.mean(alike) == pytest.approx(0.5, abs=0.25)
 
@@ -210,19 +254,20 @@ def test_unshared_kernels_of_the_middle_are_what_the_layer_computes_there():
     batch, statistics = random_batch(), made_up_statistics()
     response = activations.make_conv_step(config, mesh, ("conv1",))(params, batch.image, statistics)["conv1"]
     view = (batch.image - statistics.mean_image)[:, 2:30, 2:30]
-    (kernel,) = kernels.of_one_place(np.asarray(params["conv1"]["kernel"]), 5)
+    (kernel,) = kernel_images.at_one_place(np.asarray(params["conv1"]["kernel"]), 5)
     expected = np.einsum("bijc,ijcf->bf", view[:, 12:17, 12:17], kernel)  # place 14 of 28, padding 2
     np.testing.assert_allclose(response[:, 0, 14, 14], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    "values",
+    "name",
     [
-        paper.get_config(), no_links.get_config(), six_conv.get_config(), without.get_config("conv3"),
-        without.get_config("fc6"), tiny_config(), one_gpu.get_config(), cifar_four_layer.get_config(),
+        "paper", "variants:no_links", "variants:six_conv", "variants:without=conv3", "variants:without=fc6",
+        "tests/tiny.py", "variants:one_gpu", "cifar_four_layer",
     ],
 )  # fmt: skip
-def test_figure_2_crosses_where_the_config_does(values):
+def test_figure_2_crosses_where_the_config_does(name):
+    values = tiny_config() if name == "tests/tiny.py" else config_files.load(name)
     spec = config_files.parse(values).model
     layers: list[tuple[str, Any]] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
     expected = [name for name, layer in layers if layer.exchange and spec.towers > 1]
@@ -230,37 +275,41 @@ def test_figure_2_crosses_where_the_config_does(values):
 
 
 def test_figure_2_has_the_papers_shapes():
-    boxes = {layer.name: layer.text for layer in architecture.layers(config_files.parse(paper.get_config()).model)}
+    boxes = {box.layer: box.text for box in architecture.boxes(config_files.parse(config_files.load("paper")).model)}
     assert boxes["conv1"] == "conv1: 48 of 11x11x3, /4\n55x55x48\nReLU, LRN, pool -> 27x27x48"
     assert boxes["conv3"] == "conv3: 192 of 3x3x256, /1\n13x13x192\nReLU"
     assert boxes["conv5"] == "conv5: 128 of 3x3x192, /1\n13x13x128\nReLU, pool -> 6x6x128"
     assert boxes["fc6"] == "fc6: 2048 of 9216\nReLU, dropout" and boxes["fc8"] == "fc8: 500 of 4096\nclasses"
-    local = architecture.layers(config_files.parse(cifar_four_layer.get_config()).model)
+    local = architecture.boxes(config_files.parse(config_files.load("cifar_four_layer")).model)
     assert local[2].text.startswith("conv3: 32 of 3x3x64, /1, unshared\n6x6x32")
 
 
-def test_figure_1_tells_the_first_line_at_the_target(trained):
-    (one,) = runs.open_runs([trained])
+def test_figure_1_marks_the_first_line_at_the_target(trained):
+    (reported,) = runs.open_runs([trained])
     lines = [
         {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
         for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
     ]
     assert curves.crossing(lines) == 20
     assert curves.crossing(lines[:2]) is None
-    for some in (lines, lines[:1], lines[1:2], []):
-        assert curves.figure1([one._replace(lines=some)]).blocks and curves.learning([one._replace(lines=some)]).blocks
+    for log, has_figure1, has_curves in (
+        (lines, True, True), (lines[:1], True, True), (lines[1:2], False, True), ([], False, False)
+    ):  # fmt: skip
+        logged = [reported._replace(log=log)]
+        assert isinstance(curves.figure1(logged)[0], Picture) == has_figure1
+        assert isinstance(curves.learning(logged)[0], Picture) == has_curves
 
 
 def test_tables_have_a_row_for_a_run_on_imagenet(trained):
-    (one,) = runs.open_runs([trained])
-    wordnet = one.finished._replace(classes=[f"n{i:08d}" for i in range(1000)])
+    (digits,) = runs.open_runs([trained])
+    wordnet = dataclasses.replace(digits.network, classes=[f"n{i:08d}" for i in range(1000)])
     result = {"split": "val", "views": 10, "top1_error": 0.4071, "top5_error": 0.1824}
-    ours = one._replace(name="ours", finished=wordnet, evaluation=result)
-    first, second, *notes = tables.tables([one, ours]).blocks
-    assert isinstance(first, Table) and isinstance(second, Table) and isinstance(notes[0], Text)
+    ours = digits._replace(name="ours", network=wordnet, evaluation=result)
+    first, second, *notes = tables.tables([digits, ours])
+    assert isinstance(first, Table) and isinstance(second, Table) and isinstance(notes[0], str)
     assert second.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %", "-")
-    assert len(first.rows) == 3 and "is not on ImageNet" in notes[0].text
-    (first, *_) = tables.tables([ours._replace(evaluation=result | {"split": "test"})]).blocks
+    assert len(first.rows) == 3 and "is not on ImageNet" in notes[0]
+    (first, *_) = tables.tables([ours._replace(evaluation=result | {"split": "test"})])
     assert isinstance(first, Table) and first.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %")
 
 
@@ -282,7 +331,7 @@ def one_tower():
 @pytest.mark.parametrize("make", [no_hidden_layers, one_tower])
 def test_any_network_has_a_page(make, tmp_path):
     html = page.render(runs.open_runs([a_run(tmp_path / "run", make())]), None)
-    assert "not evaluated" in html and "nothing is logged yet" in html
+    assert "not evaluated yet" in html and "nothing has been logged yet" in html
     assert html.count("Left out") == 2  # the curves
     assert f"in {'conv5' if make is no_hidden_layers else 'fc7'} (32 numbers)" in html
     assert ("This network has no conv3" in html) == (make is no_hidden_layers)
@@ -296,33 +345,32 @@ def test_several_runs_share_a_page(trained, tmp_path):
     )
     assert f"wrote {tmp_path / 'page.html'}" in output
     html = (tmp_path / "page.html").read_text()
-    for directory in (trained, tmp_path / trained.name):  # of the same name: so the whole path is told
+    for directory in (trained, tmp_path / trained.name):  # both named after their whole path
         assert html.count(f"<td>{directory}</td>".replace("& <b>", "&amp; &lt;b&gt;")) == 2
 
 
-def test_without_its_data_the_page_says_so(trained, tmp_path):
+def test_the_report_says_that_its_data_is_missing(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     text = (tmp_path / "run" / "config.json").read_text()
     text = text.replace('"source": "digits"', '"source": "prepared"').replace('"directory": ""', '"directory": "gone"')
     (tmp_path / "run" / "config.json").write_text(text)
-    (one,) = runs.open_runs([tmp_path / "run"])
-    assert page.render([one], None).count("Left out: the data gone is not there; give its folder as --data DIR.") == 3
-    assert "the data none is not there" in run(
-        "alexnet_jax", "report", "--workdir", tmp_path / "run", "--data=none", code=2
-    )
+    html = page.render(runs.open_runs([tmp_path / "run"]), None)
+    assert len(re.findall(r"Left out: [^<]*\bgone\b[^<]*--data DIR", html)) == 3
+    message = run("alexnet_jax", "report", "--workdir", tmp_path / "run", "--data=none", code=2)
+    assert re.search(r"\bnone\b.*--data DIR", message)
 
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_the_page(browser, trained, width):
-    told: list[str] = []
+    messages: list[str] = []
     shown = browser.new_page(viewport={"width": width, "height": 844})
-    shown.on("console", lambda message: told.append(message.text))
-    shown.on("pageerror", lambda error: told.append(str(error)))
-    asked: list[str] = []
-    shown.on("request", lambda request: asked.append(request.url))
+    shown.on("console", lambda message: messages.append(message.text))
+    shown.on("pageerror", lambda error: messages.append(str(error)))
+    requested: list[str] = []
+    shown.on("request", lambda request: requested.append(request.url))
     shown.goto((trained / "report.html").as_uri())
-    assert told == []
-    assert [url for url in asked if not url.startswith("data:")] == [(trained / "report.html").as_uri()]
+    assert messages == []
+    assert [url for url in requested if not url.startswith("data:")] == [(trained / "report.html").as_uri()]
     sizes = shown.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
     assert len(sizes) == 11 and all(complete and wide > 0 and alt > 0 for complete, wide, alt in sizes)
     links = shown.eval_on_selector_all("a", "all => all.map(a => [a.getAttribute('href'), a.textContent])")
@@ -332,7 +380,7 @@ def test_a_browser_shows_the_page(browser, trained, width):
     assert shown.evaluate("document.documentElement.scrollWidth") <= width
     for image in shown.locator("img").all():
         pixels = np.asarray(Image.open(io.BytesIO(image.screenshot())).convert("L"), float)
-        assert pixels.std() > 5, image.get_attribute("alt")  # something is drawn there
+        assert pixels.std() > 5, image.get_attribute("alt")  # not blank
     shown.locator("summary").click()
     assert '"seed": 0' in shown.locator("details pre").inner_text()
     assert shown.evaluate("document.documentElement.scrollWidth") <= width

@@ -14,22 +14,15 @@ from alexnet_jax.run import config_files
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", default="paper", help="a config file, or the name of one (default: paper)")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help=f"also measure how well the untrained network distinguishes up to {facts.MAX_IMAGES} images in a folder",
-    )
+    about = f"also measure how well the untrained network distinguishes {facts.MAX_IMAGES} images of this folder"
+    parser.add_argument("--images", type=Path, metavar="DIR", help=about)
 
 
 def run(arguments: argparse.Namespace) -> None:
     config = config_files.parse(config_files.load(arguments.config))
     print(f"{arguments.config}, for one image; link bytes are forward, and there are as many backward\n")
-    print(
-        tabulate(
-            facts.table(config), facts.HEAD, "plain", intfmt=",", missingval="-", colalign=("left", *["right"] * 7)
-        )
-    )
+    sides = ("left", *["right"] * (len(facts.HEAD) - 1))
+    print(tabulate(facts.table(config), facts.HEAD, "plain", intfmt=",", missingval="-", colalign=sides))
     print()
     rows = facts.statements(config)
     print(tabulate(rows, ("", "here", "the paper"), "plain", disable_numparse=True, colalign=("left", "right", "left")))
@@ -37,6 +30,5 @@ def run(arguments: argparse.Namespace) -> None:
         images = facts.read(arguments.images, config.data.size)
         std, magnitude = facts.signal_at_start(config, images, config.seed)
         print(
-            f"\nlogits of {len(images)} images at the start: std {std:.2g} over the images, "
-            f"mean magnitude {magnitude:.2g}"
+            f"\nlogits of {len(images)} images at the start: std over the images {std:.2g}, magnitude {magnitude:.2g}"
         )

@@ -41,13 +41,8 @@ def learning(runs: list[ReportedRun]) -> list[Block]:
         for number, run in enumerate(runs):
             for split in dict.fromkeys(line["split"] for line in run.log):
                 points = [(line["step"], line[key]) for line in run.log if line["split"] == split]
-                axes.plot(
-                    *zip(*points, strict=True),
-                    "-" if split == "train" else "--",
-                    color=f"C{number}",
-                    marker="." if len(points) < 30 else "",
-                    label=f"{split}, {run.name}",
-                )
+                style = ("-" if split == "train" else "--") + ("." if len(points) < 30 else "")
+                axes.plot(*zip(*points, strict=True), f"C{number}{style}", label=f"{split}, {run.name}")
         _finish(axes, "step", title)
     caption = (
         "Solid: training, averaged since the previous log line, on random crops and with dropout. Dashed: evaluation, "

@@ -46,9 +46,8 @@ def specialization(shares: np.ndarray, seed: int = 0) -> Specialization:
 def figure3(runs: list[ReportedRun]) -> list[Block]:
     """The kernels of the first run, and the numbers of all."""
     first = runs[0]
-    unshared = (
-        "" if first.network.config.model.conv1.shared else " Every place has its own; these are the middle one's."
-    )
+    shared = first.network.config.model.conv1.shared
+    unshared = "" if shared else " Every place has its own; these are the middle one's."
     blocks: list[Block] = []
     for number, images in enumerate(kernel_images.as_images(first.conv1_kernels)):
         count, height, width, _ = images.shape
