@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    source = open_source(arguments.source, arguments.input, size=arguments.size)
+    held_out = 0.0 if arguments.source == "folder" else None  # all images of a folder are used
+    source = open_source(arguments.source, arguments.input, held_out, size=arguments.size)
     split, count = source.splits["train"], arguments.images
     different = [split.read(i) for i in range(min(count, len(split.names)))]
     for image, name in zip(different, split.names, strict=False):
