@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--train_split", help="split to train on (default: the config's)")
     parser.add_argument("--eval_split", help="split to count errors on (default: the config's)")
-    parser.add_argument("--images", type=int, default=10_000, metavar="N", help="images of each split (default: 10000)")
+    parser.add_argument(
+        "--images", type=int, default=10_000, metavar="N", help="most images of each split (default: 10000)"
+    )
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
     parser.add_argument("--layer", help="such as fc6 (default: the last one before fc8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to FILE")

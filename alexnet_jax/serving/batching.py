@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 from fastapi import HTTPException
@@ -11,11 +10,6 @@ from fastapi import HTTPException
 SIZES = (1, 8, 32)  # batch sizes: each is compiled once, and smaller batches are padded
 WAIT = 0.002  # seconds that a pass waits for more images
 MAX_WAITING = 4096  # images
-
-
-class _Waiting(NamedTuple):
-    image: np.ndarray
-    answer: asyncio.Future
 
 
 class Batcher:
@@ -26,7 +20,7 @@ class Batcher:
 
     def __init__(self, step: Callable[[np.ndarray], np.ndarray]):
         self._step = step
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(MAX_WAITING)
+        self._queue: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue(MAX_WAITING)
         self._thread = ThreadPoolExecutor(1)
         self.images = self.passes = 0  # so far
 
@@ -34,7 +28,7 @@ class Batcher:
         """The result of `step` for an image [H, W, 3]. Raises HTTPException if too many are waiting."""
         answer = asyncio.get_running_loop().create_future()
         try:
-            self._queue.put_nowait(_Waiting(image, answer))
+            self._queue.put_nowait((image, answer))
         except asyncio.QueueFull:
             raise HTTPException(503, "too many images are waiting; try again", {"retry-after": "1"}) from None
         return await answer
@@ -48,11 +42,10 @@ class Batcher:
                 await asyncio.sleep(WAIT)
             while len(batch) < SIZES[-1] and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            images = padded(np.stack([waiting.image for waiting in batch]))
+            images, answers = zip(*batch, strict=True)
             self.images, self.passes = self.images + len(batch), self.passes + 1
-            answers = [waiting.answer for waiting in batch]
             try:
-                results = await loop.run_in_executor(self._thread, self._step, images)
+                results = await loop.run_in_executor(self._thread, self._step, padded(np.stack(images)))
                 for answer, result in zip(answers, results, strict=False):
                     if not answer.done():  # else the client has left
                         answer.set_result(result)
