@@ -10,7 +10,6 @@ import pydantic
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.model_config import Section
 from alexnet_jax.run_config import Config
 
 INSTALLED = Path(__file__).parents[1] / "configs"  # the files of configs/, wherever the package is installed
@@ -93,19 +92,12 @@ def _validated(make: Callable[[], Config]) -> Config:
 def _problem(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key.split(".")[-1], _names(Config), n=1)
+        sections = Config.model_json_schema()["$defs"].values()
+        names = [name for section in (*sections, {"properties": Config.model_fields}) for name in section["properties"]]
+        near = difflib.get_close_matches(key.split(".")[-1], names, n=1)
         return f"unknown key config.{key}" + (f" (did you mean {near[0]}?)" if near else "")
     if detail["type"] == "missing":
         return f"missing key config.{key}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     return f"config.{key}={detail['input']!r}: {detail['msg']}"
-
-
-def _names(section: type[pydantic.BaseModel]) -> list[str]:
-    names = []
-    for name, field in section.model_fields.items():
-        names.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            names += _names(field.annotation)
-    return names
