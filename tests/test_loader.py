@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import packing, records
-from alexnet_jax.data.loader import Batch, Batches, Order, Reading
-from alexnet_jax.data.memory import Pool
+from alexnet_jax.data.loader import Batch, Batches, Order, Pool, Reading
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import DataError
 from tests.conftest import ROOT

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, TypeVar
 
@@ -37,23 +37,18 @@ class Settings:
 
 
 class Block(NamedTuple):
-    """Some images, ready to be written."""
-
     records: list[bytes | memoryview]  # JPEGs, or pixels [size, size, 3] uint8
     contents: manifest.Contents
     sums: statistics.Sums
 
 
-def stored_pixels(
-    content: bytes | np.ndarray, size: int, max_pixels: int = images.MAX_PIXELS
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """An image as it is stored, [size, size, 3] uint8, and what is unusual about its file, such as ("grey", "PNG").
+def stored_pixels(content: bytes | np.ndarray, size: int, max_pixels: int = images.MAX_PIXELS) -> images.Decoded:
+    """An image file, or RGB pixels [H, W, 3] uint8, as stored: [size, size, 3] uint8.
 
-    `content` is an image file, or RGB pixels [H, W, 3] uint8. Raises images.CorruptImage if it cannot be decoded or
-    has more than `max_pixels`.
+    Raises images.CorruptImage if it cannot be decoded or has more than `max_pixels`.
     """
     decoded = images.decode(content, max_pixels) if isinstance(content, bytes) else images.Decoded(content, ())
-    return images.to_square(decoded.pixels, size), decoded.unusual
+    return decoded._replace(pixels=images.to_square(decoded.pixels, size))
 
 
 def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
@@ -82,18 +77,17 @@ def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
     return Block(records, contents, statistics.sums_of(squares) if squares else statistics.zero_sums(settings.size))
 
 
-def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[tuple[Item, Result], None, None]:
-    """Each item with its result, in order; one thread per core runs only so far ahead that memory stays bounded."""
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result, None, None]:
+    """The results for all items, in order; one thread per core runs only so far ahead that memory stays bounded."""
     cores = os.cpu_count() or 1
-    waiting: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
-    with ThreadPoolExecutor(cores) as threads:
-        try:
-            for i in range(len(items) + 2 * cores):
-                if i < len(items):
-                    waiting.append((items[i], threads.submit(function, items[i])))
-                if i >= 2 * cores:
-                    item, result = waiting.popleft()
-                    yield item, result.result()
-        finally:
-            for _, result in waiting:
-                result.cancel()
+    threads = ThreadPoolExecutor(cores)
+    waiting: collections.deque[Future[Result]] = collections.deque()
+    try:
+        for item in items:
+            waiting.append(threads.submit(function, item))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -27,16 +27,10 @@ class Dataset(NamedTuple):
 
 
 def open_dataset(source: str, directory: str, size: int, num_classes: int) -> Dataset:
-    """Open the data described by a config's section `data`.
+    """Open the data described by a config's section `data`, in images of `size` x `size` pixels.
 
-    Args:
-        source: "prepared", or one of registry.EMBEDDED.
-        directory: the folder of the prepared data, or "".
-        size: height and width of the stored images, pixels.
-        num_classes: the number of classes of the network.
-
-    Raises:
-        UserError: if the data is missing, damaged, or does not fit the config.
+    `source` is "prepared", or one of registry.EMBEDDED, for which `directory` must be "". `num_classes` is that of the
+    network. Raises UserError if the data is missing, damaged, or does not fit the config.
     """
     if source == "prepared":
         dataset = _open_prepared(directory, size)

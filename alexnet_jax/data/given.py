@@ -17,13 +17,9 @@ ImageInput = str | Path | bytes | Image.Image | np.ndarray
 class Given:
     """Images given by a caller, as records.Images; every label is 0.
 
-    Args:
-        images: one image or a sequence of them: the path of a file, or of a folder for all files in it; the bytes of
-            a file; a Pillow image; or an array [H, W, 3] uint8. One that cannot be decoded is a bad record.
-        size: height and width to scale them to, pixels.
-
-    Raises:
-        UserError: if there are no images, or an array has another shape or type.
+    `images` is one image or a sequence of them: the path of a file, or of a folder for all files in it; the bytes of a
+    file; a Pillow image; or an array [H, W, 3] uint8. They are scaled to `size` x `size` pixels. One that cannot be
+    decoded is a bad record. Raises UserError if there are no images, or an array has another shape or type.
     """
 
     def __init__(self, images: ImageInput | Sequence[ImageInput], size: int):
@@ -40,8 +36,13 @@ class Given:
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
         bad = {}
         for row, i in enumerate(index.tolist()):
+            content = self._items[i]
             try:
-                out[row], _ = stored_pixels(_content(self._items[i]), self.size)
+                if isinstance(content, Path):
+                    content = content.read_bytes()
+                elif isinstance(content, Image.Image):
+                    content = np.asarray(ImageOps.exif_transpose(content).convert("RGB"))
+                out[row], _ = stored_pixels(content, self.size)
             except (CorruptImage, OSError) as error:
                 bad[row] = str(error)
         return bad
@@ -51,19 +52,8 @@ class Given:
         return printable(str(item)) if isinstance(item, Path) else f"image {i}"
 
 
-def _content(image: Path | bytes | Image.Image | np.ndarray) -> bytes | np.ndarray:
-    if isinstance(image, Path):
-        return image.read_bytes()
-    if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    return image
-
-
 def below(paths: Iterable[Path]) -> list[Path]:
-    """`paths`, with each folder replaced by the files in it at any depth, sorted; hidden ones are left out.
-
-    Raises UserError if a folder holds no file.
-    """
+    """`paths`, with each folder replaced by its files at any depth, sorted. Raises UserError if a folder has none."""
     expanded = []
     for path in paths:
         files = files_below(path) if path.is_dir() else [path]

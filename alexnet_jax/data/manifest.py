@@ -1,5 +1,6 @@
 """The manifest of packed data: its contents, and the length and checksum of every file."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -175,11 +176,8 @@ def describe(path: Path) -> File:
 
 def checksum(path: Path) -> str:
     """The 128-bit XXH3 of a file's content, in hexadecimal."""
-    digest = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(2**22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,16 +1,14 @@
 """Write the packed format: decode, crop, scale and store every image once, and collect the statistics on the way.
 
 Threads process the images in blocks, which are written in order. A shard is written under a temporary name and renamed
-when complete, after what the manifest needs to know of it has been saved in parts/. An interrupted run therefore leaves
-complete shards, and the next run with the same settings continues after them. Memory use is a few blocks per thread
+when complete; what the manifest needs to know of it is saved in parts/. An interrupted run therefore leaves finished
+shards, and the next run with the same settings continues after them. Memory use is a few blocks per thread
 and some hundred bytes per image for the lists.
 """
 
-import collections
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +24,7 @@ from alexnet_jax.data import manifest, parts, statistics
 from alexnet_jax.data.blocks import Settings, in_order, load
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.parts import Part
-from alexnet_jax.data.sources.source import Source, Split, printable
+from alexnet_jax.data.sources.source import Source, printable
 from alexnet_jax.errors import DataError, UserError
 
 SHARD_BYTES, SHARD_IMAGES = 2**30, 4096  # limits of a shard: bytes of pixels, images
@@ -49,9 +47,7 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
     _check_room(source, output, settings, show_progress)
     try:
         with parts.locked(output, plan):
-            packed = {
-                name: _pack_split(name, split, output, settings, show_progress) for name, split in source.splits.items()
-            }
+            packed = {name: _pack_split(name, source, output, settings, show_progress) for name in source.splits}
             written = manifest.write(output, _manifest(source, packed, output, settings, plan))
     except BrokenPipeError:  # from printing
         raise
@@ -61,7 +57,7 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             f"cannot write to {output}: {error}. The finished shards are kept; "
             f"{'make room' if full else 'make it writable'} and run the same command again"
         ) from None
-    parts.remove(output)
+    shutil.rmtree(output / parts.PARTS, ignore_errors=True)
     return written
 
 
@@ -70,17 +66,16 @@ def _already_packed(output: Path, plan: str) -> Manifest:
     if existing.plan != plan:
         raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
     for file in existing.files():
-        problem = manifest.problem(output, file, content=False)
-        if problem:
+        if problem := manifest.problem(output, file, content=False):
             raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
-    parts.remove(output)
+    shutil.rmtree(output / parts.PARTS, ignore_errors=True)
     return existing
 
 
 def _plan(source: Source, settings: Settings) -> str:
     """A hash of what is to be prepared and how, except `max_corrupt`, which may be raised for a second attempt."""
-    counts = {name: len(split.names) for name, split in source.splits.items()}
-    described = _format(settings) | {"classes": source.classes, "splits": counts}
+    splits = {name: len(split.names) for name, split in source.splits.items()}
+    described = _format(settings) | {"classes": source.classes, "splits": splits}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for split in source.splits.values():
         for name in split.names:
@@ -106,7 +101,8 @@ def _check_room(source: Source, output: Path, settings: Settings, show_progress:
     shards = 1 + count // _images_per_shard(settings)
     # Each image also has a label, hash and name; each shard has sums and ArrayRecord's padding.
     total = count * (bytes_per_image + 128) + shards * (settings.size**2 * 24 + 2**17)
-    needed = max(total - parts.bytes_present(output), 0)
+    present = sum(path.stat().st_size for path in output.glob("*-of-*"))  # unfinished ones will be overwritten
+    needed = max(total - present, 0)
     free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
     room = f"{output} needs {needed / 1e9:.3g} GB more, and its disk has {free / 1e9:.3g} GB free"
     if show_progress:
@@ -119,60 +115,56 @@ def _images_per_shard(settings: Settings) -> int:
     return max(1, min(SHARD_BYTES // (settings.size**2 * 3), SHARD_IMAGES))
 
 
-def _pack_split(name: str, split: Split, output: Path, settings: Settings, show_progress: bool) -> list[Part]:
-    """Write the shards of a split that are not finished yet."""
+def _pack_split(name: str, source: Source, output: Path, settings: Settings, show_progress: bool) -> list[Part]:
+    """Write the shards of a split that are not finished yet, and return all of them."""
+    split = source.splits[name]
     total, per_shard = len(split.names), _images_per_shard(settings)
     per_block = max(1, min(BLOCK_BYTES // (settings.size**2 * 3), per_shard))
     starts, ending = range(0, total, per_shard), parts.ENDINGS[settings.store]
     shards = {
         f"{name}-{n:05d}-of-{len(starts):05d}.{ending}": range(total)[i:][:per_shard] for n, i in enumerate(starts)
     }
-    finished: dict[str, Future[Part]] = {}
-    for file in shards:
-        part = parts.read(output, file)
-        if part is not None and not part.contents.skipped:  # corrupt images may have been mended since
-            finished[file] = Future()
-            finished[file].set_result(part)
+    read = {file: parts.read(output, file) for file in shards}
+    # Corrupt images may have been mended since.
+    finished = {file: part for file, part in read.items() if part is not None and not part.contents.skipped}
     unfinished = {file: indices for file, indices in shards.items() if file not in finished}
     blocks = [indices[i:][:per_block] for indices in unfinished.values() for i in range(0, len(indices), per_block)]
     skipped: list[manifest.Skipped] = []
+    finishing: list[Future[Part]] = []
     with (
         contextlib.closing(in_order(lambda indices: load(split, indices, settings), blocks)) as loaded,
         ThreadPoolExecutor(1) as finisher,  # makes a shard durable while the next one is written
         tqdm(total=total, desc=f"{name} images", unit="", disable=None if show_progress else True) as bar,
     ):
-        already_packed = sum(len(shards[file]) for file in finished)
+        already_packed = total - sum(map(len, unfinished.values()))
         bar.update(already_packed)
         if show_progress and already_packed:
             print(f"{name}: {already_packed} of {total} images are already packed", flush=True)
-        previous: Future[Part] | None = None
         for file, indices in unfinished.items():
             shard = parts.OpenShard(output, file, settings.size)
             try:
-                for block_indices, block in itertools.islice(loaded, -(-len(indices) // per_block)):
+                for _ in range(0, len(indices), per_block):
+                    block = next(loaded)
                     shard.write(block)
-                    bar.update(len(block_indices))
+                    bar.update(len(block.records) + len(block.contents.skipped))
                     skipped += block.contents.skipped
-                if previous is not None:
-                    previous.result()  # raises its error, if it failed
+                if finishing:
+                    finishing[-1].result()  # raises its error, if it failed
             except BaseException:
                 shard.abandon()
                 raise
-            finished[file] = previous = finisher.submit(shard.finish)
+            finishing.append(finisher.submit(shard.finish))
             if show_progress and bar.disable:  # not on a terminal
                 print(f"{name}: {indices.stop} of {total} images", flush=True)
             if len(skipped) > settings.max_corrupt * total:
-                raise UserError(_too_many(name, skipped, total, settings))
-        return [finished[file].result() for file in shards]
-
-
-def _too_many(name: str, skipped: list[manifest.Skipped], total: int, settings: Settings) -> str:
-    listed = "\n".join(f"  {image.name}: {image.reason}" for image in skipped[:MAX_LISTED])
-    return (
-        f"{len(skipped)} of the {total} images of the split {name} are corrupt, more than the share of "
-        f"{settings.max_corrupt:g} that --max_corrupt allows. Mend them or allow more and run the command again, or "
-        f"remove them and give a new --output:\n{listed}"
-    )
+                listed = "\n".join(f"  {image.name}: {image.reason}" for image in skipped[:MAX_LISTED])
+                raise UserError(
+                    f"{len(skipped)} of the {total} images of the split {name} are corrupt, more than the share of "
+                    f"{settings.max_corrupt:g} that --max_corrupt allows. Mend them or allow more and run the command "
+                    f"again, or remove them and give a new --output:\n{listed}"
+                )
+    finished |= zip(unfinished, (part.result() for part in finishing), strict=True)
+    return [finished[file] for file in shards]
 
 
 def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, settings: Settings, plan: str) -> Manifest:
@@ -200,9 +192,9 @@ def _packed_split(name: str, split_parts: list[Part], source: Source, output: Pa
     np.save(files["labels.npy"], np.array(contents.labels, np.int32))
     np.save(files["hashes.npy"], np.array(contents.hashes, np.uint64))
     files["names.json"].write_text(json.dumps(contents.names, indent=0))
-    names_of: dict[str, list[str]] = collections.defaultdict(list)
+    names_of: dict[str, list[str]] = {}
     for what, image in contents.unusual:
-        names_of[what].append(image)
+        names_of.setdefault(what, []).append(image)
     return manifest.PackedSplit(
         count=len(contents.labels),
         shards=[part.shard for part in split_parts if part.shard.count],

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,16 +47,20 @@ class OpenShard:
         self._sums += block.sums
 
     def finish(self) -> Part:
-        """Make the shard durable, save what is known of it, and give it its name."""
+        """Make the shard durable, give it its name, and save what is known of it."""
         with _os_errors():
             self._file.close()
         with self._temporary.open("rb") as file:
             os.fsync(file.fileno())
-        length, checksum = self._temporary.stat().st_size, manifest.checksum(self._temporary)
-        shard = manifest.Shard(name=self._path.name, bytes=length, xxh128=checksum, count=self._sums.images)
-        part = Part(shard=shard, contents=self._contents)
         self._temporary.replace(self._path)
-        _save(self._path.parent, part, self._sums)
+        shard = manifest.Shard(**manifest.describe(self._path).model_dump(), count=self._sums.images)
+        part = Part(shard=shard, contents=self._contents)
+        unsaved = self._path.parent / PARTS / "tmp.npz"
+        encoded = np.frombuffer(part.model_dump_json().encode(), np.uint8)
+        with unsaved.open("wb") as file:
+            np.savez(file, part=encoded, pixels=self._sums.pixels, products=self._sums.products)
+            manifest.flush(file)
+        unsaved.replace(_path(self._path.parent, self._path.name))
         return part
 
     def abandon(self) -> None:
@@ -108,15 +111,6 @@ def locked(output: Path, plan: str) -> Iterator[None]:
                 unfinished.unlink()
 
 
-def remove(output: Path) -> None:
-    shutil.rmtree(output / PARTS, ignore_errors=True)
-
-
-def bytes_present(output: Path) -> int:
-    """Total length of the shards in `output`, unfinished ones included: they will be overwritten."""
-    return sum(path.stat().st_size for path in output.glob("*-of-*")) if output.exists() else 0
-
-
 def read(output: Path, name: str) -> Part | None:
     """What is known of the shard `name`, or None if it is not finished."""
     try:
@@ -131,15 +125,6 @@ def sums(output: Path, part: Part) -> Sums:
     """The sums over the pixels of a finished shard. They stay on disk: there may be thousands of shards."""
     saved = arrays.zipped(_path(output, part.shard.name), ("pixels", "products"))
     return Sums(part.shard.count, saved["pixels"], saved["products"])
-
-
-def _save(output: Path, part: Part, sums: Sums) -> None:
-    temporary = output / PARTS / "tmp.npz"
-    encoded = np.frombuffer(part.model_dump_json().encode(), np.uint8)
-    with temporary.open("wb") as file:
-        np.savez(file, part=encoded, pixels=sums.pixels, products=sums.products)
-        manifest.flush(file)
-    temporary.replace(_path(output, part.shard.name))
 
 
 def _path(output: Path, name: str) -> Path:

@@ -36,28 +36,19 @@ class Images(Protocol):
     @property
     def labels(self) -> np.ndarray:
         """[N] int32."""
-        ...
 
     @property
     def size(self) -> int:
         """Height and width, pixels."""
-        ...
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
-        """Read images into memory.
+        """Read the images `index` [n] into `out` [n, size, size, 3] uint8.
 
-        Args:
-            index: [n], their indices in the split.
-            out: [n, size, size, 3] uint8, overwritten. The pixels of a bad image are undefined.
-
-        Returns:
-            Row of `out` -> what is wrong, for the images that cannot be read.
+        Returns row of `out` -> what is wrong, for those that cannot be read. Their pixels are undefined.
         """
-        ...
 
     def name(self, i: int) -> str:
         """The original name of image `i`."""
-        ...
 
 
 class InMemory(NamedTuple):
@@ -115,13 +106,17 @@ class Packed:
         rows = zip(index.tolist(), shards.tolist(), positions.tolist(), self.hashes[index].tolist(), strict=True)
         for row, (i, shard, position, expected_hash) in enumerate(rows):
             try:
-                self._load(i, shard, position, expected_hash, out[row])
+                record = self._record(i, shard, position, out[row])
+                if xxhash.xxh3_64_intdigest(record) != expected_hash:
+                    raise ValueError("the record has changed since it was written")
+                if isinstance(record, bytes):
+                    images.decode_jpeg(record, out[row])
             except (OSError, RuntimeError, ValueError) as error:  # ArrayRecord and the decoder raise all of these
                 bad[row] = f"{self._shards[shard].name}: {error}"
         return bad
 
-    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
-        """Read image `i`, number `position` in `shard`, into `out` [size, size, 3]."""
+    def _record(self, i: int, shard: int, position: int, out: np.ndarray) -> bytes | memoryview:
+        """The record of image `i`, number `position` in `shard`: its JPEG, or its pixels, read into `out`."""
         raise NotImplementedError
 
     def name(self, i: int) -> str:
@@ -138,11 +133,6 @@ class Packed:
         return names
 
 
-def _check(record: bytes | memoryview, expected_hash: int) -> None:
-    if xxhash.xxh3_64_intdigest(record) != expected_hash:
-        raise ValueError("the record has changed since it was written")
-
-
 class Raw(Packed):
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         super().__init__(directory, split, size)
@@ -150,12 +140,11 @@ class Raw(Packed):
         for file in self._files:
             weakref.finalize(self, os.close, file)
 
-    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
+    def _record(self, i: int, shard: int, position: int, out: np.ndarray) -> memoryview:
         # Not a memory map: truncating a mapped file would kill the process, and this releases the GIL.
-        pixels = out.data
-        if os.preadv(self._files[shard], [pixels], position * out.nbytes) != out.nbytes:
+        if os.preadv(self._files[shard], [out.data], position * out.nbytes) != out.nbytes:
             raise ValueError("the shard is truncated")
-        _check(pixels, expected_hash)
+        return out.data
 
 
 class Jpeg(Packed):
@@ -169,21 +158,15 @@ class Jpeg(Packed):
         """The JPEG of image `i`."""
         return self._records[i]
 
-    def _load(self, i: int, shard: int, position: int, expected_hash: int, out: np.ndarray) -> None:
-        record = self.record(i)
-        _check(record, expected_hash)
-        images.decode_jpeg(record, out)
+    def _record(self, i: int, shard: int, position: int, out: np.ndarray) -> bytes:
+        return self.record(i)
 
 
 def open_split(directory: Path, described: Manifest, split: str) -> Packed:
-    """Open a split for reading.
-
-    Raises DataError if one of its shards is missing or has the wrong length, or another of its files has changed.
-    """
+    """Open a split. Raises DataError if a shard is missing or has the wrong length, or another file has changed."""
     packed = described.splits[split]
     for file in (described.mean_image, *packed.files()):
-        problem = manifest.problem(directory, file, content=file not in packed.shards)
-        if problem:
+        if problem := manifest.problem(directory, file, content=file not in packed.shards):
             raise DataError(f"{problem}; {CURE}")
     open_files.allow(len(packed.shards))
     statistics_of(directory, described)  # confirms the size that the manifest claims

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from alexnet_jax.data import images, manifest, parts, records
 from alexnet_jax.data.blocks import in_order
-from alexnet_jax.data.manifest import Manifest, Published
+from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
@@ -29,8 +29,6 @@ class Check(NamedTuple):
 
 
 class SplitHashes(NamedTuple):
-    """What the search for duplicates compares."""
-
     hashes: np.ndarray  # [N] uint64, equal for equal images; 0: unknown
     labels: np.ndarray  # [N] int32
     name: Callable[[int], str]  # of image `i`
@@ -39,14 +37,10 @@ class SplitHashes(NamedTuple):
 def check(path: Path, source_name: str | None, quick: bool, max_duplicates: float) -> Iterator[Check]:
     """Check prepared data, or the images that a source reads.
 
-    Args:
-        path: what `prepare` wrote, or what it can read.
-        source_name: as for registry.open_source; None: prepared data, or recognized by the names of the files.
-        quick: compare lengths instead of checksums, and read only a sample of the images.
-        max_duplicates: the share of a split's images that may be training images too.
-
-    Raises:
-        UserError: if there is nothing to check.
+    `path` is what `prepare` wrote, or what it can read. `source_name` is as for registry.open_source; None stands for
+    prepared data, or the source that the names of the files suggest. `quick` compares lengths instead of checksums, and
+    reads only a sample of the images. `max_duplicates` is the share of a split's images that may be training images
+    too. Raises UserError if there is nothing to check.
     """
     if not path.exists():
         raise UserError(f"there is no {path}; give the folder that prepare wrote, or the one with the archives")
@@ -76,7 +70,13 @@ def check(path: Path, source_name: str | None, quick: bool, max_duplicates: floa
 def packed(directory: Path, quick: bool, max_duplicates: float) -> Iterator[Check]:
     """Check what `prepare` wrote: files, counts, every record, duplicates. Raises UserError if there is no manifest."""
     described = manifest.read(directory)
-    yield _check_files(directory, described, quick)
+
+    def problem(file: manifest.File) -> str:
+        return manifest.problem(directory, file, content=not (quick and isinstance(file, manifest.Shard)))
+
+    files = described.files()
+    compared = "lengths, and checksums except those of shards" if quick else "lengths and checksums"
+    yield Check("files", f"{len(files)} files: {compared}", list(filter(None, _in_parallel(problem, files, "files"))))
     opened: dict[str, SplitHashes] = {}
     for name, split in described.splits.items():
         try:
@@ -109,17 +109,6 @@ def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check
         yield Check("duplicates", "not checked: that takes every image", [])
     else:
         yield from _check_duplicates(opened, max_duplicates)
-
-
-def _check_files(directory: Path, described: Manifest, quick: bool) -> Check:
-    """Compare lengths and checksums; if `quick`, not the checksums of shards."""
-
-    def problem(file: manifest.File) -> str:
-        return manifest.problem(directory, file, content=not (quick and isinstance(file, manifest.Shard)))
-
-    files = described.files()
-    compared = "lengths, and checksums except those of shards" if quick else "lengths and checksums"
-    return Check("files", f"{len(files)} files: {compared}", list(filter(None, _in_parallel(problem, files, "files"))))
 
 
 def _check_counts(
@@ -174,13 +163,11 @@ def _read(split: Split, i: int) -> tuple[int, int, str]:
 
 def _check_duplicates(splits: dict[str, SplitHashes], max_duplicates: float) -> Iterator[Check]:
     """Find images of other splits that are training images too, pixel by pixel."""
-    if "train" not in splits:
+    train = splits.pop("train", None)
+    if train is None:
         return
-    train = splits["train"]
     first = {number: i for i, number in reversed(list(enumerate(train.hashes.tolist())))}
     for name, split in sorted(splits.items()):
-        if name == "train":
-            continue
         problems = [
             f"{name} image {split.name(i)} is train image {train.name(first[number])}"
             + ("" if split.labels[i] == train.labels[first[number]] else ", with another label")
@@ -205,6 +192,6 @@ def _in_parallel(function: Callable[..., Result], items: Sequence, what: str) ->
     """The results for all items, in order, computed on all cores."""
     blocks = [items[i : i + BLOCK] for i in range(0, len(items), BLOCK)]
     with tqdm(total=len(items), desc=what, unit="", disable=None) as bar:
-        for block, results in in_order(lambda block: [function(item) for item in block], blocks):
-            bar.update(len(block))
+        for results in in_order(lambda block: [function(item) for item in block], blocks):
+            bar.update(len(results))
             yield from results
