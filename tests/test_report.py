@@ -164,15 +164,15 @@ def test_units_show_their_highest_responses(network, splits):
     pixels = read(splits.evaluation, index)
     step = activations.make_conv_step(network.config, network.mesh, ("conv3",))
     responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
-    found = units.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
-    assert found.image.shape == (2, 8, units.PATCHES) and list(found.units) == list(range(8))
+    strongest = units.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
+    assert strongest.image.shape == (2, 8, units.PATCHES) and list(strongest.units) == list(range(8))
     for tower in range(2):
         for unit in range(8):
             highest = responses[:, tower, :, :, unit].max(axis=(1, 2))
-            rows = [int(np.flatnonzero(index == i)[0]) for i in found.image[tower, unit]]
+            rows = [int(np.flatnonzero(index == i)[0]) for i in strongest.image[tower, unit]]
             assert len(set(rows)) == units.PATCHES
             np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][: units.PATCHES], rtol=1e-5)
-            for i, (row, column) in zip(rows, found.position[tower, unit], strict=True):
+            for i, (row, column) in zip(rows, strongest.position[tower, unit], strict=True):
                 assert responses[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
 
 
@@ -234,10 +234,10 @@ def test_chroma_shares():
 def test_specialization_is_distinguished_from_chance():
     rng = np.random.default_rng(0)
     apart = np.stack([rng.uniform(0, 0.2, 48), rng.uniform(0.5, 0.7, 48)])
-    found = kernels.specialization(apart)
-    assert found.difference == pytest.approx(apart[1].mean() - apart[0].mean())
-    assert found.p == pytest.approx(1 / 1001) and found.chance < 0.1
-    assert kernels.specialization(apart) == found  # seeded
+    specialized = kernels.specialization(apart)
+    assert specialized.difference == pytest.approx(apart[1].mean() - apart[0].mean())
+    assert specialized.p == pytest.approx(1 / 1001) and specialized.chance < 0.1
+    assert kernels.specialization(apart) == specialized  # seeded
     assert kernels.specialization(np.full((2, 48), 0.4)).p == 1
     mixed = kernels.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
     assert 0 < mixed.chance < 0.2 and 0 < mixed.p <= 1

@@ -27,21 +27,21 @@ def boxes(spec: Model) -> list[LayerBox]:
     """Describe the layers of a tower by the shapes of their parameters and activations."""
     params, shapes = activations.shapes(spec)
     inputs: tuple[int, ...] = (spec.image_size, spec.image_size, 3)  # of this tower alone
-    found = []
+    column = []
     for name, conv in spec.convs():
         kernel, response, output = params[name]["kernel"], shapes[f"{name}_response"], shapes[f"{name}_output"]
         channels = kernel[-2] if conv.shared else kernel[-2] // conv.kernel**2
         unshared = "" if conv.shared else ", unshared"
         text = f"{name}: {kernel[-1]} of {conv.kernel}x{conv.kernel}x{channels}, /{conv.stride}{unshared}"
         text += f"\n{by(response)}\n{_operations(conv, spec)}" + (f" -> {by(output)}" if output != response else "")
-        found.append(LayerBox(name, text, channels != inputs[-1]))
+        column.append(LayerBox(name, text, channels != inputs[-1]))
         inputs = output
     endings = {name: _activation(spec) + (", dropout" if dense.dropout else "") for name, dense in spec.hidden()}
     for name, ending in (endings | {"fc8": "classes"}).items():
         width, units = params[name]["kernel"][1:]
-        found.append(LayerBox(name, f"{name}: {units} of {width}\n{ending}", width != math.prod(inputs)))
+        column.append(LayerBox(name, f"{name}: {units} of {width}\n{ending}", width != math.prod(inputs)))
         inputs = shapes[f"{name}_output"]
-    return found
+    return column
 
 
 def _operations(conv: Conv, spec: Model) -> str:

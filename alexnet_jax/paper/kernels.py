@@ -32,7 +32,7 @@ def chroma_share(kernels: np.ndarray) -> np.ndarray:
 
 
 def specialization(shares: np.ndarray, seed: int = 0) -> Specialization:
-    """Compare how much the towers' mean chroma shares differ with chance. Shares [tower, F] of two or more towers."""
+    """Test whether the towers' mean chroma shares differ by more than chance. Shares [tower, F], two or more towers."""
 
     def difference(*towers: np.ndarray, axis: int) -> np.ndarray:
         return np.ptp([tower.mean(axis=axis) for tower in towers], axis=0)

@@ -34,10 +34,10 @@ def sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
         ("tables", "Tables 1 and 2", lambda: tables.tables(runs)),
         ("config", "Config", lambda: _configs(runs)),
     ]
-    return [Section(id_, title, _or_why_not(make)) for id_, title, make in contents]
+    return [Section(id_, title, _or_reason(make)) for id_, title, make in contents]
 
 
-def _or_why_not(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
+def _or_reason(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
     try:
         return make()
     except UserError as error:

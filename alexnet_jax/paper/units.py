@@ -69,14 +69,14 @@ def strongest(network: Network, layers: tuple[str, ...], images: Images, index: 
         flat = {name: x.reshape(*x.shape[:2], -1, x.shape[-1]) for name, x in maps.items()}
         return {name: (x.max(axis=2), x.argmax(axis=2)) for name, x in flat.items()}
 
-    readable, found = compute(network, highest, images, index)
-    result = {}
-    for name, (responses, positions) in found.items():
+    readable, results = compute(network, highest, images, index)
+    best_of_layers = {}
+    for name, (responses, positions) in results.items():
         order = np.apply_along_axis(best, 0, responses, PATCHES)  # [patches, tower, units]
         rows_columns = np.divmod(np.take_along_axis(positions, order, axis=0), sides[name][1])
         position = np.moveaxis(np.stack(rows_columns, axis=-1), 0, 2)
-        result[name] = Strongest(units[name], np.moveaxis(readable[order], 0, 2), position)
-    return result
+        best_of_layers[name] = Strongest(units[name], np.moveaxis(readable[order], 0, 2), position)
+    return best_of_layers
 
 
 def cut(image: np.ndarray, spec: Model, layer: str, position: tuple[int, int]) -> np.ndarray:
@@ -93,16 +93,16 @@ def patches(network: Network, splits: Splits) -> list[Block]:
     layers = tuple(name for name, _ in spec.convs() if name in LAYERS)
     blocks: list[Block] = [f"This network has no {name}." for name in LAYERS if name not in layers]
     index = sample(len(images.labels), MOST_IMAGES)
-    for name, found in (strongest(network, layers, images, index) if layers else {}).items():
+    for name, layer in (strongest(network, layers, images, index) if layers else {}).items():
         for tower in range(spec.towers):
-            crops = centre_crops(network, images, found.image[tower].ravel())
-            positions = found.position[tower].reshape(-1, 2)
+            crops = centre_crops(network, images, layer.image[tower].ravel())
+            positions = layer.position[tower].reshape(-1, 2)
             cuts = np.stack([cut(crop, spec, name, tuple(p)) for crop, p in zip(crops, positions, strict=True)])
             caption = (
-                f"{name}, tower {tower}: a row for each of the units {', '.join(map(str, found.units))}, its highest "
+                f"{name}, tower {tower}: a row for each of the units {', '.join(map(str, layer.units))}, its highest "
                 f"response first; each patch is its receptive field, {cuts.shape[1]}x{cuts.shape[2]} pixels."
             )
-            mosaic = kernel_images.mosaic(cuts, found.image.shape[-1], gap=2)
+            mosaic = kernel_images.mosaic(cuts, layer.image.shape[-1], gap=2)
             blocks.append(figures.photo(mosaic, f"What units of {name} in tower {tower} respond to", caption))
     about = (
         f"{len(index):,} of the {len(images.labels):,} images of the split {network.config.data.eval_split} were "
