@@ -260,7 +260,7 @@ def test_steps_are_compiled_once(net):
 
 def test_the_crop_is_what_the_network_computes_on(net, digits):
     """Pixels outside the centre crop change nothing, and those inside do."""
-    crop, expected = net.seen(digits[:2]), net.predict(list(digits[:2])).probabilities
+    crop, expected = net.centre_crop(digits[:2]), net.predict(list(digits[:2])).probabilities
     np.testing.assert_array_equal(crop, augment.centre_crop(digits[:2], 28))
     frame = np.zeros_like(digits[:2])
     frame[:, 2:30, 2:30] = crop

@@ -111,7 +111,7 @@ class Passes:
         """The step, compiled once, that gives {layer: responses [B, tower, H, W, channels]} of convolutions."""
         return self._compiled(activations.make_conv_step, layers)
 
-    def seen(self, pixels: np.ndarray) -> np.ndarray:
+    def centre_crop(self, pixels: np.ndarray) -> np.ndarray:
         """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
         return augment.centre_crop(pixels, self.config.model.image_size)
 

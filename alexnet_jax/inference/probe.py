@@ -45,7 +45,7 @@ def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
     for part in net.over(Subset(images, chosen), net.features_step(layer)):
         gradients = [
             hog(crop, pixels_per_cell=(size // CELLS,) * 2, cells_per_block=(2, 2), channel_axis=-1)
-            for crop in net.seen(part.image)
+            for crop in net.centre_crop(part.image)
         ]
         parts.append(Examples(part.result, np.array(gradients, np.float32), part.label))
     return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -51,4 +51,4 @@ def centre_crops(network: Network, images: Images, index: np.ndarray) -> np.ndar
     """The crops [n, crop, crop, 3] uint8 that the network sees of the images `index` [n], which must be readable."""
     pixels = np.empty((len(index), images.size, images.size, 3), np.uint8)
     images.read(index, pixels)
-    return network.seen(pixels)
+    return network.centre_crop(pixels)

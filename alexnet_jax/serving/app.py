@@ -132,7 +132,7 @@ class Endpoints:
         lost = whole[target] - np.array([log_probabilities[target] for log_probabilities in covered])
         return Explanation(
             name=name,
-            crop=explain.picture(net.seen(pixels)),
+            crop=explain.picture(net.centre_crop(pixels)),
             top=self._top(whole),
             label=net.classes[target],
             evidence=lost.reshape(explain.GRID, explain.GRID).tolist(),
@@ -177,7 +177,7 @@ class Endpoints:
             rows, distances = zip(*explain.neighbours(self.served, pixels), strict=True)
             stored = np.empty((len(rows), *pixels.shape), np.uint8)
             index.images.read(np.array(rows), stored)
-        pictures = map(explain.picture, net.seen(stored))
+        pictures = map(explain.picture, net.centre_crop(stored))
         names = [net.classes[label] for label in index.images.labels[list(rows)]]
         return [
             Neighbour(name=name, distance=distance, picture=picture)
