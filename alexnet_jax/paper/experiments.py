@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,14 +89,10 @@ def carry_out(trials: list[Trial], scale: str, data: str, directory: Path, jobs:
     """
     configs = {trial: trial_config(trial, scale, data) for trial in trials}
     unfinished = [trial for trial, config in configs.items() if not _is_finished(directory / trial.name, config)]
-    if not unfinished:
-        return
     done = len(configs) - len(unfinished)
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         try:
-            running: dict[Future, Trial] = {}
-            for trial in unfinished:
-                running[pool.submit(_carry_out, configs[trial], directory / trial.name)] = trial
+            running = {pool.submit(_carry_out, configs[trial], directory / trial.name): trial for trial in unfinished}
             for future in as_completed(running):
                 future.result()
                 done += 1
