@@ -10,17 +10,19 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from alexnet_jax.data.sources import tars
-from alexnet_jax.data.sources.source import files_below
+from alexnet_jax.data.sources.source import Image, Split, files_below, folders_in
 from alexnet_jax.errors import UserError
 
 
 class Place(NamedTuple):
-    """Where an image lies."""
+    """Where an image or an archive lies."""
 
     path: Path
-    offset: int
-    size: int | None  # None: to the end of the file
+    offset: int = 0
+    size: int | None = None  # None: to the end of the file
 
     def read(self) -> bytes:
         if self.size is None:
@@ -33,26 +35,24 @@ class Place(NamedTuple):
 
 
 Listing = list[tuple[str, Place]]  # name, place
+Labelled = list[tuple[str, Place, int]]  # name, place, label
 
 
 def by_class(path: Path) -> dict[str, Listing]:
     """Class name -> images, both sorted. `path` is a tar of tars, or a folder of tars or of folders, one per class."""
     if path.is_dir():
-        archives = {tar.stem: _members(tar, 0, tar.stat().st_size) for tar in sorted(path.glob("*.tar"))}
-        folders = {folder.name: folder for folder in path.iterdir() if _is_folder(folder)}
-        extra = min(set(folders) - set(archives), default="")
-        if archives and extra:
+        classes = {tar.stem: _members(Place(tar)) for tar in sorted(path.glob("*.tar"))}
+        folders = {folder.name: folder for folder in folders_in(path)}
+        extra = min(folders.keys() - classes, default="")
+        if classes and extra:
             raise UserError(f"{path} has archives, but also folders without one, such as {extra}; keep one kind")
-        classes = archives or {name: _files(folder) for name, folder in folders.items()}
+        classes = classes or {name: _files(folder) for name, folder in folders.items()}
     else:
-        inner = [(name, place) for name, place in _members(path, 0, path.stat().st_size) if name.endswith(".tar")]
-        name, count = Counter(name for name, _ in inner).most_common(1)[0] if inner else ("", 0)
-        if count > 1:
-            raise UserError(f"{path} holds {count} archives called {name}, in different folders; keep one per class")
-        classes = {
-            PurePosixPath(name).stem: _members(path, place.offset, place.offset + (place.size or 0))
-            for name, place in inner
-        }
+        inner = [(name, place) for name, place in _members(Place(path)) if name.endswith(".tar")]
+        for name, n in Counter(name for name, _ in inner).most_common(1):
+            if n > 1:
+                raise UserError(f"{path} holds {n} archives called {name}, in different folders; keep one per class")
+        classes = {PurePosixPath(name).stem: _members(place) for name, place in inner}
     if not classes:
         raise UserError(f"{path} holds no archive and no folder of images; put one per class there")
     for name, listing in classes.items():
@@ -63,25 +63,24 @@ def by_class(path: Path) -> dict[str, Listing]:
 
 def in_a_row(path: Path) -> Listing:
     """The images of a tar or a folder, sorted by name (without folders)."""
-    return sorted(_files(path) if path.is_dir() else _members(path, 0, path.stat().st_size))
+    return sorted(_files(path) if path.is_dir() else _members(Place(path)))
 
 
-def has_folders(path: Path) -> bool:
-    return path.is_dir() and any(_is_folder(entry) for entry in path.iterdir())
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
+def split(images: Labelled) -> Split:
+    labels = np.array([label for _, _, label in images], np.int32)
+    return Split([name for name, _, _ in images], labels, lambda i: Image(images[i][1].read(), images[i][2]))
 
 
 def _files(folder: Path) -> Listing:
-    return [(path.name, Place(path, 0, None)) for path in files_below(folder)]
+    return [(path.name, Place(path)) for path in files_below(folder)]
 
 
-def _members(path: Path, start: int, end: int) -> Listing:
-    """The regular files of the tar at bytes `start` to `end` of `path`. Raises UserError if it is damaged."""
+def _members(archive: Place) -> Listing:
+    """The regular files of a tar. Raises UserError if it is damaged."""
+    path, start, size = archive
+    end = path.stat().st_size if size is None else start + size
+    inside = f" (the archive in it at byte {start:,})" if start else ""
     places: dict[str, Place] = {}
-    inside = "" if start == 0 else f" (the archive in it at byte {start:,})"
     with path.open("rb") as file:
         try:
             for member in tars.members(file, start, end):

@@ -1,6 +1,5 @@
 """The development kits of the ImageNet challenges: the numbers of the classes, the labels of the validation set."""
 
-import gzip
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,19 +18,20 @@ class Devkit(NamedTuple):
 def read(path: Path, year: int) -> Devkit:
     """Read the kit at `path`, an archive or the folder unpacked from it. Raises UserError if it cannot be read."""
     truth = f"ILSVRC{year}_validation_ground_truth.txt"
+    kit = Devkit({}, {}, [])
     try:
         files = _files(path, {"meta.mat", truth})
-        synsets = matlab.structs(files["meta.mat"], "synsets")
-        leaves = [synset for synset in synsets if synset["num_children"] == 0]  # the others are groups of classes
-        wnids = [str(leaf["WNID"]).strip() for leaf in leaves]
-        classes = {_count(leaf[f"ILSVRC{year}_ID"]): wnid for leaf, wnid in zip(leaves, wnids, strict=True)}
-        train_images = {wnid: _count(leaf["num_train_images"]) for leaf, wnid in zip(leaves, wnids, strict=True)}
+        for synset in matlab.structs(files["meta.mat"], "synsets"):
+            if synset["num_children"] == 0:  # the others are groups of classes
+                wnid = str(synset["WNID"]).strip()
+                kit.classes[_count(synset[f"ILSVRC{year}_ID"])] = wnid
+                kit.train_images[wnid] = _count(synset["num_train_images"])
     except UserError:
         raise
     except Exception as error:  # the readers can raise anything on bad bytes
         reason = " ".join(str(error).split())
         raise UserError(f"the development kit {path} cannot be read ({reason}); download it again") from None
-    return Devkit(classes, train_images, numbers(files[truth], path))
+    return kit._replace(validation=numbers(files[truth], path))
 
 
 def _count(number: float | str | None) -> int:
@@ -53,8 +53,7 @@ def _files(path: Path, names: set[str]) -> dict[str, bytes]:
     if path.is_dir():
         files = {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
     else:
-        with gzip.open(path) as stream:
-            members = tars.read_files(stream, names, MAX_KIT)
+        members = tars.read_gzipped(path, names, MAX_KIT)
         files = {Path(name).name: content for name, content in members.items() if Path(name).parent.name == "data"}
     missing = names - files.keys()
     if missing:

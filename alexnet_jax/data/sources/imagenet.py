@@ -8,12 +8,11 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources import archives, devkit
+from alexnet_jax.data.sources.archives import Labelled
 from alexnet_jax.data.sources.devkit import Devkit
-from alexnet_jax.data.sources.source import Image, Source, Split
+from alexnet_jax.data.sources.source import Source, folders_in
 from alexnet_jax.errors import UserError
 
 
@@ -43,7 +42,6 @@ EDITIONS = {
 }
 TEST_LABELS_2010 = "ILSVRC2010_test_ground_truth.txt"
 PATCHES_2010 = ("patch_images.tar", "patch_images")  # replacements for images that are blank in the archives
-Listing = list[tuple[str, archives.Place, int]]  # name, place, label
 
 
 def challenge(name: str, path: Path | None = None) -> Source:
@@ -66,27 +64,27 @@ def challenge(name: str, path: Path | None = None) -> Source:
             f"{edition.devkit[0]}, or with what was unpacked from them in train/ and val/"
             + (f"; there is no folder {path}" if path else "")
         )
-    splits = {split: _find(path, (archive, split)) for split, archive in edition.archives.items()}
+    paths = {split: place for split, archive in edition.archives.items() if (place := _find(path, (archive, split)))}
     for split in ("train", "val"):
-        if splits[split] is None:
+        if split not in paths:
             raise UserError(f"{path} has neither {edition.archives[split]} nor {split}/; put one of them there")
     kit_path = _find(path, edition.devkit)
     kit = devkit.read(kit_path, edition.year) if kit_path else None
-    train = archives.by_class(splits["train"])  # type: ignore[arg-type] # checked above
-    classes = sorted(kit.train_images) if kit else sorted(train)
-    _check_classes(edition, splits["train"], set(train), classes, kit is not None)
+    train = archives.by_class(paths["train"])
+    classes = _classes(paths["train"], set(train), edition, kit)
     listings = {"train": [(name, place, label) for label, wnid in enumerate(classes) for name, place in train[wnid]]}
-    published = {split: Published(count, None) for split, count in edition.images.items()}
-    if kit:
-        published["train"] = Published(edition.images["train"], [kit.train_images[wnid] for wnid in classes])
-    for split, split_path in splits.items():
-        if split != "train" and split_path is not None:
-            listings[split] = _labelled(split_path, split, edition, kit, classes)
-            count = edition.images[split]
-            published[split] = Published(count, [count // edition.classes] * len(classes))
-    if edition.year == 2010:
-        _patch(path, listings)
-    return Source(classes, {split: _split(listing) for split, listing in listings.items()}, published)
+    train_counts = [kit.train_images[wnid] for wnid in classes] if kit else None
+    published = {"train": Published(edition.images["train"], train_counts)}
+    for split, place in list(paths.items())[1:]:
+        listings[split] = _labelled(place, split, edition, kit, classes)
+        count = edition.images[split]
+        published[split] = Published(count, [count // edition.classes] * len(classes))
+    patches = _find(path, PATCHES_2010) if edition.year == 2010 else None
+    if patches:
+        corrected = dict(archives.in_a_row(patches))
+        for listing in listings.values():
+            listing[:] = [(name, corrected.get(name.split("/")[-1], place), label) for name, place, label in listing]
+    return Source(classes, {split: archives.split(listing) for split, listing in listings.items()}, published)
 
 
 def full(path: Path | None = None, seed: int = 0) -> Source:
@@ -103,7 +101,7 @@ def full(path: Path | None = None, seed: int = 0) -> Source:
     if path is None or not path.exists():
         raise UserError("--source imagenet_full needs --input DIR, a folder with one tar of images per class (n*.tar)")
     classes = archives.by_class(path)
-    halves: dict[str, Listing] = {"train": [], "val": []}
+    halves: dict[str, Labelled] = {"train": [], "val": []}
     for label, listing in enumerate(classes.values()):
         shuffled = sorted(listing, key=lambda item: hashlib.sha256(f"{seed}/{item[0]}".encode()).digest())
         half = (len(listing) + 1) // 2
@@ -111,39 +109,36 @@ def full(path: Path | None = None, seed: int = 0) -> Source:
             halves[split] += [(name, place, label) for name, place in sorted(items)]
     if not halves["val"]:
         raise UserError(f"every class of {path} has a single image; at least one needs two, to be halved")
-    return Source(list(classes), {split: _split(listing) for split, listing in halves.items()}, {})
+    return Source(list(classes), {split: archives.split(listing) for split, listing in halves.items()}, {})
 
 
 def _find(directory: Path, names: tuple[str, ...]) -> Path | None:
     return next((directory / name for name in names if (directory / name).exists()), None)
 
 
-def _split(listing: Listing) -> Split:
-    labels = np.array([label for _, _, label in listing], np.int32)
-    return Split([name for name, _, _ in listing], labels, lambda i: Image(listing[i][1].read(), listing[i][2]))
-
-
-def _check_classes(edition: Edition, path: Path | None, present: set[str], classes: list[str], from_kit: bool) -> None:
-    if from_kit and present != set(classes):
-        missing, extra = sorted(set(classes) - present), sorted(present - set(classes))
+def _classes(path: Path, present: set[str], edition: Edition, kit: Devkit | None) -> list[str]:
+    """The classes in the order of their labels. Raises UserError unless all are present, and no others."""
+    if kit and present != kit.train_images.keys():
+        missing, extra = sorted(kit.train_images.keys() - present), sorted(present - kit.train_images.keys())
         raise UserError(
-            f"{path} has {len(present)} classes and the development kit {len(classes)}"
+            f"{path} has {len(present)} classes and the development kit {len(kit.train_images)}"
             + (f"; it lacks {', '.join(missing[:5])}" if missing else "")
             + (f"; the kit does not list {', '.join(extra[:5])}" if extra else "")
             + ". Download what is missing, and remove what does not belong there"
         )
-    if not from_kit and len(classes) != edition.classes:
+    if not kit and len(present) != edition.classes:
         raise UserError(
-            f"{path} has {len(classes)} classes and ILSVRC-{edition.year} has {edition.classes}. Put the development "
+            f"{path} has {len(present)} classes and ILSVRC-{edition.year} has {edition.classes}. Put the development "
             f"kit {edition.devkit[0]} beside it to see which are missing; for a subset of the classes, use --source "
             "folder"
         )
+    return sorted(present)
 
 
-def _labelled(path: Path, split: str, edition: Edition, kit: Devkit | None, classes: list[str]) -> Listing:
+def _labelled(path: Path, split: str, edition: Edition, kit: Devkit | None, classes: list[str]) -> Labelled:
     """The images of `val` or `test`, in the order of their names, with labels."""
     label_of = {wnid: label for label, wnid in enumerate(classes)}
-    if archives.has_folders(path):
+    if path.is_dir() and folders_in(path):
         by_class = archives.by_class(path)
         unknown = sorted(set(by_class) - set(classes))
         if unknown:
@@ -168,20 +163,10 @@ def _labelled(path: Path, split: str, edition: Edition, kit: Devkit | None, clas
             f"{path} has {len(listing)} images and {labels_file} has {len(numbers)} labels: they are matched by their "
             "order, so none may be missing. Download them again"
         )
-    unknown_numbers = set(numbers) - set(kit.classes)
-    if unknown_numbers:
+    try:
+        labels = [label_of[kit.classes[number]] for number in numbers]
+    except KeyError as error:
         raise UserError(
-            f"{labels_file} names class {min(unknown_numbers)}, which the development kit's meta.mat lacks; download "
-            "both again"
-        )
-    labels = [label_of[kit.classes[number]] for number in numbers]
+            f"{labels_file} names class {error}, which the development kit's meta.mat lacks; download both again"
+        ) from None
     return [(name, place, label) for (name, place), label in zip(listing, labels, strict=True)]
-
-
-def _patch(directory: Path, listings: dict[str, Listing]) -> None:
-    """Replace the blank images of 2010 by the corrected ones."""
-    path = _find(directory, PATCHES_2010)
-    if path is not None:
-        patches = dict(archives.in_a_row(path))
-        for listing in listings.values():
-            listing[:] = [(name, patches.get(name.split("/")[-1], place), label) for name, place, label in listing]

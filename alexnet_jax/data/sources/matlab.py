@@ -4,11 +4,10 @@ SciPy's reader crashes the process on some damaged files. The format:
 https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
 
+import io
 import math
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,80 +20,74 @@ STRUCT, CHAR = 2, 4  # classes of matrices
 MAX_BYTES = 2**28  # of a variable after decompression
 
 
-class _Matrix(NamedTuple):
-    matrix_class: int
-    shape: list[int]
-    name: str
-    rest: Iterator[tuple[int, bytes]]  # the elements after the name
-
-
 def structs(content: bytes, name: str) -> list[dict[str, float | str | None]]:
     """The array of structs `name`, each as field -> value; None for values that are neither one number nor a text.
 
-    Raises ValueError if the file is damaged or has no such array.
+    A damaged file may raise any Exception, one without this array raises ValueError.
     """
     order = BYTE_ORDERS.get(content[HEADER - 2 : HEADER])
     if order is None:
         raise ValueError("not a MATLAB file of version 5")
-    for kind, data in _elements(content[HEADER:], order):
+    file = io.BytesIO(content)
+    file.seek(HEADER)
+    while file.tell() < len(content):
+        kind, data = _element(file, order)
         if kind == COMPRESSED:
-            kind, data = _next(_elements(zlib.decompressobj().decompress(data, MAX_BYTES), order))
+            kind, data = _element(io.BytesIO(zlib.decompressobj().decompress(data, MAX_BYTES)), order)
         if kind == MATRIX:
-            matrix = _matrix(data, order)
-            if matrix.name == name and matrix.matrix_class == STRUCT:
-                return list(_structs(matrix, order))
+            matrix_class, shape, matrix_name, rest = _matrix(data, order)
+            if matrix_class == STRUCT and matrix_name == name:
+                fields = _field_names(rest, order)
+                # Ends with the bytes, whatever shape is claimed.
+                return [{f: _value(_element(rest, order)[1], order) for f in fields} for _ in range(math.prod(shape))]
     raise ValueError(f"it has no structs {name}")
 
 
-def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Type and content of consecutive elements."""
-    at = 0
-    while at + 8 <= len(content):
-        kind, size = struct.unpack_from(order + "II", content, at)
-        start = at + 8
-        if kind >> 16:  # a short element lies within its tag
-            kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
-        if start + size > len(content):
-            raise ValueError(f"an element of {size:,} bytes is truncated")
-        yield kind, content[start : start + size]
-        at = start + size
-        if kind != COMPRESSED:
-            at += -at % 8
-
-
-def _next(elements: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:
-    element = next(elements, None)
-    if element is None:
+def _element(file: io.BytesIO, order: str) -> tuple[int, bytes]:
+    """Read the type and the content of the next element."""
+    tag = file.read(8)
+    if len(tag) < 8:
         raise ValueError("an element is missing")
-    return element
+    kind, size = struct.unpack(order + "II", tag)
+    if kind >> 16:  # a short element lies within its tag
+        kind, size = kind & 0xFFFF, kind >> 16
+        content = tag[4 : 4 + size]
+    else:
+        content = file.read(size)
+        if kind != COMPRESSED:
+            file.seek(-size % 8, io.SEEK_CUR)
+    if len(content) < size:
+        raise ValueError(f"an element of {size:,} bytes is truncated")
+    return kind, content
 
 
-def _matrix(content: bytes, order: str) -> _Matrix:
-    rest = _elements(content, order)
-    flags, shape, name = (_next(rest)[1] for _ in range(3))
+def _matrix(content: bytes, order: str) -> tuple[int, list[int], str, io.BytesIO]:
+    """Class, shape and name of a matrix, and the rest of its elements."""
+    rest = io.BytesIO(content)
+    flags, shape, name = (_element(rest, order)[1] for _ in range(3))
     matrix_class = int(np.frombuffer(flags, order + "u4")[0]) & 0xFF
-    return _Matrix(matrix_class, np.frombuffer(shape, order + "i4").tolist(), name.decode("latin-1"), rest)
+    return matrix_class, np.frombuffer(shape, order + "i4").tolist(), name.decode("latin-1"), rest
 
 
-def _structs(matrix: _Matrix, order: str) -> Iterator[dict[str, float | str | None]]:
-    length = int(np.frombuffer(_next(matrix.rest)[1], order + "i4")[0])
-    names = _next(matrix.rest)[1]
+def _field_names(rest: io.BytesIO, order: str) -> list[str]:
+    length = int(np.frombuffer(_element(rest, order)[1], order + "i4")[0])
+    names = _element(rest, order)[1]
     if length <= 0 or not names or len(names) % length:
         raise ValueError(f"field names of {length} bytes each in {len(names)} bytes")
-    fields = [names[i : i + length].split(b"\0")[0].decode("latin-1") for i in range(0, len(names), length)]
-    for _ in range(math.prod(matrix.shape)):  # ends with the bytes, whatever shape is claimed
-        yield {field: _value(_next(matrix.rest)[1], order) for field in fields}
+    return [names[i : i + length].split(b"\0")[0].decode("latin-1") for i in range(0, len(names), length)]
 
 
 def _value(content: bytes, order: str) -> float | str | None:
     if not content:
         return None
     matrix_class, shape, _, rest = _matrix(content, order)
-    if matrix_class == CHAR and (math.prod(shape) == 0 or shape[0] == 1):
-        kind, data = next(rest, (2, b""))
-        codec = TEXTS[kind] + {"<": "-le", ">": "-be"}[order] * (TEXTS[kind] == "utf-16")
-        return data.decode(codec)
-    if matrix_class > CHAR and math.prod(shape) == 1:
-        kind, data = _next(rest)
+    count = math.prod(shape)
+    if matrix_class == CHAR and count == 0:
+        return ""
+    if matrix_class == CHAR and shape[0] == 1:
+        kind, data = _element(rest, order)
+        return data.decode(TEXTS[kind] + {"<": "-le", ">": "-be"}[order] * (TEXTS[kind] == "utf-16"))
+    if matrix_class > CHAR and count == 1:
+        kind, data = _element(rest, order)
         return np.frombuffer(data, order + NUMBERS[kind])[0].item() if kind in NUMBERS else None
     return None

@@ -38,6 +38,11 @@ def array_split(split: str, pixels: np.ndarray, labels: np.ndarray) -> Split:
     return Split([f"{split}/{i}" for i in range(len(pixels))], labels, lambda i: Image(pixels[i], int(labels[i])))
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def files_below(folder: Path) -> list[Path]:
     """The files at any depth below a folder, sorted, without hidden ones. Raises OSError if a folder is unreadable."""
 

@@ -3,9 +3,11 @@
 Nothing is unpacked, so no name, link or device in a tar can touch the disk.
 """
 
+import gzip
 import io
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 BLOCK = 512  # bytes; a tar is a sequence of such blocks and ends with empty ones
 MAX_HEADER = 2**16  # bytes; tarfile searches long headers in quadratic time
@@ -16,6 +18,7 @@ class _Window:
 
     def __init__(self, file: io.BufferedIOBase, start: int, end: int):
         self._file, self._start, self._end = file, start, end
+        self.tell = file.tell
         self.seek(start)
 
     def read(self, size: int) -> bytes:
@@ -27,9 +30,6 @@ class _Window:
         if not self._start <= position <= self._end:
             raise tarfile.ReadError("a file extends past the end of the archive")
         return self._file.seek(position)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
 
 def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
@@ -47,10 +47,8 @@ def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.T
                 yield member
                 count += 1
         # tarfile takes any header that it cannot read for the end, but a complete archive ends with an empty block.
-        last = b""
-        if tar.offset + BLOCK <= end:
-            window.seek(tar.offset)
-            last = window.read(BLOCK)
+        window.seek(min(tar.offset, end))
+        last = window.read(BLOCK)
         if len(last) < BLOCK or any(last):
             what = "truncated" if len(last) < BLOCK else "damaged"
             raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {count} files")
@@ -58,14 +56,18 @@ def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.T
         raise ValueError(str(error)) from None
 
 
-def read_files(stream: io.BufferedIOBase, names: set[str], end: int) -> dict[str, bytes]:
-    """Full member name -> content, for the regular files of a tar whose last path component is in `names`.
+def read_gzipped(archive: Path, names: set[str], max_bytes: int) -> dict[str, bytes]:
+    """Full member name -> content, for the regular files of a .tar.gz whose last path component is in `names`.
 
-    Reads up to byte `end`. Raises ValueError if the tar is truncated or damaged.
+    Raises OSError, EOFError, ValueError or zlib.error if it is damaged or decompresses to more than `max_bytes`.
     """
     files = {}
-    for member in members(stream, 0, end):
-        if member.name.rpartition("/")[2] in names and member.type == tarfile.REGTYPE:
-            stream.seek(member.offset_data)
-            files[member.name] = stream.read(member.size)
+    with gzip.open(archive) as stream:
+        for member in members(stream, 0, max_bytes):
+            if member.name.rpartition("/")[2] in names and member.type == tarfile.REGTYPE:
+                stream.seek(member.offset_data)
+                files[member.name] = stream.read(member.size)
+        stream.seek(max_bytes)  # or the end
+        if stream.read(1):  # at the end, gzip compares its checksum
+            raise ValueError(f"it has more than {max_bytes:,} bytes")
     return files

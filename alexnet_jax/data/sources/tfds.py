@@ -1,5 +1,7 @@
 """Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
 
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,15 @@ def tfds(name: str, path: Path | None = None) -> Source:
             f"`tfds build {name} --file_format=array_record --data_dir=...`. Both need TensorFlow; reading does not"
         )
     image, label, classes = _features(builder)
+    infos = {OUR_NAMES.get(name, name): info for name, info in builder.info.splits.items() if info.num_examples}
+    open_files.allow(sum(info.num_shards for info in infos.values()))
     splits = {}
-    open_files.allow(sum(info.num_shards for info in builder.info.splits.values()))
-    for info in builder.info.splits.values():
-        split = _split(builder, info, image, label, len(classes))
-        if split is not None:
-            splits[OUR_NAMES.get(info.name, info.name)] = split
+    for split, info in infos.items():
+        read = _reader(builder, info, image, label, len(classes))
+        if read:
+            # With the version, so that an unfinished preparation is not mistaken for one of another version.
+            names = [f"{builder.info.full_name}/{split}/{i}" for i in range(info.num_examples)]
+            splits[split] = Split(names, None, read)
     if "train" not in splits:
         raise UserError(
             f"{builder.data_path} has no split `train` with labels (it has {', '.join(splits) or 'none'}); give another"
@@ -61,21 +66,17 @@ def _builder(name: str, data_dir: Path | None) -> Any:
     try:
         return builder_from_files(name, data_dir=data_dir)
     except DatasetNotFoundError:
-        prepared = [
-            reference.tfds_name()
-            for directory in directories
-            if directory.is_dir()
-            for reference in list_datasets_in_data_dir(directory)
-        ]
+        prepared = chain.from_iterable(map(list_datasets_in_data_dir, filter(Path.is_dir, directories)))
+        available = ", ".join(sorted(reference.tfds_name() for reference in prepared)) or "none"
         raise UserError(
-            f"no set {name} is prepared in {places} (available: {', '.join(sorted(prepared)) or 'none'}); give another "
-            f"folder as --input, or prepare it by `tfds build {name} --file_format=array_record --data_dir="
-            f"{directories[0]}`, for which most sets need TensorFlow"
+            f"no set {name} is prepared in {places} (available: {available}); give another folder as --input, or "
+            f"prepare it by `tfds build {name} --file_format=array_record --data_dir={directories[0]}`, for which most "
+            "sets need TensorFlow"
         ) from None
     except (ValueError, OSError, ParseError) as error:
-        first_line = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(
-            f"cannot open the set {name} in {places}: {first_line}; check its name, or prepare it again"
+            f"cannot open the set {name} in {places}: {reason}; check its name, or prepare it again"
         ) from None
 
 
@@ -97,14 +98,12 @@ def _features(builder: Any) -> tuple[str, str, list[str]]:
     return images[0], labels[0], named[labels[0]].names
 
 
-def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) -> Split | None:
-    """A split, or None if it is empty or unlabelled, like the test sets of challenges."""
+def _reader(builder: Any, info: Any, image: str, label: str, num_classes: int) -> Callable[[int], Image] | None:
+    """The function that reads an image of a split; None if it has no labels, like the test sets of challenges."""
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.core.decode import DeserializeMethod
     from tensorflow_datasets.proto import tf_example_pb2
 
-    if not info.num_examples:
-        return None
     records = builder.as_data_source(
         info.name, deserialize_method=DeserializeMethod.RAW_BYTES, file_format="array_record"
     )
@@ -128,10 +127,6 @@ def _split(builder: Any, info: Any, image: str, label: str, num_classes: int) ->
         return example
 
     try:
-        if read_any(0).label < 0:
-            return None
+        return None if read_any(0).label < 0 else read
     except CorruptImage as error:
         raise UserError(f"{error}; prepare the set again") from None
-    # With the version, so that an unfinished preparation is not mistaken for one of another version.
-    prefix = f"{builder.info.full_name}/{OUR_NAMES.get(info.name, info.name)}"
-    return Split([f"{prefix}/{i}" for i in range(info.num_examples)], None, read)
