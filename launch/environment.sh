@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the scripts that start from nothing: makes .venv with the pinned packages and puts it on PATH.
-#   . launch/environment.sh [EXTRA...]     the extras of pyproject.toml to install, for example: features dev
-# PYTHON names another interpreter than the first of python3, python3.13, python3.12, python3.11 that will do.
+# Sourced by scripts that start from nothing: makes .venv with the pinned packages and puts it on PATH.
+#   . launch/environment.sh [EXTRA...]     extras of pyproject.toml to install, for example: features dev
+# PYTHON names the interpreter to use, instead of the first of python3, python3.13, python3.12 and python3.11 that is
+# new enough.
 
 find_python() {
     local candidate
@@ -11,11 +12,11 @@ find_python() {
             return
         fi
     done
-    echo "error: Python 3.11 or newer is needed and was not found; install it, or set PYTHON to it" >&2
+    echo "error: Python 3.11 or newer is needed and was not found; install it, or set PYTHON to its path" >&2
     return 1
 }
 
-# Each step says itself that it has failed: where this is sourced on another machine, `set -e` may not be on.
+# Each step reports its own failure, since `set -e` may be off where this is sourced on another machine.
 make_environment() {
     local extras python wanted
     extras=$(IFS=,; echo "$*")
@@ -24,7 +25,7 @@ make_environment() {
     if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
         if [ "$(.venv/bin/python -V 2>/dev/null)" != "$("$python" -V)" ]; then rm -rf .venv; fi
         echo "installing into .venv with $("$python" -V) ..."
-        "$python" -m venv .venv || { echo "error: no venv; on Debian: apt install python3-venv" >&2; return 1; }
+        "$python" -m venv .venv || { echo "error: the module venv is missing; on Debian: apt install python3-venv" >&2; return 1; }
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}" || return 1
         echo "$wanted" > .venv/installed
     fi
@@ -33,5 +34,5 @@ make_environment() {
 
 make_environment "$@" || return 1
 
-# Large arrays in large pages: on CPU a training step of the full network takes a tenth less time (glibc only).
+# Large pages for large arrays: on CPU a training step of the full network takes a tenth less time (glibc only).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

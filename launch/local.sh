@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # Trains on the devices of this machine, or on simulated ones.
 #   bash launch/local.sh [--processes N] [--dry-run] CONFIG WORKDIR [DEVICES] [FLAG...]
-# DEVICES, a number, simulates so many devices on the CPU; without it the real ones are used (GPUs, TPUs, else the
-# CPU). With --processes they are divided over N processes on this machine, one GPU each if they are real ones. Every
-# FLAG goes to alexnet_jax.main, for example --config.data.directory=data/imagenet. Started again with the same
-# arguments, training goes on from the newest checkpoint. On SIGTERM, SIGINT, SIGUSR1 or SIGHUP all processes save and
-# end with exit code 75. The exit code is that of the first process that fails; the others then have GRACE seconds
-# (60) to notice, and are killed. What process 1 prints is on stderr behind [1], and so on. --dry-run prints the
-# commands.
+# DEVICES is the number of devices to simulate on the CPU; without it the real ones are used (GPUs, TPUs, else the CPU).
+# --processes divides the devices over N processes on this machine; real GPUs get one process each. Every FLAG is passed
+# to alexnet_jax.main, for example --config.data.directory=data/imagenet. The same command again resumes from the newest
+# checkpoint. On SIGTERM, SIGINT, SIGUSR1 or SIGHUP all processes save and exit with code 75. The exit code is that of
+# the first process that fails; the others are killed unless they exit within GRACE seconds (60). The output of process 1
+# goes to stderr, each line after [1], and so on. --dry-run prints the commands.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
@@ -27,12 +26,12 @@ shift 2
 devices=0
 if [[ "${1:-}" =~ ^[0-9]{1,4}$ ]]; then devices=$((10#$1)); shift; fi
 if ((devices % processes)); then
-    echo "error: $devices devices do not divide over $processes processes; give a multiple" >&2
+    echo "error: $devices devices cannot be divided evenly over $processes processes; give a multiple" >&2
     exit 2
 fi
 IFS=, read -ra gpus <<< "${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((processes - 1)))}"
 if ((processes > 1 && !devices && ${#gpus[@]} < processes)); then
-    echo "error: CUDA_VISIBLE_DEVICES has ${#gpus[@]} of the $processes GPUs; name as many as --processes" >&2
+    echo "error: CUDA_VISIBLE_DEVICES names ${#gpus[@]} GPU(s) for $processes processes; name as many as --processes" >&2
     exit 2
 fi
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
@@ -41,25 +40,25 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}" # as in launch
 command=(python3 -m alexnet_jax.main --config "$config" --workdir "$workdir")
 if ((devices)); then command+=("--simulated_devices=$((devices / processes))"); fi
 command+=("$@")
-# Several processes are out of reach of the terminal's Ctrl-C, which would come twice, once past this script: and the
-# second ends at once, unsaved. They are told to stop even if this script is killed.
-alone=(setsid setpriv --pdeathsig TERM)
+# Several processes get a session each, because the terminal's Ctrl-C would reach them twice, directly and through this
+# script, and the second signal ends them at once, unsaved. They are asked to stop even if this script is killed.
+own_session=(setsid setpriv --pdeathsig TERM)
 
-pids=() told=
-# To main these signals are one, and what bash starts in the background does not hear SIGINT before it trains.
-tell() {
-    told=1
+pids=() stopping=
+# main treats all these signals alike, but what bash starts in the background ignores SIGINT until it trains.
+stop() {
+    stopping=1
     if ((${#pids[@]})); then kill -TERM "${pids[@]}" 2>/dev/null || true; fi
 }
-trap tell TERM INT USR1 HUP
-trap 'kill -KILL "${pids[@]/#/-}" 2>/dev/null || true' EXIT # however this ends, it leaves none behind
+trap stop TERM INT USR1 HUP
+trap 'kill -KILL "${pids[@]/#/-}" 2>/dev/null || true' EXIT # however this script ends, no process is left behind
 
-# start I FLAG...: process I, in the background.
+# start I FLAG...: starts process I in the background.
 start() {
     local i=$1 process=("${command[@]}")
     shift
     if ((processes > 1)); then
-        process=("${alone[@]}" "${process[@]}" "--coordinator_address=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i")
+        process=("${own_session[@]}" "${process[@]}" "--coordinator_address=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i")
         if ((!devices)); then process=(env "CUDA_VISIBLE_DEVICES=${gpus[i]}" "${process[@]}"); fi
     fi
     if [ -n "$dry_run" ]; then
@@ -73,16 +72,16 @@ start() {
     pids[i]=$!
 }
 
-# together FLAG...: starts all processes, waits for all, and returns the exit code of the first that failed.
-together() {
+# run_all FLAG...: starts all processes, waits for them, and returns the exit code of the first that failed.
+run_all() {
     local i status code=0 deadline=0 port=PORT
     if [ -z "$dry_run" ]; then
         port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     fi
     for ((i = 0; i < processes; i++)); do
-        if [ -z "$told" ]; then start "$i" "$@"; fi
+        if [ -z "$stopping" ]; then start "$i" "$@"; fi
     done
-    if [ -n "$told" ]; then tell; fi # again: one may have been started just then
+    if [ -n "$stopping" ]; then stop; fi # again, as a process may have been starting when the signal came
     while ((${#pids[@]})); do
         for i in "${!pids[@]}"; do
             if ! kill -0 "${pids[i]}" 2>/dev/null; then
@@ -93,11 +92,11 @@ together() {
             fi
         done
         if ((${#pids[@]} && code && SECONDS >= deadline)); then kill -KILL "${pids[@]}" 2>/dev/null || true; fi
-        sleep 0.2 || true # Ctrl-C ends it too
+        sleep 0.2 || true # Ctrl-C interrupts it too
     done
     return "$code"
 }
 
-together --preflight
-if [ -n "$told" ]; then exit 143; fi # between two processes there was none to hear it
-if ((processes > 1)) || [ -n "$dry_run" ]; then together; else exec "${command[@]}"; fi
+run_all --preflight
+if [ -n "$stopping" ]; then exit 143; fi # the signal may have come when no process was there to receive it
+if ((processes > 1)) || [ -n "$dry_run" ]; then run_all; else exec "${command[@]}"; fi

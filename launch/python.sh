@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced on a rented machine before environment.sh: where its Python is older than 3.11, as on images of Cloud TPU, uv
-# fetches a newer one for this user.
+# Sourced on a rented machine before environment.sh: if its Python is older than 3.11, as on Cloud TPU images, uv
+# installs a newer one for this user.
 if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     python3 -m pip install --quiet --user uv || return 1
     PATH="$HOME/.local/bin:$PATH"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained network: two towers on two simulated devices, handwritten digits, a report.
-#   bash launch/quickstart.sh            everything is written to runs/quickstart and .venv
+#   bash launch/quickstart.sh            writes only to runs/quickstart and .venv
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
@@ -12,7 +12,7 @@ python -m alexnet_jax.main --config configs/digits.py --workdir "$workdir" --sim
 echo; echo "== Evaluating"
 alexnet evaluate --workdir "$workdir"
 
-echo; echo "== Predicting: three digits the network has not seen"
+echo; echo "== Predicting three digits that the network was not trained on"
 python - "$workdir" <<'PYTHON'
 import sys
 from pathlib import Path

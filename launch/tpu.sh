@@ -1,7 +1,7 @@
-# shellcheck shell=bash disable=SC2034 # what is set here is used by those that source it
-# Sourced by tpu_vm.sh and tpu_queued.sh: what both do with a TPU VM that is there.
+# shellcheck shell=bash disable=SC2034 # the scripts that source this file use the variables
+# Sourced by tpu_vm.sh and tpu_queued.sh: what both do with an existing TPU VM.
 
-# read_arguments SCRIPT ARGUMENT...: into dry_run, name, zone, type, config, workdir and flags.
+# read_arguments SCRIPT ARGUMENT...: sets dry_run, spot, name, zone, type, config, workdir and flags.
 read_arguments() {
     local script=$1
     shift
@@ -30,37 +30,37 @@ read_arguments() {
     here=("$name" "--zone=$zone")
 }
 
-# state_of KIND FIELD: of what this TPU is to gcloud, or NONE.
+# state_of KIND FIELD: prints the state of this TPU, a resource of that kind, as gcloud reports it; NONE if there is none.
 state_of() {
-    local said tries
-    for tries in 1 2 3 4 5; do # gcloud may be out of reach for a moment
-        if said=$("${tpu[@]}" "$1" describe "${here[@]}" "--format=value($2)" 2>&1); then
-            echo "${said##*$'\n'}"
+    local output tries
+    for tries in 1 2 3 4 5; do # gcloud may be unreachable for a moment
+        if output=$("${tpu[@]}" "$1" describe "${here[@]}" "--format=value($2)" 2>&1); then
+            echo "${output##*$'\n'}"
             return
-        elif [[ "$said" == *NOT_FOUND* ]]; then
+        elif [[ "$output" == *NOT_FOUND* ]]; then
             echo NONE
             return
         fi
         sleep "$pause"
     done
-    echo "error: gcloud was asked $tries times for the state of $name and said: $said" >&2
+    echo "error: gcloud failed $tries times to report the state of $name: $output" >&2
     return 1
 }
 
-# on_all_workers COMMAND: a command line for the workers' shells.
+# on_all_workers COMMAND: runs a command line in the workers' shells.
 on_all_workers() {
     run "${tpu[@]}" tpu-vm ssh "${here[@]}" --worker=all "--command=$1"
 }
 
-# train_there: copies the project, installs it, checks, trains. Ends with the exit code of the training.
+# train_there: copies the project to the workers, installs it, checks and trains. Returns the training's exit code.
 train_there() {
     local command there='cd alexnet_jax && . launch/python.sh && . launch/environment.sh tpu'
     command="$(quoted python -m alexnet_jax.main --distributed --config "$config" --workdir "$workdir" ${flags[@]+"${flags[@]}"})"
-    run mkdir -p runs # not beside the files: tar takes a folder that changes for an error
+    run mkdir -p runs # the archive must not be in a folder that tar reads: a change of it is an error
     run tar --create --gzip --file runs/alexnet_jax.tar.gz --exclude=__pycache__ pyproject.toml README.md LICENSE launch alexnet_jax configs
     run "${tpu[@]}" tpu-vm scp runs/alexnet_jax.tar.gz "$name:" "--zone=$zone" --worker=all
     on_all_workers "mkdir -p alexnet_jax && tar -xzf alexnet_jax.tar.gz -C alexnet_jax"
-    if [ -n "${NFS:-}" ]; then # SERVER:/SHARE, where workdir and data are, seen by all workers as /mnt/nfs
+    if [ -n "${NFS:-}" ]; then # SERVER:/SHARE with workdir and data, mounted as /mnt/nfs on all workers
         on_all_workers "sudo apt-get install -y -q nfs-common && sudo mkdir -p /mnt/nfs && (mountpoint -q /mnt/nfs || sudo mount $(quoted "$NFS") /mnt/nfs)"
     fi
     on_all_workers "$there && $command --preflight"

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU from the queue: asks for it, waits, runs on all workers; asks again when it was preempted.
+# Trains on a queued Cloud TPU: requests it, waits for it, runs on all workers; requests another one after a preemption.
 #   bash launch/tpu_queued.sh [--spot] [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAG...]
-# Arguments, NFS and how to stop are those of launch/tpu_vm.sh. It goes on until the training has ended, by itself or
-# by a signal of yours; then it gives the TPU back. Started again with the same arguments, it goes on where it was. It
-# tries again, up to 100 times, after a preemption and after what another start may mend: 69, 124, 134 (see the README),
-# and 255, a connection that broke.
+# The arguments, NFS and the way to stop are those of launch/tpu_vm.sh. When the training has ended, by itself or by your
+# signal, the TPU is released. The same command again resumes. It tries again, up to 100 times, after a preemption and
+# after exit codes that another start may cure: 69, 124, 134 (see the README), and 255, a broken connection.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
@@ -14,7 +13,7 @@ read_arguments "$script" "$@"
 create=("${tpu[@]}" queued-resources create "${here[@]}" "--node-id=$name" "--accelerator-type=$type" "--runtime-version=$version" ${spot[@]+"${spot[@]}"})
 delete=("${tpu[@]}" queued-resources delete "${here[@]}" --quiet --force)
 
-# until_active: returns once the TPU is there.
+# until_active: waits until the TPU is there.
 until_active() {
     local state
     while state=$(state_of queued-resources state.state); do
@@ -22,7 +21,7 @@ until_active() {
         ACTIVE) return ;;
         NONE) "${create[@]}" ;;
         SUSPENDED | FAILED) "${delete[@]}" ;;
-        *) sleep "$pause" ;; # in the queue, or on its way out
+        *) sleep "$pause" ;; # waiting, or being deleted
         esac
     done
     return 1
@@ -36,12 +35,12 @@ if [ -n "$dry_run" ]; then
 fi
 for ((attempt = 1; attempt <= 100; attempt++)); do
     until_active
-    set +e # not `train_there || code=$?`: behind that no failure would end it
+    set +e # not `train_there || code=$?`, which would ignore failures within the function
     (set -e; train_there)
     code=$?
     set -e
     case $code in 0 | 2 | 65 | 70 | 74 | 75) break ;; esac
-    sleep "$pause" # a preemption is not known at once
+    sleep "$pause" # a preemption is not reported at once
     state=$(state_of queued-resources state.state)
     if [ "$state" = ACTIVE ] && ! [[ $code =~ ^(69|124|134|255)$ ]]; then break; fi
     echo "exit code $code, the TPU is $state: trying again" >&2

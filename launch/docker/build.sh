@@ -3,7 +3,7 @@
 #   bash launch/docker/build.sh [--dry-run] DEVICE
 #   docker run --rm --gpus all --shm-size 8g -v /data:/data alexnet_jax:cuda12 --config configs/paper.py \
 #       --config.data.directory=/data/imagenet --workdir /data/runs/paper [--preflight]
-# Stop it: docker stop --time 300 CONTAINER, which saves; the same command again goes on.
+# To save and stop: docker stop --time 300 CONTAINER. The same command again resumes.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/../.."

@@ -1,4 +1,4 @@
-"""The launch scripts beside a program that stands in for alexnet_jax.main: what they do with it is seen soon."""
+"""The launch scripts with a stand-in for alexnet_jax.main, which shows quickly what they do with it."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ def path_to(*folders: Path) -> str:
     return os.pathsep.join([*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-def wait_for(condition: Callable[[], object], what: str, log: Path, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], what: str, log: Path, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"{what} did not come: {log.read_text() if log.exists() else 'no log'}"
+        assert time.monotonic() < end, f"timed out waiting for {what}: {log.read_text() if log.exists() else 'no log'}"
         time.sleep(0.1)
 
 
 class Project:
-    """A folder with the scripts and the stand-in, and what the stand-in has noted."""
+    """A folder with the launch scripts and the stand-in, which writes notes."""
 
     def __init__(self, home: Path):
         self.home, self.notes = home, home / "notes"
@@ -55,15 +55,15 @@ class Project:
         return process
 
     def noted(self, *words: str) -> list[str]:
-        """The lines of the notes that have all `words`."""
+        """The lines of the notes that contain all `words`."""
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
         return [line for line in lines if all(word in line for word in words)]
 
     def wait_for(self, count: int, *words: str) -> None:
         wait_for(lambda: len(self.noted(*words)) >= count, f"{count} x {words}", self.notes)
 
-    def left(self) -> list[int]:
-        """The processes of the stand-in that are still there."""
+    def still_running(self) -> list[int]:
+        """The processes of the stand-in that have not ended."""
         pids = [int(line.split()[2]) for line in self.noted(" pid ")]
         stats = [Path(f"/proc/{pid}/stat") for pid in pids]
         return [int(stat.parent.name) for stat in stats if stat.exists() and ") Z " not in stat.read_text()]
@@ -71,12 +71,12 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path / "project of $(touch x)")
-    yield made
-    for process in made.started:
+    project = Project(tmp_path / "project of $(touch x)")
+    yield project
+    for process in project.started:
         process.kill()
-    for pid in made.left():  # they keep the output open
+    for pid in project.still_running():  # they keep the output open
         os.kill(pid, 9)
-    for process in made.started:
+    for process in project.started:
         process.communicate(timeout=60)
     assert not list(tmp_path.rglob("x"))

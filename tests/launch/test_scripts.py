@@ -1,4 +1,4 @@
-"""The launch scripts: what they would run, what they do run, and that no value of a user is read by a shell."""
+"""The launch scripts: the commands they print and run, and that no shell parses the user's values."""
 
 import json
 import os
@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SCRIPTS = sorted([*ROOT.glob("launch/**/*.sh"), ROOT / "launch/slurm.sbatch", *ROOT.glob("tests/*.sh")])
 TPU = ["alexnet", "us-central1-a", "v5litepod-8", "configs/paper.py", "/mnt/nfs/paper"]
 HOSTILE = ["$(touch x)", "a b", "'", '"; touch x; "', "`touch x`", "*"]
-# name -> the script, and what it is given behind --dry-run
+# name -> the script, and its arguments after --dry-run
 DRY = {
     "local": ("local.sh", ["configs/digits.py", "runs/digits", "2", "--config.seed=1"]),
     "local_processes": ("local.sh", ["--processes", "2", "configs/digits.py", "runs/digits", "4"]),
@@ -54,14 +54,14 @@ def test_shellcheck_finds_nothing(path):
 
 @pytest.mark.parametrize("name", DRY)
 def test_dry_run_prints_the_commands(name):
-    """As in golden/NAME.txt; after a change on purpose, write what is printed there."""
+    """As in golden/NAME.txt; after an intended change, write the output there."""
     file, arguments = DRY[name]
     assert script(file, "--dry-run", *arguments) == (GOLDEN / f"{name}.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["local", "local_processes", "slurm", "tpu_vm", "tpu_queued"])
-def test_values_stay_what_they_are(name, tmp_path):
-    """A printed line, given to a shell, is one command with the user's own words; on a TPU's workers likewise."""
+def test_values_stay_unchanged(name, tmp_path):
+    """A printed line, pasted into a shell, is one command with the user's own words; so it is on a TPU's workers."""
     file, arguments = DRY[name]
     printed = script(file, "--dry-run", *arguments, *(f"--config.start.workdir={value}" for value in HOSTILE))
     lines = [line for line in printed.splitlines() if "alexnet_jax.main" in line]
@@ -82,35 +82,35 @@ def shell_words(line: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_hostile_values_are_run_as_they_are(tmp_path):
-    """Not only printed: the program is given them, and refuses them by name."""
+def test_hostile_values_reach_the_program(tmp_path):
+    """They are not only printed: the program gets them, and refuses them by name."""
     strange = tmp_path / "run $(touch x); echo `touch y`"
-    said = script("local.sh", "configs/digits.py", str(strange), "2", "--config.no_such_key=$(touch z)", code=2)
-    assert "no_such_key" in said
+    output = script("local.sh", "configs/digits.py", str(strange), "2", "--config.no_such_key=$(touch z)", code=2)
+    assert "no_such_key" in output
     script("local.sh", "configs/digits.py", str(strange), "2", "--config.train.max_steps=1")
     assert (strange / "metrics.jsonl").exists() and sorted(path.name for path in tmp_path.iterdir()) == [strange.name]
 
 
 @pytest.mark.parametrize("name", ["tpu_vm.sh", "tpu_queued.sh"])
 @pytest.mark.parametrize("value", ["-x", "Alexnet", "a;b", "$(x)", ""])
-def test_names_that_no_cloud_takes(name, value):
-    said = script(name, "--dry-run", value, *TPU[1:], code=errors.EXIT_USER_ERROR)
-    assert f"error: NAME is '{value}': give small letters" in said or "unbound" not in said
+def test_invalid_names_of_cloud_resources(name, value):
+    output = script(name, "--dry-run", value, *TPU[1:], code=errors.EXIT_USER_ERROR)
+    assert f"error: NAME is '{value}', but it must be lower-case letters" in output and "create" not in output
 
 
 @pytest.mark.parametrize("name", sorted({file for file, _ in DRY.values()}))
-def test_without_arguments_they_say_how_to_use_them(name):
-    said = script(name, code=errors.EXIT_USER_ERROR)
-    assert f"launch/{name}" in said and "#" not in said.partition("\n")[0]
+def test_without_arguments_they_print_their_usage(name):
+    output = script(name, code=errors.EXIT_USER_ERROR)
+    assert f"launch/{name}" in output and "#" not in output.partition("\n")[0]
 
 
-def test_two_processes_are_run(tmp_path):
-    """To the end, and on from there; stopped by a signal to the script alone; no process is left behind."""
+def test_two_processes_train(tmp_path):
+    """To the end, and further; a signal to the script alone stops them; no process is left behind."""
     words = runs.command(tmp_path, "run", devices=2)
     config = words[3].removeprefix("--config=")
     launched = ["--processes", "2", config, str(tmp_path / "run"), "2", "--config.train.epochs=500"]
-    said = script("local.sh", *launched, "--config.train.max_steps=5")
-    assert "preflight: 2 process(es), mesh data=1 x tower=2" in said and "finished step 5" in said
+    output = script("local.sh", *launched, "--config.train.max_steps=5")
+    assert "preflight: 2 process(es), mesh data=1 x tower=2" in output and "finished step 5" in output
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         ["bash", "launch/local.sh", *launched],
@@ -120,7 +120,7 @@ def test_two_processes_are_run(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    runs.until(process, "going on from step 5")
+    runs.until(process, "resuming from step 5")
     runs.until(process, "step 12/")
     process.terminate()
     messages = runs.end(process, errors.EXIT_INTERRUPTED)
@@ -129,24 +129,24 @@ def test_two_processes_are_run(tmp_path):
     assert not left
 
 
-def keys_known(value: object, kind: str, at: str) -> None:
-    """That every key of a Kubernetes object is one that its kind has, by the client library's own models."""
+def check_keys(value: object, kind: str, at: str) -> None:
+    """Check that a Kubernetes object has only keys of its kind, by the client library's own models."""
     if kind.startswith("list["):
         assert isinstance(value, list), at
-        for i, one in enumerate(value):
-            keys_known(one, kind[5:-1], f"{at}[{i}]")
+        for i, item in enumerate(value):
+            check_keys(item, kind[5:-1], f"{at}[{i}]")
     elif hasattr(models, kind):
         assert isinstance(value, dict), at
         model = getattr(models, kind)
         names = {key: name for name, key in model.attribute_map.items()}
-        for key, one in value.items():
-            assert key in names, f"{at}.{key} is not known"
-            keys_known(one, model.openapi_types[names[key]], f"{at}.{key}")
+        for key, item in value.items():
+            assert key in names, f"{at}.{key} is unknown"
+            check_keys(item, model.openapi_types[names[key]], f"{at}.{key}")
     elif kind in ("str", "int", "bool"):
-        assert type(value).__name__ == kind, f"{at} is no {kind}"
+        assert type(value).__name__ == kind, f"{at} is not of type {kind}"
 
 
-def test_the_jobset_is_one():
+def test_the_jobset_is_valid():
     """Its jobs by Kubernetes' models; its own keys by the list of those of jobset.x-k8s.io/v1alpha2."""
     jobset = yaml.safe_load((ROOT / "launch/gke_jobset.yaml").read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
@@ -158,8 +158,8 @@ def test_the_jobset_is_one():
     assert set(spec["network"]) <= {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"}
     (main,) = spec["replicatedJobs"]
     assert set(main) == {"name", "replicas", "template"}
-    keys_known(jobset["metadata"], "V1ObjectMeta", "metadata")
-    keys_known(main["template"], "V1JobTemplateSpec", "template")
+    check_keys(jobset["metadata"], "V1ObjectMeta", "metadata")
+    check_keys(main["template"], "V1JobTemplateSpec", "template")
     job = main["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     flags = dict(argument.lstrip("-").split("=", 1) for argument in container["args"])
@@ -167,13 +167,15 @@ def test_the_jobset_is_one():
     assert flags["coordinator_address"].partition(":")[0] == f"{name}-{main['name']}-0-0.{name}"
     assert int(flags["num_processes"]) == job["completions"] == job["parallelism"]
     (rule,) = job["podFailurePolicy"]["rules"]
-    again = {errors.EXIT_INTERRUPTED, errors.EXIT_LOST_PEER, errors.EXIT_STALLED}
-    assert rule["onExitCodes"]["containerName"] == container["name"] and not again & set(rule["onExitCodes"]["values"])
+    restartable = {errors.EXIT_INTERRUPTED, errors.EXIT_LOST_PEER, errors.EXIT_STALLED}
+    assert rule["onExitCodes"]["containerName"] == container["name"] and not restartable & set(
+        rule["onExitCodes"]["values"]
+    )
 
 
-def test_a_wrong_key_of_a_job_is_found():
-    with pytest.raises(AssertionError, match=r"template.spec.completion is not known"):
-        keys_known({"spec": {"completion": 1}}, "V1JobTemplateSpec", "template")
+def test_an_unknown_key_of_a_job_is_reported():
+    with pytest.raises(AssertionError, match=r"template.spec.completion is unknown"):
+        check_keys({"spec": {"completion": 1}}, "V1JobTemplateSpec", "template")
 
 
 def test_the_sky_task():
@@ -183,8 +185,22 @@ def test_the_sky_task():
     assert set(task["resources"]["job_recovery"]["recover_on_exit_codes"]) == {69, 75, 124, 134}
 
 
-def test_the_sky_task_by_its_schema():
-    schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot, which has the schema, is not installed")
-    import jsonschema  # type: ignore[import-untyped]  # SkyPilot brings it
+def test_the_sky_task_conforms_to_its_schema():
+    schemas = pytest.importorskip("sky.utils.schemas", reason="SkyPilot, which brings the schema, is not installed")
+    import jsonschema  # type: ignore[import-untyped]  # a dependency of SkyPilot
 
     jsonschema.validate(yaml.safe_load((ROOT / "launch/sky.yaml").read_text()), schemas.get_task_schema())
+
+
+def test_copies_of_the_project_hold_the_configs():
+    """The package has a symbolic link to configs/, which must go wherever the package goes."""
+    link = ROOT / "alexnet_jax/configs"
+    assert link.is_symlink() and link.resolve() == ROOT / "configs"
+    assert {"COPY alexnet_jax alexnet_jax", "COPY configs configs"} <= set(lines("docker/Dockerfile"))
+    assert {"!alexnet_jax", "!configs"} <= set(lines("docker/Dockerfile.dockerignore"))
+    (archive,) = [line.split() for line in lines("tpu.sh") if line.startswith("run tar ")]
+    assert {"alexnet_jax", "configs"} <= set(archive)
+
+
+def lines(name: str) -> list[str]:
+    return [line.strip() for line in (ROOT / "launch" / name).read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch under a real Slurm on this machine: put back into the queue on a signal, it goes on."""
+"""launch/slurm.sbatch under a real Slurm on this machine: a signal requeues the job, and it resumes."""
 
 import os
 import platform
@@ -13,6 +13,7 @@ import pytest
 
 from tests import runs
 from tests.conftest import ROOT
+from tests.launch.conftest import wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
 CONFIG = """
@@ -41,23 +42,23 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    ports = [free.getsockname()[1] for free in sockets]
+    for free in sockets:
+        free.close()
     return ports
 
 
 @pytest.fixture
 def slurm(tmp_path):
-    """The environment in which sbatch finds a cluster of one node, this machine."""
+    """An environment in which sbatch finds a cluster whose only node is this machine."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"])
     missing = [name for name in PROGRAMS if not shutil.which(name, path=path)]
     if missing:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)}); on Debian: apt install slurmctld slurmd munge")
     if os.geteuid():
-        pytest.skip("Slurm's daemon on a node must be root")
+        pytest.skip("slurmd must run as root")
     home = tmp_path / "slurm"
     for folder in ("state", "spool"):
         (home / folder).mkdir(parents=True)
@@ -83,17 +84,10 @@ def slurm(tmp_path):
             daemon.wait(timeout=60)
 
 
-def wait_for(condition, what: str, log: Path, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not come: {log.read_text() if log.exists() else 'no log'}"
-        time.sleep(0.2)
-
-
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_job_goes_back_into_the_queue_and_goes_on(slurm, tmp_path):
-    """Two processes as two tasks; told by SIGUSR1, as at the end of its time."""
+def test_a_job_is_requeued_and_resumes(slurm, tmp_path):
+    """Two processes as two tasks; after SIGUSR1, as at the time limit."""
     log = tmp_path / "log.txt"
     words = runs.command(tmp_path, "run", devices=1)
     config = words[3].removeprefix("--config=")
@@ -111,11 +105,11 @@ def test_a_job_goes_back_into_the_queue_and_goes_on(slurm, tmp_path):
     number = job.stdout.strip()
     wait_for(lambda: log.exists() and "step 12/" in log.read_text(), "step 12", log)
     subprocess.run(["scancel", "--signal=USR1", number], env=slurm, check=True)
-    wait_for(lambda: "back into the queue, time 1" in log.read_text(), "the requeue", log)
+    wait_for(lambda: "requeued, time 1" in log.read_text(), "the requeue", log)
     wait_for(lambda: "finished step 460" in log.read_text(), "the end", log)
-    said = log.read_text()
-    assert said.count("preflight: 2 process(es), mesh data=1 x tower=2") == 2
-    assert "is saved in" in said and "going on from step" in said
+    output = log.read_text()
+    assert output.count("preflight: 2 process(es), mesh data=1 x tower=2") == 2
+    assert "is saved in" in output and "resuming from step" in output
 
     def gone() -> bool:
         return number not in subprocess.run(["squeue", "-h"], env=slurm, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""The TPU scripts with a program that stands in for gcloud: its one worker runs what it is given."""
+"""The TPU scripts with a stand-in for gcloud, whose single worker runs what it is given."""
 
 import shlex
 import signal
@@ -15,7 +15,7 @@ ARGUMENTS = ("a-tpu", "us-central1-a", "v6e-8", "configs/paper.py", "/mnt/nfs/ru
 
 @pytest.fixture
 def cloud(project):
-    """The project, and gcloud with no TPU yet. A worker finds its packages installed."""
+    """The project, and gcloud without a TPU yet. The packages are already installed on the worker."""
     tpu, programs = project.home.parent / "tpu", project.home.parent / "programs"
     installed = tpu / "worker/alexnet_jax/.venv"
     for folder in (programs, installed / "bin"):
@@ -37,7 +37,7 @@ def calls(project, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
 def test_from_nothing_to_the_end(cloud, script):
-    """Creates, copies, checks, trains; the values of the user are there what they were here."""
+    """Creates, copies, checks and trains; the user's values arrive unchanged."""
     assert "installing" not in runs.end(cloud.start(script, *ARGUMENTS, ENDS="0:0"))
     assert [line.partition(",")[0] for line in cloud.noted("argv")] == ["preflight", "training"]
     argv = ["--distributed", "--config", "configs/paper.py", "--workdir", ARGUMENTS[4], ARGUMENTS[5]]
@@ -47,19 +47,19 @@ def test_from_nothing_to_the_end(cloud, script):
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
-def test_after_a_preflight_that_fails_nothing_is_trained(cloud, script):
+def test_a_failed_preflight_ends_before_training(cloud, script):
     runs.end(cloud.start(script, *ARGUMENTS, ENDS="preflight,0:2"), 2)
     assert not cloud.noted("training")
 
 
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
-def test_a_copy_that_fails_is_the_end(cloud, script):
+def test_a_failed_copy_ends_it(cloud, script):
     (cloud.tpu / "plan").write_text("scp|1")
     runs.end(cloud.start(script, *ARGUMENTS), 1)
     assert not cloud.noted("preflight")
 
 
-def test_a_vm_that_was_preempted_is_made_again(cloud):
+def test_a_preempted_vm_is_created_again(cloud):
     (cloud.tpu / "state").write_text("PREEMPTED")
     runs.end(cloud.start("tpu_vm.sh", "--spot", *ARGUMENTS, ENDS="0:0"))
     assert [line.split()[3] for line in calls(cloud, "tpu-vm") if "ssh" not in line and "scp" not in line] == [
@@ -70,12 +70,12 @@ def test_a_vm_that_was_preempted_is_made_again(cloud):
     assert calls(cloud, "create")[0].endswith("--version=v2-alpha-tpuv6e --spot")
 
 
-def test_preempted_in_the_queue_it_goes_on(cloud):
-    """In the training, in the copy and in the queue itself; only then it ends, and gives the TPU back."""
+def test_preemptions_in_the_queue_are_survived(cloud):
+    """During the training, the copy and in the queue itself; at last the training ends and the TPU is released."""
     ssh = "--distributed --config configs/paper.py"
     (cloud.tpu / "plan").write_text(f"{ssh}|255|SUSPENDED\nscp|1|FAILED\n{ssh}|69\n{ssh}|255|ACTIVE\n")
-    said = runs.end(cloud.start("tpu_queued.sh", *ARGUMENTS, ENDS="0:70"), 70)
-    assert [line.partition(": ")[0] for line in said.splitlines() if "trying again" in line] == [
+    output = runs.end(cloud.start("tpu_queued.sh", *ARGUMENTS, ENDS="0:70"), 70)
+    assert [line.partition(": ")[0] for line in output.splitlines() if "trying again" in line] == [
         "exit code 255, the TPU is SUSPENDED",
         "exit code 1, the TPU is FAILED",
         "exit code 69, the TPU is ACTIVE",
@@ -85,34 +85,23 @@ def test_preempted_in_the_queue_it_goes_on(cloud):
     assert len(calls(cloud, "queued-resources", "delete")) == 3 and not (cloud.tpu / "state").exists()
 
 
-def test_when_gcloud_says_nothing_for_a_while(cloud):
+def test_gcloud_may_fail_for_a_while(cloud):
     (cloud.tpu / "plan").write_text("describe|1\n" * 4)
     runs.end(cloud.start("tpu_vm.sh", *ARGUMENTS, ENDS="0:0"))
     (cloud.tpu / "plan").write_text("describe|1\n" * 5)
-    assert "gcloud was asked 5 times" in runs.end(cloud.start("tpu_vm.sh", *ARGUMENTS), 1)
+    assert "gcloud failed 5 times to report the state of a-tpu" in runs.end(cloud.start("tpu_vm.sh", *ARGUMENTS), 1)
 
 
-def test_stopped_as_the_readme_says(cloud):
-    """The command names the training alone, not the shells that run it or look for it."""
+def test_it_stops_as_the_readme_says(cloud):
+    """The command matches only the training, not the shells that run it or itself."""
     launched = cloud.start("tpu_queued.sh", *ARGUMENTS)
     cloud.wait_for(1, "training", "pid")
     readme = (cloud.home / "launch/README.md").read_text()
     assert "--command='pkill -TERM -f \"^python -m alexnet_jax.main\"'" in readme
-    subprocess.run(
-        [
-            "gcloud",
-            "compute",
-            "tpus",
-            "tpu-vm",
-            "ssh",
-            "a-tpu",
-            '--command=pkill -TERM -f "^python -m alexnet_jax.main"',
-        ],
-        env=cloud.env,
-        check=True,
-    )
+    stop = ["tpu-vm", "ssh", "a-tpu", '--command=pkill -TERM -f "^python -m alexnet_jax.main"']
+    subprocess.run(["gcloud", "compute", "tpus", *stop], env=cloud.env, check=True)
     runs.end(launched, 75)
-    assert cloud.noted("heard 15") == [f"training,0 heard {signal.SIGTERM.value}"] and not cloud.left()
+    assert cloud.noted("received 15") == [f"training,0 received {signal.SIGTERM.value}"] and not cloud.still_running()
 
 
 def test_the_share_is_one_word(cloud):

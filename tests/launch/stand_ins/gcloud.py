@@ -1,7 +1,7 @@
-"""Stands in for gcloud with one TPU of one worker, the folder TPU/worker; TPU/state is its state.
+"""A stand-in for gcloud with one TPU, whose state is in TPU/state and whose only worker is the folder TPU/worker.
 
-Each command is noted in TPU/calls. The first line of TPU/plan, "WORDS|CODE[|STATE]", is used up by the next command
-with WORDS in it, which then ends with CODE instead of being done, and leaves the TPU in STATE.
+Each command is written to TPU/calls. The first line of TPU/plan, "WORDS|CODE[|STATE]", applies to the next command that
+contains WORDS: it does nothing, exits with CODE and leaves the TPU in STATE.
 """
 
 import os
@@ -15,11 +15,11 @@ home, words = Path(os.environ["TPU"]), sys.argv[1:]
 state, worker = home / "state", home / "worker"
 plan = (home / "plan").read_text().splitlines() if (home / "plan").exists() else []
 if plan:
-    command, code, *then = plan[0].split("|")
+    command, code, *new_state = plan[0].split("|")
     if command in " ".join(words):
         (home / "plan").write_text("\n".join(plan[1:]))
-        if then:
-            state.write_text(then[0])
+        if new_state:
+            state.write_text(new_state[0])
         print("ERROR: as planned", file=sys.stderr)
         sys.exit(int(code))
 if "describe" in words:

@@ -1,6 +1,7 @@
-"""Stands in for alexnet_jax.main: notes in the file NOTES how it is called and what signals come, and ends as told.
+"""A stand-in for alexnet_jax.main, which writes its arguments and signals to the file NOTES.
 
-Training lasts until a signal, which ends it with 75. ENDS, "[preflight,]PROCESS:CODE ...", ends others at once.
+Training lasts until a signal, on which it exits with 75. ENDS, "[preflight,]PROCESS:CODE ...", names the processes that
+exit at once, IGNORES those that ignore signals; with SLOW=preflight the preflight lasts as long as training.
 """
 
 import os
@@ -15,24 +16,24 @@ phase = "preflight," if "preflight" in flags else ""
 
 
 def note(*words: Any) -> None:
-    with open(os.environ["NOTES"], "a") as file:  # noqa: PTH123 - one write a line, as several processes write
+    with open(os.environ["NOTES"], "a") as file:  # noqa: PTH123 - one write per line, since several processes write
         file.write(f"{phase or 'training,'}{process} {' '.join(map(str, words))}\n")
 
 
-heard: list[int] = []
+received: list[int] = []
 if not phase:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda number, frame: heard.append(number))
+        signal.signal(number, lambda number, frame: received.append(number))
 note("pid", os.getpid(), "argv", sys.argv[1:], "gpus", os.environ.get("CUDA_VISIBLE_DEVICES"))
 print(f"{phase}process {process} of {flags.get('num_processes', 1)}", flush=True)
 for word in os.environ.get("ENDS", "").split():
-    who, _, code = word.partition(":")
-    if who == f"{phase}{process}":
+    name, _, code = word.partition(":")
+    if name == f"{phase}{process}":
         sys.exit(int(code))
-deaf = process in os.environ.get("DEAF", "").split()
-while (not phase or "preflight" in os.environ.get("SLOW", "")) and (deaf or not heard):
+ignores = process in os.environ.get("IGNORES", "").split()
+while (not phase or "preflight" in os.environ.get("SLOW", "")) and (ignores or not received):
     time.sleep(0.02)
-if heard:
-    time.sleep(0.5)  # a save: a second signal would come in it
-    note("heard", *heard)
+if received:
+    time.sleep(0.5)  # for a save, during which a second signal would arrive
+    note("received", *received)
     sys.exit(75)
