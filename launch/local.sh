@@ -5,7 +5,7 @@
 # --processes divides the devices over N processes on this machine; real GPUs get one process each. Every FLAG is passed
 # to alexnet_jax.main, for example --config.data.directory=data/imagenet. The same command again resumes from the newest
 # checkpoint. On SIGTERM, SIGINT, SIGUSR1 or SIGHUP all processes save and exit with code 75. The exit code is that of
-# the first process that fails; the others are killed unless they exit within GRACE seconds (60). The output of process 1
+# the first process that fails; the others are killed unless they exit within GRACE seconds (60). What process 1 prints
 # goes to stderr, each line after [1], and so on. --dry-run prints the commands.
 set -euo pipefail
 script=$(realpath "$0")

@@ -30,7 +30,7 @@ read_arguments() {
     here=("$name" "--zone=$zone")
 }
 
-# state_of KIND FIELD: prints the state of this TPU, a resource of that kind, as gcloud reports it; NONE if there is none.
+# state_of KIND FIELD: prints the state of this TPU as gcloud reports it for the kind of resource, or NONE.
 state_of() {
     local output tries
     for tries in 1 2 3 4 5; do # gcloud may be unreachable for a moment

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Trains on a queued Cloud TPU: requests it, waits for it, runs on all workers; requests another one after a preemption.
 #   bash launch/tpu_queued.sh [--spot] [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAG...]
-# The arguments, NFS and the way to stop are those of launch/tpu_vm.sh. When the training has ended, by itself or by your
-# signal, the TPU is released. The same command again resumes. It tries again, up to 100 times, after a preemption and
-# after exit codes that another start may cure: 69, 124, 134 (see the README), and 255, a broken connection.
+# The arguments, NFS and the way to stop are those of launch/tpu_vm.sh. When the training has ended, by itself or by a
+# signal of yours, the TPU is released. The same command again resumes. It tries again, up to 100 times, after a
+# preemption and after exit codes that another start may cure: 69, 124, 134 (see the README), and 255, a broken
+# connection.
 set -euo pipefail
 script=$(realpath "$0")
 cd "$(dirname "$script")/.."
