@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 
 from alexnet_jax.data import packing
-from alexnet_jax.data.manifest import PackedSplit
 from alexnet_jax.data.sources.folder import SPLIT_FOLDERS
 from alexnet_jax.data.sources.registry import SOURCES, open_source
 from alexnet_jax.errors import Interrupted, UserError
@@ -38,9 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
     print(f"listing the images of {arguments.input or arguments.source}", flush=True)
     try:
-        source = open_source(
-            arguments.source, arguments.input, arguments.val_fraction, arguments.seed, size=arguments.size
-        )
+        source = open_source(arguments.source, arguments.input, arguments.val_fraction, arguments.seed, arguments.size)
         manifest = packing.pack(source, arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:
         os.write(2, b"\n")
@@ -49,7 +46,14 @@ def run(arguments: argparse.Namespace) -> None:
             "command again to resume"
         ) from None
     for name, split in manifest.splits.items():
-        _print_summary(name, split)
+        print(f"{name}: {split.count} images, {len(split.skipped)} skipped as corrupt")
+        for image in split.skipped:
+            print(f"  skipped {image.name}: {image.reason}")
+        for unusual in split.unusual:
+            more = ", ..." if unusual.count > 3 else ""
+            print(f"  unusual but kept, {unusual.what}: {unusual.count} ({', '.join(unusual.names[:3])}{more})")
+        if split.published and split.published.images != split.count + len(split.skipped):
+            print(f"  incomplete: {split.published.images:,} were published")
     held_out = next((name for name in SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
     print(
         f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train a "
@@ -57,14 +61,3 @@ def run(arguments: argparse.Namespace) -> None:
         f"--config.data.source=prepared --config.data.directory={arguments.output} --config.data.size={manifest.size} "
         f"--config.model.num_classes={len(manifest.classes)} --config.data.eval_split={held_out}"
     )
-
-
-def _print_summary(name: str, split: PackedSplit) -> None:
-    print(f"{name}: {split.count} images, {len(split.skipped)} skipped as corrupt")
-    for image in split.skipped:
-        print(f"  skipped {image.name}: {image.reason}")
-    for unusual in split.unusual:
-        more = ", ..." if unusual.count > 3 else ""
-        print(f"  unusual but kept, {unusual.what}: {unusual.count} ({', '.join(unusual.names[:3])}{more})")
-    if split.published and split.published.images != split.count + len(split.skipped):
-        print(f"  incomplete: {split.published.images:,} were published")

@@ -6,8 +6,6 @@ from typing import NamedTuple
 from alexnet_jax.data.sources import matlab, tars
 from alexnet_jax.errors import UserError
 
-MAX_KIT = 2**28  # bytes after decompression; the largest file needed has a million
-
 
 class Devkit(NamedTuple):
     classes: dict[int, str]  # the kit's number of a class, from 1 -> WordNet id
@@ -17,11 +15,17 @@ class Devkit(NamedTuple):
 
 def read(path: Path, year: int) -> Devkit:
     """Read the kit at `path`, an archive or the folder unpacked from it. Raises UserError if it cannot be read."""
-    truth = f"ILSVRC{year}_validation_ground_truth.txt"
+    meta, truth = names = ("data/meta.mat", f"data/ILSVRC{year}_validation_ground_truth.txt")
     kit = Devkit({}, {}, [])
     try:
-        files = _files(path, {"meta.mat", truth})
-        for synset in matlab.structs(files["meta.mat"], "synsets"):
+        if path.is_dir():
+            files = {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+        else:
+            files = tars.read_gzipped(path, names)
+        missing = [name for name in names if name not in files]
+        if missing:
+            raise UserError(f"{path} has no {' and no '.join(missing)}; is it the kit of this year?")
+        for synset in matlab.structs(files[meta], "synsets"):
             if synset["num_children"] == 0:  # the others are groups of classes
                 wnid = str(synset["WNID"]).strip()
                 kit.classes[_count(synset[f"ILSVRC{year}_ID"])] = wnid
@@ -46,16 +50,3 @@ def numbers(content: bytes, path: Path) -> list[int]:
         return [int(line) for line in content.split()]
     except ValueError as error:
         raise UserError(f"the labels in {path} should be one number per line: {error}; download it again") from None
-
-
-def _files(path: Path, names: set[str]) -> dict[str, bytes]:
-    """The files of the kit's folder data/, by name."""
-    if path.is_dir():
-        files = {name: (path / "data" / name).read_bytes() for name in names if (path / "data" / name).is_file()}
-    else:
-        members = tars.read_gzipped(path, names, MAX_KIT)
-        files = {Path(name).name: content for name, content in members.items() if Path(name).parent.name == "data"}
-    missing = names - files.keys()
-    if missing:
-        raise UserError(f"{path} has no data/{' and no data/'.join(sorted(missing))}; is it the kit of this year?")
-    return files

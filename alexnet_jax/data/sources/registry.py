@@ -66,8 +66,7 @@ def open_source(
         path: the folder or file that it reads.
         val_fraction: the share of the training images to hold out as the split `val`, in [0, 1).
         seed: of a random split.
-        size: height and width that the images will be stored at, pixels.
-        num_classes: the number of classes of a source that makes its images up.
+        size, num_classes: of the images that a source makes up, pixels and classes.
 
     Raises:
         UserError: if there is no such source, it cannot be read, or `path`, `val_fraction` or `seed` does not apply.
@@ -75,13 +74,11 @@ def open_source(
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"--val_fraction {val_fraction} is a share of the images: it must be in [0, 1)")
     kind, name = split_name(source)
-    given = {"path": path, "val_fraction": val_fraction, "seed": seed, "size": size, "num_classes": num_classes}
+    options = dict(path=path, name=name, val_fraction=val_fraction, seed=seed, size=size, num_classes=num_classes)
+    given = {option: value for option, value in options.items() if value is not None}
     parameters = {each: inspect.signature(function).parameters for each, function in SOURCES.items()}
     for option, flag in FLAGS.items():
-        if given[option] is not None and option not in parameters[kind]:
+        if option in given and option not in parameters[kind]:
             takers = ", ".join(each for each in SOURCES if option in parameters[each])
             raise UserError(f"{flag} is for --source {takers}; leave it out for --source {kind}")
-    options = given | {"name": name}
-    return SOURCES[kind](
-        **{key: value for key, value in options.items() if value is not None and key in parameters[kind]}
-    )
+    return SOURCES[kind](**{option: value for option, value in given.items() if option in parameters[kind]})

@@ -6,11 +6,12 @@ Nothing is unpacked, so no name, link or device in a tar can touch the disk.
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 BLOCK = 512  # bytes; a tar is a sequence of such blocks and ends with empty ones
 MAX_HEADER = 2**16  # bytes; tarfile searches long headers in quadratic time
+MAX_BYTES = 2**28  # of a decompressed archive; the largest, CIFAR-10, has 185 MB
 
 
 class _Window:
@@ -56,18 +57,19 @@ def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.T
         raise ValueError(str(error)) from None
 
 
-def read_gzipped(archive: Path, names: set[str], max_bytes: int) -> dict[str, bytes]:
-    """Full member name -> content, for the regular files of a .tar.gz whose last path component is in `names`.
+def read_gzipped(archive: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The regular files of a .tar.gz whose paths end with one of `names`, by that name.
 
-    Raises OSError, EOFError, ValueError or zlib.error if it is damaged or decompresses to more than `max_bytes`.
+    Raises OSError, EOFError, ValueError or zlib.error if it is damaged or decompresses to more than MAX_BYTES.
     """
     files = {}
     with gzip.open(archive) as stream:
-        for member in members(stream, 0, max_bytes):
-            if member.name.rpartition("/")[2] in names and member.type == tarfile.REGTYPE:
+        for member in members(stream, 0, MAX_BYTES):
+            wanted = [name for name in names if f"/{member.name}".endswith(f"/{name}")]
+            if wanted and member.type == tarfile.REGTYPE:
                 stream.seek(member.offset_data)
-                files[member.name] = stream.read(member.size)
-        stream.seek(max_bytes)  # or the end
+                files[wanted[0]] = stream.read(member.size)
+        stream.seek(MAX_BYTES)  # or the end
         if stream.read(1):  # at the end, gzip compares its checksum
-            raise ValueError(f"it has more than {max_bytes:,} bytes")
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
     return files
