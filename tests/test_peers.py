@@ -1,6 +1,6 @@
-"""The same network in PyTorch, where groups stand for the towers: forward pass, every gradient, and the update.
+"""The same network in PyTorch, with groups for towers: forward pass, loss and every gradient.
 
-PyTorch is large and no dependency: `bash tests/run.sh --peers` installs it and runs these tests.
+PyTorch is large and not a dependency: `bash tests/run.sh --peers` installs it and runs these tests.
 """
 
 import jax
@@ -13,12 +13,12 @@ from tests.conftest import random_batch
 from tests.meshes import on_mesh, train
 from tests.tiny import tiny_config
 
-torch = pytest.importorskip("torch", reason="PyTorch is not here; `bash tests/run.sh --peers` installs it")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; `bash tests/run.sh --peers` installs it")
 from alexnet_jax.bench import torch_net  # noqa: E402
 
 
 def side_by_side(leaf, layer: str):
-    """Our [tower, ...] as PyTorch has it: outputs of all towers first. fc6 flattens channels before pixels there."""
+    """Our [tower, ...] in PyTorch's layout: outputs of all towers first; its fc6 flattens channels before pixels."""
     leaf = np.asarray(leaf)
     if leaf.ndim == 2:
         return torch.tensor(leaf.reshape(-1))
@@ -45,9 +45,11 @@ def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     net = torch_net.net(cfg.model)
     names = {"kernel": "weight", "bias": "bias"}
     params = {
-        f"{layer}.{names[kind]}": side_by_side(leaf, layer) for layer, of in start.items() for kind, leaf in of.items()
+        f"{layer}.{names[kind]}": side_by_side(leaf, layer)
+        for layer, leaves in start.items()
+        for kind, leaf in leaves.items()
     }
-    net.load_state_dict(params)  # every parameter, and no other
+    net.load_state_dict(params)  # fails unless these are all parameters
     image = torch.tensor((batch.image - statistics.mean_image).transpose(0, 3, 1, 2))
     kept = torch.tensor(batch.mask)
     logits = net(image)[kept]

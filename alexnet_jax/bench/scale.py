@@ -102,9 +102,8 @@ def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
     state = steps.abstract_state(config, mesh)
     rates = optim.rates(config.optim, state.params, 0, optim.Validation())
     votes = abstract(sharding.DEVICES, bool, mesh.size)
-    return (
-        steps.make_train_step(config, mesh, steps_per_epoch=1).lower(state, images, rates, statistics, votes).compile()
-    )
+    step = steps.make_train_step(config, mesh, steps_per_epoch=1)
+    return step.lower(state, images, rates, statistics, votes).compile()
 
 
 def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch.nn import functional
@@ -18,9 +19,7 @@ def net(spec: Model) -> AlexNet:
     """A model in PyTorch, with all parameters 0. Raises UserError if PyTorch lacks one of its layers."""
     layouts.check(spec)
     shapes, _ = activations.shapes(spec)
-    zeros = {
-        layer: {kind: np.zeros(shape, np.float32) for kind, shape in leaves.items()} for layer, leaves in shapes.items()
-    }
+    zeros = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda node: type(node) is tuple)
     state = {name: torch.from_numpy(array) for name, array in layouts.to_torch(spec, zeros).items()}
     return AlexNet(spec.model_dump(), state)
 
