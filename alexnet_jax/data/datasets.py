@@ -1,6 +1,7 @@
 """Open the data that a config names: prepared folders, or the sources small enough to be packed in memory."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ HOW_TO_PREPARE = (
 
 class Dataset(NamedTuple):
     classes: list[str]  # label -> name
-    splits: dict[str, records.Images]
+    splits: Mapping[str, records.Images]
     statistics: statistics.Statistics  # of the training images
     fingerprint: str  # SHA-256, equal only for equal data
 
@@ -73,20 +74,19 @@ def _open_prepared(directory: str, size: int) -> Dataset:
             f"the images in {directory} are {described.size}x{described.size} and config.data.size is {size}; give "
             f"--config.data.size={described.size}, or prepare the images again with --size {size}"
         )
-    splits: dict[str, records.Images] = {name: records.open_split(path, described, name) for name in described.splits}
+    splits = {name: records.open_split(path, described, name) for name in described.splits}
     fingerprint = hashlib.sha256(described.model_dump_json().encode()).hexdigest()
     return Dataset(described.classes, splits, records.statistics_of(path, described), fingerprint)
 
 
 def _in_memory(source: Source, size: int) -> Dataset:
-    splits: dict[str, records.Images] = {}
+    splits = {}
     digest = hashlib.sha256()
     for name, split in source.splits.items():
         images = [split.read(i) for i in range(len(split.names))]
-        pixels = np.stack([stored_pixels(image.content, size)[0] for image in images])
+        pixels = np.stack([stored_pixels(image.content, size).pixels for image in images])
         labels = np.array([image.label for image in images], np.int32)
         splits[name] = records.InMemory(labels, pixels)
-        if name == "train":
-            sums = statistics.sums_of(list(pixels))
         digest.update(pixels.tobytes() + labels.tobytes())
+    sums = statistics.sums_of(list(splits["train"].pixels))
     return Dataset(source.classes, splits, statistics.of_sums(sums), digest.hexdigest())

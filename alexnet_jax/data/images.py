@@ -33,9 +33,8 @@ class Decoded(NamedTuple):
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image file in any of FORMATS to RGB, turned upright if its EXIF data asks for that.
 
-    The format is recognized by the content. Grey, palette, CMYK, transparent and gzip-compressed images become RGB.
-    Raises CorruptImage for a JPEG that is truncated or makes the decoder warn of damage (some of its pixels would be
-    garbage), and for an image of more than `max_pixels`.
+    Grey, palette, CMYK, transparent and gzip-compressed images become RGB. Raises CorruptImage for a JPEG that is
+    truncated or makes the decoder warn of damage, and for an image of more than `max_pixels`.
     """
     try:
         unusual = []
@@ -47,7 +46,12 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
             unusual.append("gzip")
         image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads only the header
         _check_size(image.width, image.height, max_pixels)
-        unusual += _unusual(image)
+        if image.mode in ("CMYK", "1", "L", "LA", "I;16", "I"):
+            unusual.append("CMYK" if image.mode == "CMYK" else "grey")
+        if image.format != "JPEG":
+            unusual.append(str(image.format))
+        if min(image.size) < TINY:
+            unusual.append(f"under {TINY} pixels")
         orientation = image.getexif().get(0x0112, 1)
         if content.startswith(JPEG_MAGIC):
             pixels = _decode_jpeg_file(content, max_pixels)
@@ -76,15 +80,6 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise CorruptImage(f"{width}x{height} pixels are more than {max_pixels:,}")
 
 
-def _unusual(image: Image.Image) -> list[str]:
-    unusual = [image.mode] if image.mode == "CMYK" else ["grey"] if image.mode in ("1", "L", "LA", "I;16", "I") else []
-    if image.format != "JPEG":
-        unusual.append(str(image.format))
-    if min(image.size) < TINY:
-        unusual.append(f"under {TINY} pixels")
-    return unusual
-
-
 def _decode_jpeg_file(content: bytes, max_pixels: int) -> np.ndarray:
     height, width, _, _ = simplejpeg.decode_jpeg_header(content)  # this decoder may read another size than Pillow
     _check_size(width, height, max_pixels)
@@ -103,9 +98,8 @@ def _decode_jpeg_file(content: bytes, max_pixels: int) -> np.ndarray:
 def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
     """Crop to the central square and scale it: [H, W, 3] uint8 -> [size, size, 3] uint8.
 
-    Shrinks by area averaging and enlarges by cubic interpolation, with the functions that the authors' code used
-    (OpenCV's INTER_AREA and INTER_CUBIC). They scaled first and cropped afterwards; cropping first, at whole pixels,
-    gives the same up to a shift of less than a pixel and is a quarter faster.
+    The interpolation is that of the authors' code. They scaled first and cropped afterwards; cropping first, at whole
+    pixels, gives the same up to a shift of less than a pixel and is a quarter faster.
     """
     height, width, _ = pixels.shape
     short = min(height, width)

@@ -12,8 +12,6 @@ import hashlib
 import json
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from tqdm import tqdm
 from alexnet_jax.data import manifest, parts, statistics
 from alexnet_jax.data.blocks import Settings, in_order, load
 from alexnet_jax.data.manifest import Manifest
-from alexnet_jax.data.parts import Part
 from alexnet_jax.data.sources.source import Source, printable
 from alexnet_jax.errors import DataError, UserError
 
@@ -115,7 +112,7 @@ def _images_per_shard(settings: Settings) -> int:
     return max(1, min(SHARD_BYTES // (settings.size**2 * 3), SHARD_IMAGES))
 
 
-def _pack_split(name: str, source: Source, output: Path, settings: Settings, show_progress: bool) -> list[Part]:
+def _pack_split(name: str, source: Source, output: Path, settings: Settings, show_progress: bool) -> list[parts.Part]:
     """Write the shards of a split that are not finished yet, and return all of them."""
     split = source.splits[name]
     total, per_shard = len(split.names), _images_per_shard(settings)
@@ -130,7 +127,7 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     unfinished = {file: indices for file, indices in shards.items() if file not in finished}
     blocks = [indices[i:][:per_block] for indices in unfinished.values() for i in range(0, len(indices), per_block)]
     skipped: list[manifest.Skipped] = []
-    finishing: list[Future[Part]] = []
+    finishing: list[Future[parts.Part]] = []
     with (
         contextlib.closing(in_order(lambda indices: load(split, indices, settings), blocks)) as loaded,
         ThreadPoolExecutor(1) as finisher,  # makes a shard durable while the next one is written
@@ -167,9 +164,12 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     return [finished[file] for file in shards]
 
 
-def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, settings: Settings, plan: str) -> Manifest:
+def _manifest(
+    source: Source, packed: dict[str, list[parts.Part]], output: Path, settings: Settings, plan: str
+) -> Manifest:
     splits = {name: _packed_split(name, split_parts, source, output) for name, split_parts in packed.items()}
-    of_training = statistics.of_sums(reduce(add, (parts.sums(output, part) for part in packed["train"])))
+    sums = sum((parts.sums(output, part) for part in packed["train"]), statistics.zero_sums(settings.size))
+    of_training = statistics.of_sums(sums)
     np.save(output / MEAN_IMAGE, of_training.mean_image)
     return Manifest(
         **_format(settings),
@@ -182,7 +182,7 @@ def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, setti
     )
 
 
-def _packed_split(name: str, split_parts: list[Part], source: Source, output: Path) -> manifest.PackedSplit:
+def _packed_split(name: str, split_parts: list[parts.Part], source: Source, output: Path) -> manifest.PackedSplit:
     contents = manifest.Contents()
     for part in split_parts:
         contents.extend(part.contents)

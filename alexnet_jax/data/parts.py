@@ -18,7 +18,7 @@ PARTS = "parts"
 ENDINGS = {"raw": "raw", "jpeg": "array_record"}
 # Each record is a group of its own, since compressing JPEGs together would gain nothing. With threads of its own,
 # ArrayRecord would block all of Python whenever they fall behind.
-ARRAY_RECORD_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
+OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
 
 
 class Part(manifest.Record):
@@ -34,9 +34,7 @@ class OpenShard:
     def __init__(self, output: Path, name: str, size: int):
         self._path, self._temporary = output / name, output / (name + ".tmp")
         is_jpeg = name.endswith(ENDINGS["jpeg"])
-        self._file = (
-            ArrayRecordWriter(str(self._temporary), ARRAY_RECORD_OPTIONS) if is_jpeg else self._temporary.open("wb")
-        )
+        self._file = ArrayRecordWriter(str(self._temporary), OPTIONS) if is_jpeg else self._temporary.open("wb")
         self._contents, self._sums = manifest.Contents(), zero_sums(size)
 
     def write(self, block: Block) -> None:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from alexnet_jax.data import images, manifest, parts, records
 from alexnet_jax.data.blocks import in_order
-from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
@@ -37,10 +36,9 @@ class SplitHashes(NamedTuple):
 def check(path: Path, source_name: str | None, quick: bool, max_duplicates: float) -> Iterator[Check]:
     """Check prepared data, or the images that a source reads.
 
-    `path` is what `prepare` wrote, or what it can read. `source_name` is as for registry.open_source; None stands for
-    prepared data, or the source that the names of the files suggest. `quick` compares lengths instead of checksums, and
-    reads only a sample of the images. `max_duplicates` is the share of a split's images that may be training images
-    too. Raises UserError if there is nothing to check.
+    `source_name` is as for registry.open_source; None stands for prepared data, or the source that the names of the
+    files suggest. `quick` compares lengths instead of checksums, and reads only a sample of the images. A share of
+    `max_duplicates` of a split may be training images too. Raises UserError if there is nothing to check.
     """
     if not path.exists():
         raise UserError(f"there is no {path}; give the folder that prepare wrote, or the one with the archives")
@@ -112,7 +110,7 @@ def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check
 
 
 def _check_counts(
-    name: str, labels: np.ndarray, classes: list[str], published: Published | None, skipped: int
+    name: str, labels: np.ndarray, classes: list[str], published: manifest.Published | None, skipped: int
 ) -> Check:
     summary = f"{len(labels):,} images of {len(np.unique(labels)):,} of {len(classes):,} classes"
     problems = []
