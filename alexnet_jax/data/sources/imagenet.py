@@ -45,17 +45,12 @@ PATCHES_2010 = ("patch_images.tar", "patch_images")  # replacements for images t
 
 
 def challenge(name: str, path: Path | None = None) -> Source:
-    """A challenge of EDITIONS, from a folder that holds its archives or what was unpacked from them.
+    """The challenge `name` of EDITIONS, from a folder that holds its archives or what was unpacked from them.
 
-    Args:
-        name: "imagenet2010" or "imagenet2012".
-        path: the folder. `train` in it may be the archive of archives, a folder of archives or a folder of folders,
-            one per class. `val` and `test` may be an archive, a folder of images or a folder of class folders. The
-            labels of images that are not in class folders come from the development kit, which also says how many
-            images each class should have.
-
-    Raises:
-        UserError: if something is missing, damaged, or does not belong together.
+    `train` in the folder may be the archive of archives, a folder of archives or a folder of folders, one per class.
+    `val` and `test` may be an archive, a folder of images or a folder of class folders. The labels of images that are
+    not in class folders come from the development kit, which also says how many images each class should have. Raises
+    UserError if something is missing, damaged, or does not belong together.
     """
     edition = EDITIONS[name]
     if path is None or not path.is_dir():
@@ -90,13 +85,9 @@ def challenge(name: str, path: Path | None = None) -> Source:
 def full(path: Path | None = None, seed: int = 0) -> Source:
     """A whole release, used as in paper section 6: half of each class's images for training, half for validation.
 
-    Args:
-        path: a folder with an archive or a folder per class (10,184 of them in the Fall 2009 release), or one archive
-            of all archives.
-        seed: decides, together with its name, which half an image is in.
-
-    Raises:
-        UserError: if there is nothing at `path`, it is damaged, or every class has a single image.
+    `path` is a folder with an archive or a folder per class (10,184 of them in the Fall 2009 release), or one archive
+    of all archives. `seed` and an image's name decide which half it is in. Raises UserError if there is nothing at
+    `path`, it is damaged, or every class has a single image.
     """
     if path is None or not path.exists():
         raise UserError("--source imagenet_full needs --input DIR, a folder with one tar of images per class (n*.tar)")

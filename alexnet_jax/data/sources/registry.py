@@ -66,10 +66,10 @@ def open_source(
         path: the folder or file that it reads.
         val_fraction: the share of the training images to hold out as the split `val`, in [0, 1).
         seed: of a random split.
-        size, num_classes: of the images that a source makes up, pixels and classes.
+        size: height and width that the images will be stored at, pixels.
+        num_classes: the number of classes of a source that makes its images up.
 
-    Raises:
-        UserError: if there is no such source, it cannot be read, or `path`, `val_fraction` or `seed` does not apply.
+    Raises UserError if there is no such source, it cannot be read, or `path`, `val_fraction` or `seed` does not apply.
     """
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"--val_fraction {val_fraction} is a share of the images: it must be in [0, 1)")

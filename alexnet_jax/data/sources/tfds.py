@@ -17,14 +17,10 @@ OUR_NAMES = {"validation": "val"}  # of splits that have another name here
 
 
 def tfds(name: str, path: Path | None = None) -> Source:
-    """A prepared data set. The code that made it is not needed.
+    """A prepared data set, such as `cifar10`, `imagenet2012:5.1.0` or `my/config`. Its code is not needed.
 
-    Args:
-        name: as in `cifar10`, `imagenet2012:5.1.0` or `my/config`.
-        path: the data folder of TFDS. None: where TFDS itself looks.
-
-    Raises:
-        UserError: if the set is not prepared there, is damaged, or is not for classification.
+    `path` is the data folder of TFDS (None: where TFDS itself looks). Raises UserError if the set is not prepared
+    there, is damaged, or is not for classification.
     """
     try:
         from tensorflow_datasets.core.file_adapters import FileFormat  # heavy, and only this source needs it
