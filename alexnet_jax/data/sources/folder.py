@@ -39,9 +39,8 @@ def folder(path: Path | None = None, val_fraction: float | None = None) -> Sourc
         if "val" in images:
             raise UserError(f"{path} has its own val/; leave out --val_fraction")
         images["train"], images["val"] = _held_out(images["train"], split_folders["train"], val_fraction)
-    for split, listing in images.items():
-        if not listing:
-            raise UserError(f"the split {split} of {path} has no images; add images or change --val_fraction")
+        if not images["val"]:
+            raise UserError(f"the split val of {path} has no images; add images or change --val_fraction")
     return Source(classes, {split: archives.split(listing) for split, listing in images.items()}, {})
 
 
