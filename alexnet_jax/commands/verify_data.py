@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("data", type=Path, help="prepared data, or archives or folders that a source reads")
     add("--source", help="the source that reads them (default: recognized by the names of the files)")
     add("--quick", action="store_true", help="compare lengths instead of checksums, and decode only a sample")
-    add("--max_duplicates", type=float, default=0.001, help="share of a split that may be in train too (default: 0.001)")
+    add("--max_duplicates", type=float, default=0.001, help="share of images that may be in train too (default: 0.001)")
 
 
 def run(arguments: argparse.Namespace) -> None:
