@@ -149,7 +149,7 @@ def test_the_zoo_s_bvlc_alexnet_gives_onnxruntime_s_logits(bvlc_onnx):
 
 def caffemodel(tensors: dict[str, np.ndarray], age: str) -> message.Message:
     """A file as Caffe wrote it before 2015 ("v1"), or has since."""
-    net = caffe.MESSAGES["NetParameter"]()
+    net = caffe.NetParameter()
     old = age == "v1"
     types = {name: number for number, name in caffe.TYPES.items()}
     layers = net.layers if old else net.layer

@@ -13,18 +13,14 @@ from alexnet_jax.interop import files, foreign, networks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--workdir", type=Path, required=True, help="the workdir to make")
-    parser.add_argument(
-        "--config", help="for another program's network, such as variants:caffe or variants:one_weird_trick"
-    )
-    parser.add_argument(
-        "--pixels",
-        choices=foreign.PREPROCESSING,
-        help="what the network expects: RGB in 0..255, torchvision's normalization, or Caffe's BGR minus its mean",
-    )
-    parser.add_argument("--mean", help="R,G,B or B,G,R, in the network's order and scale, instead of the usual mean")
-    parser.add_argument("--classes", type=Path, help="file with a class name on each line, or folder of prepared data")
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE")
+    add("--workdir", type=Path, required=True, help="the workdir to make")
+    add("--config", help="for another program's network, such as variants:caffe or variants:one_weird_trick")
+    pixels = "what the network expects: RGB in 0..255, torchvision's normalization, or Caffe's BGR minus its mean"
+    add("--pixels", choices=foreign.PREPROCESSING, help=pixels)
+    add("--mean", help="R,G,B or B,G,R, in the network's order and scale, instead of the usual mean")
+    add("--classes", type=Path, help="file with a class name on each line, or folder of prepared data")
 
 
 def run(arguments: argparse.Namespace) -> None:

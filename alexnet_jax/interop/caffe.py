@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, as_decimal
+from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, lrn
 
 # The part of caffe.proto that is needed; fields that are not repeated are optional.
 SCHEMA = """
@@ -55,8 +55,8 @@ IGNORED |= {"Softmax", "SoftmaxWithLoss", "Split"}
 OPERATIONS = {"ReLU": "activation", "TanH": "activation", "LRN": "lrn", "Pooling": "pool"}
 
 
-def _messages() -> dict[str, Any]:
-    """The message classes of SCHEMA."""
+def _net_parameter() -> Any:
+    """The class of the message NetParameter of SCHEMA."""
     descriptor = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="caffe_alexnet.proto", package="caffe", syntax="proto2")
     for name, fields in re.findall(r"message (\w+) {(.*?)}", SCHEMA, re.DOTALL):
@@ -70,43 +70,35 @@ def _messages() -> dict[str, Any]:
                 field.type = getattr(descriptor, f"TYPE_{kind.upper()}")
             if packed:
                 field.options.packed = True
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    names = [described.name for described in file.message_type]
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in names}
+    return message_factory.GetMessages([file], descriptor_pool.DescriptorPool())["caffe.NetParameter"]
 
 
-MESSAGES = _messages()
+NetParameter = _net_parameter()
 
 
 def read(path: Path) -> ForeignNetwork:
     """Read a .caffemodel. Raises UserError if it is not an AlexNet, DataError if it is damaged."""
-    net = MESSAGES["NetParameter"]()
+    net = NetParameter()
     try:
         net.ParseFromString(path.read_bytes())
     except message.DecodeError:
         raise DataError(f"{path} is not a .caffemodel, or is truncated") from None
-    image_size = _image_size(net)  # most files do not state it
-    network = ForeignNetwork(path, [], {"image_size": image_size} if image_size else {})
+    shapes = [*net.input_shape, *(shape for layer in net.layer for shape in layer.input_param.shape)]
+    dims = [*net.input_dim] or next((list(shape.dim) for shape in shapes), [])
+    is_stated = len(dims) == 4 and dims[-1]  # in few files
+    network = ForeignNetwork(path, [], {"image_size": dims[-1]} if is_stated else {})
     for layer in [*net.layers, *net.layer]:
         kind = TYPES.get(layer.type, layer.type) if isinstance(layer.type, int) else layer.type
         if kind in ("Convolution", "InnerProduct"):
-            ndim, settings = (4, _conv_settings(layer, path)) if kind == "Convolution" else (2, {})
+            ndim, settings = (4, _settings(kind, layer, path)) if kind == "Convolution" else (2, {})
             network.layers.append(ForeignLayer(layer.name, *_weights(layer, ndim, path), settings | {"then": []}))
         elif kind in OPERATIONS and network.layers:
-            network.follow(OPERATIONS[kind], _operation_settings(kind, layer, path), layer.name)
+            network.follow(OPERATIONS[kind], _settings(kind, layer, path), layer.name)
         elif kind not in IGNORED:
             raise UserError(f"{path}: layer {layer.name} is of type {kind}, which is not supported")
     if not network.layers:
         raise UserError(f"{path} holds no layers with weights; give the .caffemodel, not the .prototxt")
     return network
-
-
-def _image_size(net: Any) -> int:
-    """The side of the input, 0 if it is not stated."""
-    shapes = [*net.input_shape, *(shape for layer in net.layer for shape in layer.input_param.shape)]
-    dims = [*net.input_dim] or next((list(shape.dim) for shape in shapes), [])
-    return dims[-1] if len(dims) == 4 else 0
 
 
 def _weights(layer: Any, ndim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -120,30 +112,25 @@ def _weights(layer: Any, ndim: int, path: Path) -> tuple[np.ndarray, np.ndarray]
             raise DataError(f"{path} is damaged: {layer.name} holds {len(blob.data):,} numbers for the shape {shape}")
         arrays.append(np.array(blob.data, np.float32).reshape(shape))
     weight = arrays[0].reshape(arrays[0].shape[-ndim:])
-    bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
-    return weight, bias
+    return weight, arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
 
 
-def _conv_settings(layer: Any, path: Path) -> dict[str, Any]:
-    """A convolution's settings, as keys of model_config.Conv."""
-    conv = layer.convolution_param
-    if any(factor != 1 for factor in conv.dilation):
-        raise UserError(f"{path}: {layer.name} is dilated, which is not supported")
-    padding = (list(conv.pad) or [conv.pad_h])[0]
-    return {"stride": (list(conv.stride) or [conv.stride_h or 1])[0], "padding": (padding, padding)}
-
-
-def _operation_settings(kind: str, layer: Any, path: Path) -> dict[str, Any]:
-    """The settings of an operation, as keys of model_config.Model."""
+def _settings(kind: str, layer: Any, path: Path) -> dict[str, Any]:
+    """The settings of a convolution (keys of model_config.Conv) or of an operation (keys of model_config.Model)."""
+    if kind == "Convolution":
+        conv = layer.convolution_param
+        if any(factor != 1 for factor in conv.dilation):
+            raise UserError(f"{path}: {layer.name} is dilated, which is not supported")
+        padding = (list(conv.pad) or [conv.pad_h])[0]
+        return {"stride": (list(conv.stride) or [conv.stride_h or 1])[0], "padding": (padding, padding)}
     if kind == "LRN":
-        lrn = layer.lrn_param
-        if lrn.norm_region:
+        norm = layer.lrn_param
+        if norm.norm_region:
             raise UserError(f"{path}: {layer.name} normalizes within each map, which is not supported")
-        n, k, alpha, beta = lrn.local_size, as_decimal(lrn.k), as_decimal(lrn.alpha), as_decimal(lrn.beta)
-        return {"lrn": {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}}
+        return lrn(norm.local_size, norm.alpha, norm.beta, norm.k)
     if kind == "Pooling":
         pool = layer.pooling_param
         if pool.pool or pool.pad:
             raise UserError(f"{path}: {layer.name} is not max-pooling without padding, which alone is supported")
         return {"pool": {"window": pool.kernel_size, "stride": pool.stride, "ceil": True}}  # Caffe always rounds up
-    return {"activation": {"ReLU": "relu", "TanH": "tanh"}[kind]}
+    return {"activation": kind.lower()}

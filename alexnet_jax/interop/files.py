@@ -1,11 +1,12 @@
 """Files of networks, read and written by their suffix. Format libraries are imported only when they are needed."""
 
 import contextlib
-import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
@@ -30,10 +31,9 @@ WRITERS = {
 
 
 def open_exported(path: Path) -> Network:
-    """Open a file that `export` wrote: .safetensors, .pth or .onnx.
+    """Open a .safetensors, .pth or .onnx file that `export` wrote.
 
-    Raises:
-        UserError: if it is missing, of another kind, or another program's. DataError: if it is damaged.
+    Raises UserError if it is missing, of another kind, or another program's; DataError if it is damaged.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a workdir, or a file that `alexnet export` wrote")
@@ -49,11 +49,9 @@ def open_exported(path: Path) -> Network:
 def export(network: Network, path: Path) -> None:
     """Write a network to a file, in the format that its suffix names. The file is complete or not written at all.
 
-    Raises:
-        UserError: if the suffix is unknown, a library is missing, or the format cannot hold one of the layers.
+    Raises UserError if the suffix is unknown, a library is missing, or the format cannot hold one of the layers.
     """
-    with _require_libraries():
-        write = _function(path, WRITERS, "written")
+    with _function(path, WRITERS, "written") as write:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         try:
@@ -65,7 +63,7 @@ def export(network: Network, path: Path) -> None:
 
 def imported(
     path: Path,
-    config_name: str | None = None,
+    config: str | None = None,
     pixels: str | None = None,
     mean: str | None = None,
     classes: Path | None = None,
@@ -74,65 +72,51 @@ def imported(
 
     Args:
         path: .safetensors, .pth, .pt, .onnx or .caffemodel.
-        config_name: the config that supplies what another program's file does not state.
+        config: name of the config that supplies what another program's file does not state.
         pixels: what another program's network expects of its images, a key of PREPROCESSING.
         mean: three numbers separated by commas, in place of the usual mean.
         classes: file with a class name on each line, or folder of prepared data.
 
-    Returns:
-        The network, and a table of the conversion (see `foreign.convert`), which is empty for our own files.
-
-    Raises:
-        UserError: if an argument is missing, or superfluous since the file is our own; or if the network cannot be
-            represented. DataError: if the file is damaged.
+    Returns the network, and the table of `foreign.convert`, which is empty for our own files. Raises UserError if an
+    argument is missing, or superfluous since the file is our own, or if the network cannot be represented; DataError
+    if the file is damaged.
     """
     network = _read(path)
     if isinstance(network, Network):
-        if config_name or pixels or mean or classes:
+        if config or pixels or mean or classes:
             raise UserError(f"{path} is self-describing; leave out --config, --pixels, --mean and --classes")
         return network, []
-    if not config_name or not pixels:
+    if not config or not pixels:
         raise UserError(
             f"{path} was written by another program: give its --config (variants:caffe for Caffe's, "
             "variants:one_weird_trick for torchvision's) and its --pixels (rgb, caffe or torchvision)"
         )
     preprocessing = PREPROCESSING[pixels]
     if mean:
-        preprocessing = preprocessing._replace(mean=_parse_mean(mean))
-    base = config_files.parse(config_files.load(config_name))
+        numbers = TypeAdapter(tuple[FiniteFloat, FiniteFloat, FiniteFloat])
+        try:
+            preprocessing = preprocessing._replace(mean=numbers.validate_python(mean.split(",")))
+        except ValidationError:
+            raise UserError(f"--mean {mean} is not three numbers separated by commas") from None
+    base = config_files.parse(config_files.load(config))
     return foreign.convert(network, base, preprocessing, _read_classes(classes) if classes else None)
 
 
 def _read(path: Path) -> Network | ForeignNetwork:
-    with _require_libraries():
-        return _function(path, READERS, "read")(path)
-
-
-def _function(path: Path, functions: Mapping[str, str], verb: str) -> Callable[..., Any]:
-    """The function for the suffix of `path`, from a module that is imported now."""
-    if path.suffix not in functions:
-        raise UserError(f"{path}: '{path.suffix}' files cannot be {verb}; give one of {', '.join(functions)}")
-    return pkgutil.resolve_name(f"alexnet_jax.interop.{functions[path.suffix]}")
+    with _function(path, READERS, "read") as read:
+        return read(path)
 
 
 @contextlib.contextmanager
-def _require_libraries() -> Iterator[None]:
-    """Turn the absence of a format's library into UserError."""
+def _function(path: Path, functions: Mapping[str, str], verb: str) -> Iterator[Callable[..., Any]]:
+    """The function for the suffix of `path`. The absence of a library that it imports becomes UserError."""
+    if path.suffix not in functions:
+        raise UserError(f"{path}: '{path.suffix}' files cannot be {verb}; give one of {', '.join(functions)}")
     try:
-        yield
+        yield pkgutil.resolve_name(f"alexnet_jax.interop.{functions[path.suffix]}")
     except ModuleNotFoundError as error:
         package = "torch" if error.name == "torch" else '"alexnet_jax[interop]"'
         raise UserError(f"{error.name} is not installed: pip install {package}") from None
-
-
-def _parse_mean(text: str) -> tuple[float, float, float]:
-    try:
-        first, second, third = map(float, text.split(","))
-        if not math.isfinite(first + second + third):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"--mean {text} is not three numbers separated by commas") from None
-    return first, second, third
 
 
 def _read_classes(path: Path) -> list[str]:

@@ -55,66 +55,65 @@ PREPROCESSING = {
 }
 
 
+def lrn(n: int, alpha: float, beta: float, k: float) -> dict[str, Any]:
+    """Caffe's or ONNX's normalization as keys of model_config.Model; alpha is of the mean over n channels there."""
+    alpha, beta, k = (float(f"{number:.7g}") for number in (alpha, beta, k))  # the decimals that became float32
+    return {"lrn": {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}}
+
+
 def convert(
     foreign: ForeignNetwork, base: Config, preprocessing: Preprocessing, classes: list[str] | None
 ) -> tuple[Network, list[list[str]]]:
     """Convert another program's network to ours.
 
-    Args:
-        foreign: the network as its file has it.
-        base: the config that supplies what the file does not state.
-        preprocessing: the network's input, which becomes part of conv1's kernels and of the mean image.
-        classes: their names; None numbers them.
+    The config `base` supplies what the file does not state, `preprocessing` becomes part of conv1's kernels and of the
+    mean image, and without `classes`, their names, classes are numbered.
 
-    Returns:
-        The network as of step 0, and a table with a row for each change: our layer, theirs, shape, what was done.
-
-    Raises:
-        UserError: if it is not an AlexNet, or has something that cannot be represented.
+    Returns the network as of step 0, and a table with a row for each change: our layer, theirs, shape, what was done.
+    Raises UserError if the network is not an AlexNet, or has something that cannot be represented.
     """
-    names = _layer_names(foreign, base)
-    groups = _groups(foreign, names)
+    layers = _by_name(foreign, base)
+    groups = _groups(foreign.path, layers)
+    towers, first_dense = max(groups.values()), list(layers)[len(groups)]
     # Other programs scale the units that dropout keeps in training, and do nothing at test time.
-    model = base.model.model_dump() | foreign.model | {"dropout_scaling": "training", "towers": max(groups.values())}
-    model |= {name: None for name in ("conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7") if name not in names}
-    model["num_classes"] = len(foreign.layers[-1].weight)
+    model = base.model.model_dump() | foreign.model | {"dropout_scaling": "training", "towers": towers}
+    model |= dict.fromkeys(base.model.layers().keys() - layers.keys())
+    model["num_classes"] = len(layers["fc8"].weight)
     tensors, rows = {}, []
-    for name, layer in zip(names, foreign.layers, strict=True):
+    for name, layer in layers.items():
         weight, where, done = layer.weight, f"{foreign.path}: {layer.name}", list[str]()
         if not (np.isfinite(weight).all() and np.isfinite(layer.bias).all()):
             raise UserError(f"{where} has weights that are not finite; the file is damaged, or its training diverged")
         if name in groups:
-            model[name] |= _conv_settings(where, name, layer, groups[name], model["towers"], done)
+            model[name] |= _conv_settings(where, name, layer, groups[name], towers, done)
         else:
             _check_activation(where, name, layer)
             model[name] |= {"exchange": True} | ({} if name == "fc8" else {"features": len(weight)})
         if name == "conv1":
             weight = _for_stored_pixels(weight, preprocessing, done)
-        if name == names[len(groups)]:
+        if name == first_dense:
             done.append("inputs from [C, H, W] to [H, W, C]")
-        if name == "fc8" and model["towers"] > 1:
-            done.append(f"classes split over {model['towers']} towers")
+        if name == "fc8" and towers > 1:
+            done.append(f"classes split over {towers} towers")
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight, layer.bias
         rows.append([name, layer.name, "x".join(map(str, weight.shape)), "; ".join(done)])
-    data = {"source": "prepared", "size": max(base.data.size, model["image_size"])}
-    config = config_files.changed(base, model=model, data=data)
+    size = max(base.data.size, model["image_size"])
+    config = config_files.changed(base, model=model, data={"source": "prepared", "size": size})
     if groups != layouts.groups(config.model):
         raise UserError(f"{foreign.path}: layers must have 1 group or the same number of groups, but have {groups}")
-    statistics = _statistics(preprocessing, config.data.size)
+    mean = np.array(preprocessing.mean, np.float32)[:: -1 if preprocessing.bgr else 1] / preprocessing.scale
+    mean_image = np.full((size, size, 3), mean)
+    # The file states no colour covariance, so there is no colour noise.
+    statistics = Statistics(mean_image, np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
     classes = classes or [f"class {i}" for i in range(config.model.num_classes)]
     if len(classes) != config.model.num_classes:
         raise UserError(f"--classes names {len(classes)} classes, but the network has {config.model.num_classes}")
     params = layouts.from_torch(config.model, tensors)
-    return Network(config, statistics, params, classes, 0, foreign.path), rows + _common_rows(config, statistics)
+    return Network(config, statistics, params, classes, 0, foreign.path), rows + _common_rows(config, mean)
 
 
-def as_decimal(number: float) -> float:
-    """The short decimal from which a float32 was made."""
-    return float(f"{number:.7g}")
-
-
-def _layer_names(foreign: ForeignNetwork, base: Config) -> list[str]:
-    """Our name of each layer."""
+def _by_name(foreign: ForeignNetwork, base: Config) -> dict[str, ForeignLayer]:
+    """The layers by our names."""
     axes = [layer.weight.ndim for layer in foreign.layers]
     convs, denses = axes.count(4), len(axes) - axes.count(4)
     if not 1 <= convs <= 6 or not 1 <= denses <= 3 or axes != sorted(axes, reverse=True):
@@ -122,23 +121,20 @@ def _layer_names(foreign: ForeignNetwork, base: Config) -> list[str]:
         expected = "1 to 6 convolutions, then 1 to 3 fully connected layers"
         raise UserError(f"{foreign.path} is not an AlexNet ({expected}); it has {layers or 'no layers'}")
     names = [f"conv{i + 1}" for i in range(convs)] + ["fc6", "fc7"][: denses - 1] + ["fc8"]
-    missing = [name for name in names if getattr(base.model, name) is None]
-    if missing:
+    if missing := [name for name in names if getattr(base.model, name) is None]:
         raise UserError(f"{foreign.path} has {len(names)} layers; give a --config that has {', '.join(missing)} too")
-    return names
+    return dict(zip(names, foreign.layers, strict=True))
 
 
-def _groups(foreign: ForeignNetwork, names: list[str]) -> dict[str, int]:
+def _groups(path: Path, layers: dict[str, ForeignLayer]) -> dict[str, int]:
     """The number of groups of each convolution, from the number of feature maps that a kernel spans."""
     groups, maps = {}, 3
-    for name, layer in zip(names, foreign.layers, strict=True):
-        if layer.weight.ndim != 4:
-            break
-        span = layer.weight.shape[1]
-        if span == 0 or maps % span:
-            raise UserError(f"{foreign.path}: {layer.name} has kernels over {span} of {maps} maps, which are no groups")
-        groups[name] = maps // span
-        maps = len(layer.weight)
+    for name, layer in layers.items():
+        if name.startswith("conv"):
+            count, span = layer.weight.shape[:2]
+            if span == 0 or maps % span:
+                raise UserError(f"{path}: {layer.name} has kernels over {span} of {maps} maps, which are no groups")
+            groups[name], maps = maps // span, count
     return groups
 
 
@@ -176,27 +172,18 @@ def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: l
     return weight
 
 
-def _statistics(preprocessing: Preprocessing, size: int) -> Statistics:
-    mean = np.array(preprocessing.mean, np.float32)[:: -1 if preprocessing.bgr else 1] / preprocessing.scale
-    return Statistics(
-        np.broadcast_to(mean.astype(np.float32), (size, size, 3)).copy(),
-        np.zeros(3, np.float32),  # the file states no colour covariance, so there is no colour noise
-        np.eye(3, dtype=np.float32),
-    )
-
-
-def _common_rows(config: Config, statistics: Statistics) -> list[list[str]]:
-    """The rows of the table that concern no single layer."""
-    model, lrn, pool = config.model, config.model.lrn, config.model.pool
-    mean, size = ", ".join(f"{value:.6g}" for value in statistics.mean_image[0, 0]), model.image_size
-    reach = "across towers" if lrn.across_towers else "within a tower"
+def _common_rows(config: Config, mean: np.ndarray) -> list[list[str]]:
+    """The rows of the table that concern no single layer; `mean` is that of R, G and B."""
+    spec, lrn, pool = config.model, config.model.lrn, config.model.pool
+    means, stored = ", ".join(f"{value:.6g}" for value in mean), f"{config.data.size}x{config.data.size}"
     rounding = "up" if pool.ceil else "down"
     rows = [
-        ["image", "", f"{size}x{size}x3", f"centre of {config.data.size}x{config.data.size}; mean {mean} (RGB)"],
+        ["image", "", f"{spec.image_size}x{spec.image_size}x3", f"centre of {stored}; mean {means} (RGB)"],
         ["dropout", "", "", "scaled in training, nothing at test time"],
         ["pooling", "", f"{pool.window}x{pool.window} /{pool.stride}", f"sizes rounded {rounding}"],
     ]
-    if any("lrn" in conv.then for _, conv in model.convs()):
+    if any("lrn" in conv.then for _, conv in spec.convs()):
+        reach = "across towers" if lrn.across_towers else "within a tower"
         how = f"k = {lrn.k:g}, n = {lrn.n}, alpha = {lrn.alpha:g} of the sum (not of the mean), {reach}"
         rows.append(["normalization", "", "", how])
     return rows

@@ -25,9 +25,8 @@ def to_workdir(network: Network, directory: Path) -> None:
         raise UserError(f"{directory} is a workdir already; give another --workdir")
     config = network.config
     state = steps.init_state(config, network.mesh)
-    params = jax.tree.map(
-        lambda host, placed: sharding.put_as(host, placed.sharding), jax.device_get(network.params), state.params
-    )
+    places = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    params = jax.tree.map(sharding.put_as, jax.device_get(network.params), places)
     with workdir.lock(directory):
         workdir.prepare(directory, config, Dataset(network.classes, {}, network.statistics, "imported"))
         with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=1) as checkpoints:
@@ -36,10 +35,7 @@ def to_workdir(network: Network, directory: Path) -> None:
 
 
 def to_tensors(network: Network) -> tuple[dict[str, np.ndarray], str]:
-    """All that a file holds of a network: tensors in PyTorch's layout by name, and the rest as JSON.
-
-    Raises UserError if PyTorch has no equivalent of one of its layers.
-    """
+    """A network as tensors by name, and the rest as JSON. Raises UserError if PyTorch has no such layer."""
     mean_image, *colours = network.statistics
     metadata = {
         "format": FORMAT,

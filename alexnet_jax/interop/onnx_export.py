@@ -21,18 +21,18 @@ OPSET = 26
 
 
 class _Graph:
-    """Nodes in sequence: each takes the output of the one before."""
+    """Nodes in sequence: each takes the output of the one before, or of `after`."""
 
     def __init__(self, tensors: dict[str, np.ndarray]):
         self.nodes: list[Any] = []
         self.tensors = dict(tensors)
         self.last = "image"
 
-    def add(self, kind: str, *others: str, output: str = "", **attributes: Any) -> str:
-        name = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, [self.last, *others], [name], name=name, **attributes))
-        self.last = name
-        return name
+    def add(self, kind: str, *others: str, after: str = "", output: str = "", **attributes: Any) -> str:
+        inputs = [after or self.last, *others]
+        self.last = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [self.last], name=self.last, **attributes))
+        return self.last
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         name = f"constant_{len(self.tensors)}"
@@ -44,9 +44,13 @@ def write(path: Path, network: Network) -> None:
     """Write the network. Raises UserError if ONNX has no operator for one of its layers."""
     tensors, metadata = to_tensors(network)
     spec, size = network.config.model, network.config.data.size
-    graph = _Graph(tensors)
-    groups = layouts.groups(spec)
-    _add_preprocessing(graph, spec.image_size, size, network.config.augment.mean_crop)
+    graph, groups = _Graph(tensors), layouts.groups(spec)
+    graph.add("Cast", to=TensorProto.FLOAT)
+    graph.add("Sub", MEAN)  # before the crop: for the centre, augment.mean_crop makes no difference
+    start = (size - spec.image_size) // 2
+    edges = [graph.constant([edge, edge], np.int64) for edge in (start, start + spec.image_size)]
+    graph.add("Slice", *edges, graph.constant([1, 2], np.int64))
+    graph.add("Transpose", perm=[0, 3, 1, 2])
     for name, conv in spec.convs():
         before, after = conv.padding
         window = {"strides": [conv.stride] * 2, "pads": [before, before, after, after]}
@@ -74,24 +78,9 @@ def write(path: Path, network: Network) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def _add_preprocessing(graph: _Graph, crop: int, size: int, mean_crop: str) -> None:
-    """The centre crop minus its mean, [B, 3, crop, crop], as in `augment.evaluation_views`."""
-    start = (size - crop) // 2
-    starts, ends = (graph.constant([edge, edge], np.int64) for edge in (start, start + crop))
-    graph.add("Cast", to=TensorProto.FLOAT)
-    if mean_crop == "same":
-        graph.add("Sub", MEAN)
-    cropped = graph.add("Slice", starts, ends, graph.constant([1, 2], np.int64))
-    if mean_crop == "centre":
-        graph.last = MEAN
-        mean = graph.add("Slice", starts, ends, graph.constant([0, 1], np.int64))
-        graph.last = cropped
-        graph.add("Sub", mean)
-    graph.add("Transpose", perm=[0, 3, 1, 2])
-
-
 def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
     """What follows a convolution."""
+    lrn, norm = spec.lrn, spec.map_norm
     for operation in conv.then:
         if operation == "activation":
             graph.add(spec.activation.capitalize())
@@ -99,27 +88,15 @@ def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
             window, stride = [spec.pool.window] * 2, [spec.pool.stride] * 2
             graph.add("MaxPool", kernel_shape=window, strides=stride, ceil_mode=int(spec.pool.ceil))
         elif operation == "lrn":
-            _add_lrn(graph, spec, conv.features)
+            if separate := spec.towers > 1 and not lrn.across_towers:  # towers become examples
+                graph.add("Reshape", graph.constant([-1, conv.features // spec.towers, 0, 0], np.int64))
+            graph.add("LRN", size=lrn.n, alpha=lrn.alpha * lrn.n, beta=lrn.beta, bias=lrn.k)
+            if separate:
+                graph.add("Reshape", graph.constant([-1, conv.features, 0, 0], np.int64))
         else:
-            _add_map_norm(graph, spec)
-
-
-def _add_lrn(graph: _Graph, spec: Model, maps: int) -> None:
-    lrn, separate = spec.lrn, spec.towers > 1 and not spec.lrn.across_towers
-    if separate:  # towers become examples
-        graph.add("Reshape", graph.constant([-1, maps // spec.towers, 0, 0], np.int64))
-    graph.add("LRN", size=lrn.n, alpha=lrn.alpha * lrn.n, beta=lrn.beta, bias=lrn.k)
-    if separate:
-        graph.add("Reshape", graph.constant([-1, maps, 0, 0], np.int64))
-
-
-def _add_map_norm(graph: _Graph, spec: Model) -> None:
-    norm, source = spec.map_norm, graph.last
-    graph.add("Mul", source)
-    half = norm.n // 2
-    graph.add("AveragePool", kernel_shape=[norm.n] * 2, pads=[half] * 4, strides=[1, 1], count_include_pad=1)
-    graph.add("Mul", graph.constant(norm.alpha * norm.n**2))
-    graph.add("Add", graph.constant(1.0))
-    scale = graph.add("Pow", graph.constant(norm.beta))
-    graph.last = source
-    graph.add("Div", scale)
+            source, pads = graph.last, [norm.n // 2] * 4
+            graph.add("Mul", source)
+            graph.add("AveragePool", kernel_shape=[norm.n] * 2, pads=pads, strides=[1, 1], count_include_pad=1)
+            graph.add("Mul", graph.constant(norm.alpha * norm.n**2))
+            graph.add("Add", graph.constant(1.0))
+            graph.add("Div", graph.add("Pow", graph.constant(norm.beta)), after=source)

@@ -9,12 +9,12 @@ from onnx import numpy_helper
 
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference.network import Network
-from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, as_decimal
+from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, lrn
 from alexnet_jax.interop.networks import METADATA, from_tensors
 
 IGNORED = {"Dropout", "Flatten", "Identity", "Reshape", "Softmax"}  # without effect at test time
 OPERATIONS = {"Relu": "activation", "Tanh": "activation", "LRN": "lrn", "MaxPool": "pool"}
-LRN_DEFAULTS = (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+LRN_DEFAULTS = (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))  # the bias is k
 
 
 def read(path: Path) -> Network | ForeignNetwork:
@@ -69,38 +69,32 @@ def _append(network: ForeignNetwork, node: Any, arrays: list[np.ndarray]) -> Non
         bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
         if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
             raise UserError(f"{where} scales its product, which is not supported")
-        settings = _conv_settings(attributes, where) if kind == "Conv" else {}
+        settings = _settings(kind, attributes, where) if kind == "Conv" else {}
         layers.append(ForeignLayer(node.name or node.output[0], weight, bias, settings | {"then": []}))
     elif kind == "Add" and layers and layers[-1].weight.ndim == 2:
         layers[-1] = layers[-1]._replace(bias=layers[-1].bias + arrays[0].reshape(-1))
     elif kind in OPERATIONS and layers:
-        network.follow(OPERATIONS[kind], _operation_settings(kind, attributes, where), node.name or node.output[0])
+        network.follow(OPERATIONS[kind], _settings(kind, attributes, where), node.name or node.output[0])
     elif kind not in IGNORED:
         raise UserError(f"{where} is of type {kind}, which is not supported")
 
 
-def _conv_settings(attributes: dict[str, Any], where: str) -> dict[str, Any]:
-    """A convolution's settings, as keys of model_config.Conv."""
-    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
-    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
-    if (top, bottom) != (left, right) or strides[0] != strides[1] or set(dilations) != {1}:
-        raise UserError(f"{where} treats height and width differently, or is dilated, which is not supported")
-    return {"stride": strides[0], "padding": (top, bottom)}
-
-
-def _operation_settings(kind: str, attributes: dict[str, Any], where: str) -> dict[str, Any]:
-    """The settings of an operation, as keys of model_config.Model."""
+def _settings(kind: str, attributes: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings of a convolution (keys of model_config.Conv) or of an operation (keys of model_config.Model)."""
     if kind in ("Relu", "Tanh"):
         return {"activation": kind.lower()}
     if kind == "LRN":
-        n = attributes["size"]  # alpha is that of the mean over n channels, and the window ignores groups
-        alpha, beta, k = (as_decimal(attributes.get(*default)) for default in LRN_DEFAULTS)
-        return {"lrn": {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}}
-    window, stride = attributes["kernel_shape"], attributes.get("strides", [1, 1])
+        return lrn(attributes["size"], *(attributes.get(*default) for default in LRN_DEFAULTS))
     top, left, bottom, right = pads = attributes.get("pads", [0, 0, 0, 0])
-    # Padding at the end alone is how Caffe's rounding up is written: a maximum never takes the padded attributes.
+    strides, dilations = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+    irregular = (top, bottom) != (left, right) or len({*strides}) > 1 or {*dilations} != {1}
+    if kind == "Conv":
+        if irregular:
+            raise UserError(f"{where} treats height and width differently, or is dilated, which is not supported")
+        return {"stride": strides[0], "padding": (top, bottom)}
+    window = attributes["kernel_shape"]
+    # Padding at the end alone is how Caffe's rounding up is written: a maximum never takes padding.
     ceil = bool(attributes.get("ceil_mode", 0)) or bottom > 0
-    irregular = len({*window}) > 1 or len({*stride}) > 1 or {*attributes.get("dilations", [1])} != {1}
-    if top or left or bottom != right or bottom >= stride[0] or irregular:
+    if irregular or len({*window}) > 1 or top or bottom >= strides[0]:
         raise UserError(f"{where} pools over {window} with pads {pads}, which is not supported")
-    return {"pool": {"window": window[0], "stride": stride[0], "ceil": ceil}}
+    return {"pool": {"window": window[0], "stride": strides[0], "ceil": ceil}}

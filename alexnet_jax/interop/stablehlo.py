@@ -28,6 +28,5 @@ def write(path: Path, network: Network) -> None:
         return jax.nn.softmax(logits(params, image, statistics), axis=-1)
 
     size = config.data.size
-    (batch,) = jax.export.symbolic_shape("batch")
-    image = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.uint8)
     path.write_bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(image).serialize())

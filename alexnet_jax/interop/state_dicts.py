@@ -71,13 +71,13 @@ def _foreign(tensors: dict[str, np.ndarray], path: Path) -> ForeignNetwork:
             f"{path} does not hold the state dict of an AlexNet: {', '.join(other[:5]) or 'it has no weights'}; names "
             "must end in weight or bias, and weights must have two or four axes"
         )
+
+    def order(name: str) -> tuple[int, list[str | int]]:
+        numbered = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+        return -tensors[name].ndim, numbered  # features.3 before features.10
+
     layers = []
-    for name in sorted(weights, key=lambda name: (-tensors[name].ndim, _natural_key(name))):
+    for name in sorted(weights, key=order):
         bias = tensors.get(biases[name], np.zeros(len(tensors[name]), np.float32))
         layers.append(ForeignLayer(name.removesuffix("weight").rstrip("._"), tensors[name], bias, None))
     return ForeignNetwork(path, layers, {})
-
-
-def _natural_key(name: str) -> list[str | int]:
-    """A sort key that puts features.3 before features.10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -19,6 +19,8 @@ class AlexNet(nn.Module):
             groups = 1 if name == "conv1" or model[name]["exchange"] else model["towers"]
             conv = [fan_in * groups, out, kernel, model[name]["stride"]] if kernel else []
             setattr(self, name, nn.Conv2d(*conv, groups=groups) if kernel else nn.Linear(fan_in, out))
+        self.activation = nn.ReLU() if model["activation"] == "relu" else nn.Tanh()
+        self.pool = nn.MaxPool2d(model["pool"]["window"], model["pool"]["stride"], ceil_mode=model["pool"]["ceil"])
         self.load_state_dict(state)
 
     def forward(self, x):
@@ -36,9 +38,6 @@ class AlexNet(nn.Module):
                 x = x * (1 - rate) if self.model["dropout_scaling"] == "test" else x
         return self.fc8(x)
 
-    def activation(self, x):
-        return functional.relu(x) if self.model["activation"] == "relu" else torch.tanh(x)
-
     def lrn(self, x):
         n, alpha, beta, k = (self.model["lrn"][name] for name in ("n", "alpha", "beta", "k"))
         towers = x.chunk(1 if self.model["lrn"]["across_towers"] else self.model["towers"], dim=1)
@@ -48,16 +47,11 @@ class AlexNet(nn.Module):
         n, alpha, beta = (self.model["map_norm"][name] for name in ("n", "alpha", "beta"))
         return x / (1 + alpha * functional.avg_pool2d(x * x, n, 1, n // 2, divisor_override=1)) ** beta
 
-    def pool(self, x):
-        pool = self.model["pool"]
-        return functional.max_pool2d(x, pool["window"], pool["stride"], ceil_mode=pool["ceil"])
-
 
 def load(path):
     """The network of a .safetensors or .pth file, its class names, and its preprocessing.
 
-    The last is a function from [B, size, size, 3] uint8, RGB, as `alexnet prepare` stores images, to the network's
-    input.
+    The last is a function of stored images, [B, size, size, 3] uint8, RGB, that returns the network's input.
     """
     if str(path).endswith(".pth"):
         file = torch.load(path, weights_only=True)
@@ -69,16 +63,11 @@ def load(path):
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()["alexnet_jax"]
     metadata = json.loads(metadata)
-    mean, config = state.pop("mean_image"), metadata["config"]
-    crop = config["model"]["image_size"]
-
-    def centre(images):
-        top, left = (images.shape[-3] - crop) // 2, (images.shape[-2] - crop) // 2
-        return images[..., top : top + crop, left : left + crop, :]
+    mean, model = state.pop("mean_image"), metadata["config"]["model"]
+    start = (len(mean) - model["image_size"]) // 2
+    centre = slice(start, start + model["image_size"])
 
     def preprocess(images):
-        centred = config["augment"]["mean_crop"] == "centre"
-        x = centre(images.float()) - centre(mean) if centred else centre(images.float() - mean)
-        return x.permute(0, 3, 1, 2)
+        return (images.float() - mean)[:, centre, centre].permute(0, 3, 1, 2)
 
-    return AlexNet(config["model"], state).eval(), metadata["classes"], preprocess
+    return AlexNet(model, state).eval(), metadata["classes"], preprocess
