@@ -1,7 +1,9 @@
 """The networks that `alexnet reproduce` trains: the paper's, at sizes for two CPU cores, and that of its Figure 1.
 
-alexnet reproduce --scale small --data CIFAR10
-alexnet train --config scales:small --config.data.directory=CIFAR10 --workdir runs/small
+    alexnet reproduce --scale small --data DATA
+    alexnet train --config scales:small --config.data.directory=DATA --workdir runs/small
+
+DATA is CIFAR-10 as `alexnet prepare` wrote it.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +14,7 @@ from alexnet_jax.configs import cifar_four_layer, digits, paper
 def get_config(name: str = "") -> ConfigDict:
     """Return the config called `name`: one of the functions below."""
     if name not in SCALES:
-        raise ValueError(f"there is no scale {name or 'without a name'}; write scales:NAME with {', '.join(SCALES)}")
+        raise ValueError(f"there is no scale {name!r}; write scales:NAME with one of {', '.join(SCALES)}")
     return SCALES[name]()
 
 

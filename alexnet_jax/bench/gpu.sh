@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Everything that is measured on one GPU, in one go: the step beside PyTorch, and whole training from raw records.
 #   bash alexnet_jax/bench/gpu.sh OUT          writes its tables, as text and JSON, into the folder OUT
-# Needs jax for the GPU (pip install -e ".[cuda12]" or [cuda13]), and torch to be compared with. Where those are there
-# already: flax optax orbax-checkpoint grain array_record ml-collections clu simplejpeg opencv-python-headless pydantic
-# tensorboardX xxhash tqdm scipy scikit-learn jinja2 matplotlib, in the versions of launch/constraints.txt.
+# Needs jax for the GPU (pip install -e ".[cuda12]" or [cuda13]), and torch to be compared with. If these are
+# installed already, also: flax optax orbax-checkpoint grain array_record ml-collections clu simplejpeg pydantic pillow
+# opencv-python-headless tensorboardX xxhash tqdm scipy scikit-learn jinja2 matplotlib tabulate shtab, as pinned in
+# launch/constraints.txt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 if [ $# -ne 1 ]; then
