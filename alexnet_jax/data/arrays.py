@@ -1,7 +1,4 @@
-"""Read NumPy files defensively: a header may claim any shape, or that pickled objects follow.
-
-Reading takes no more memory than the file is long, and executes nothing in it.
-"""
+"""Read NumPy files whose headers may lie: in no more memory than the file is long, and without executing pickles."""
 
 import io
 import math

@@ -65,9 +65,8 @@ def load(split: Split, indices: Iterable[int], settings: Settings) -> Block:
             contents.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
             continue
         except OSError as error:  # the disk or the network is at fault, not the image
-            raise UserError(
-                f"cannot read {name}: {error}. The finished shards are kept; mend it and run the same command again"
-            ) from None
+            cure = "The finished shards are kept; mend it and run the same command again"
+            raise UserError(f"cannot read {name}: {error}. {cure}") from None
         squares.append(square)
         records.append(square.data if settings.store == "raw" else images.encode_jpeg(square, settings.quality))
         contents.labels.append(image.label)

@@ -46,16 +46,15 @@ class Order(NamedTuple):
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices [B] int32 and mask [B] of batch `number`, counted across epochs."""
         epoch, step = divmod(number, self.steps_per_epoch)
-        if self.seed is None:
-            order = np.arange(self.examples, dtype=np.int32)
-        else:
-            order = _permutation(self.seed, epoch if self.reshuffle else 0, self.examples)
+        order = _permutation(self.seed, epoch if self.reshuffle else 0, self.examples)
         positions = step * self.batch_size + np.arange(self.batch_size)
         return order[positions % self.examples], positions < self.examples
 
 
 @functools.lru_cache(maxsize=2)  # threads may be reading the end of one epoch and the start of the next
-def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
+def _permutation(seed: int | None, epoch: int, examples: int) -> np.ndarray:
+    if seed is None:
+        return np.arange(examples, dtype=np.int32)
     key = np.array([seed, epoch], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(np.int32(examples)).astype(np.int32)
 

@@ -42,9 +42,7 @@ class Skipped(Record):
 
 
 class Unusual(Record):
-    """Images that were packed although something about their files is odd."""
-
-    what: str
+    what: str  # is odd about the files of these images, which were packed all the same
     count: Count
     names: list[str]  # of the first MAX_NAMED
 

@@ -1,9 +1,8 @@
 """Write the packed format: decode, crop, scale and store every image once, and collect the statistics on the way.
 
-Threads process the images in blocks, which are written in order. A shard is written under a temporary name and renamed
-when complete; what the manifest needs to know of it is saved in parts/. An interrupted run therefore leaves finished
-shards, and the next run with the same settings continues after them. Memory use is a few blocks per thread
-and some hundred bytes per image for the lists.
+Threads process the images in blocks, which are written in order. A complete shard gets its final name, and parts/ an
+entry with what the manifest needs to know of it, so the next run with the same settings continues after an
+interruption. Memory use is a few blocks per thread and some hundred bytes per image for the lists.
 """
 
 import contextlib
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from alexnet_jax.data import manifest, parts, statistics
 from alexnet_jax.data.blocks import Settings, in_order, load
 from alexnet_jax.data.manifest import Manifest
+from alexnet_jax.data.parts import Part
 from alexnet_jax.data.sources.source import Source, printable
 from alexnet_jax.errors import DataError, UserError
 
@@ -50,10 +50,8 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
         raise
     except OSError as error:  # from writing; blocks.load reports errors of reading
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
-        raise UserError(
-            f"cannot write to {output}: {error}. The finished shards are kept; "
-            f"{'make room' if full else 'make it writable'} and run the same command again"
-        ) from None
+        cure = f"{'make room' if full else 'make it writable'} and run the same command again"
+        raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None
     shutil.rmtree(output / parts.PARTS, ignore_errors=True)
     return written
 
@@ -98,8 +96,8 @@ def _check_room(source: Source, output: Path, settings: Settings, show_progress:
     shards = 1 + count // _images_per_shard(settings)
     # Each image also has a label, hash and name; each shard has sums and ArrayRecord's padding.
     total = count * (bytes_per_image + 128) + shards * (settings.size**2 * 24 + 2**17)
-    present = sum(path.stat().st_size for path in output.glob("*-of-*"))  # unfinished ones will be overwritten
-    needed = max(total - present, 0)
+    # Unfinished shards will be overwritten.
+    needed = max(total - sum(path.stat().st_size for path in output.glob("*-of-*")), 0)
     free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
     room = f"{output} needs {needed / 1e9:.3g} GB more, and its disk has {free / 1e9:.3g} GB free"
     if show_progress:
@@ -112,8 +110,8 @@ def _images_per_shard(settings: Settings) -> int:
     return max(1, min(SHARD_BYTES // (settings.size**2 * 3), SHARD_IMAGES))
 
 
-def _pack_split(name: str, source: Source, output: Path, settings: Settings, show_progress: bool) -> list[parts.Part]:
-    """Write the shards of a split that are not finished yet, and return all of them."""
+def _pack_split(name: str, source: Source, output: Path, settings: Settings, show_progress: bool) -> list[Part]:
+    """Write the shards of a split that are not finished yet, and return all of its shards."""
     split = source.splits[name]
     total, per_shard = len(split.names), _images_per_shard(settings)
     per_block = max(1, min(BLOCK_BYTES // (settings.size**2 * 3), per_shard))
@@ -121,22 +119,20 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     shards = {
         f"{name}-{n:05d}-of-{len(starts):05d}.{ending}": range(total)[i:][:per_shard] for n, i in enumerate(starts)
     }
-    read = {file: parts.read(output, file) for file in shards}
-    # Corrupt images may have been mended since.
-    finished = {file: part for file, part in read.items() if part is not None and not part.contents.skipped}
+    known = ((file, parts.read(output, file)) for file in shards)
+    finished = {file: part for file, part in known if part and not part.contents.skipped}  # they may be mended by now
     unfinished = {file: indices for file, indices in shards.items() if file not in finished}
     blocks = [indices[i:][:per_block] for indices in unfinished.values() for i in range(0, len(indices), per_block)]
     skipped: list[manifest.Skipped] = []
-    finishing: list[Future[parts.Part]] = []
+    finishing: list[Future[Part]] = []
+    done = total - sum(map(len, unfinished.values()))
+    if show_progress and done:
+        print(f"{name}: {done} of {total} images are already packed", flush=True)
     with (
         contextlib.closing(in_order(lambda indices: load(split, indices, settings), blocks)) as loaded,
         ThreadPoolExecutor(1) as finisher,  # makes a shard durable while the next one is written
-        tqdm(total=total, desc=f"{name} images", unit="", disable=None if show_progress else True) as bar,
+        tqdm(total=total, desc=f"{name} images", unit="", initial=done, disable=None if show_progress else True) as bar,
     ):
-        already_packed = total - sum(map(len, unfinished.values()))
-        bar.update(already_packed)
-        if show_progress and already_packed:
-            print(f"{name}: {already_packed} of {total} images are already packed", flush=True)
         for file, indices in unfinished.items():
             shard = parts.OpenShard(output, file, settings.size)
             try:
@@ -164,9 +160,7 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     return [finished[file] for file in shards]
 
 
-def _manifest(
-    source: Source, packed: dict[str, list[parts.Part]], output: Path, settings: Settings, plan: str
-) -> Manifest:
+def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, settings: Settings, plan: str) -> Manifest:
     splits = {name: _packed_split(name, split_parts, source, output) for name, split_parts in packed.items()}
     sums = sum((parts.sums(output, part) for part in packed["train"]), statistics.zero_sums(settings.size))
     of_training = statistics.of_sums(sums)
@@ -182,25 +176,25 @@ def _manifest(
     )
 
 
-def _packed_split(name: str, split_parts: list[parts.Part], source: Source, output: Path) -> manifest.PackedSplit:
+def _packed_split(name: str, split_parts: list[Part], source: Source, output: Path) -> manifest.PackedSplit:
     contents = manifest.Contents()
     for part in split_parts:
         contents.extend(part.contents)
     if not contents.labels:
         raise UserError(f"none of the images of the split {name} can be decoded; check --source and --input")
-    files = {kind: output / f"{name}.{kind}" for kind in ("labels.npy", "hashes.npy", "names.json")}
-    np.save(files["labels.npy"], np.array(contents.labels, np.int32))
-    np.save(files["hashes.npy"], np.array(contents.hashes, np.uint64))
-    files["names.json"].write_text(json.dumps(contents.names, indent=0))
+    labels, hashes, names = (output / f"{name}.{kind}" for kind in ("labels.npy", "hashes.npy", "names.json"))
+    np.save(labels, np.array(contents.labels, np.int32))
+    np.save(hashes, np.array(contents.hashes, np.uint64))
+    names.write_text(json.dumps(contents.names, indent=0))
     names_of: dict[str, list[str]] = {}
     for what, image in contents.unusual:
         names_of.setdefault(what, []).append(image)
     return manifest.PackedSplit(
         count=len(contents.labels),
         shards=[part.shard for part in split_parts if part.shard.count],
-        labels=manifest.describe(files["labels.npy"]),
-        hashes=manifest.describe(files["hashes.npy"]),
-        names=manifest.describe(files["names.json"]),
+        labels=manifest.describe(labels),
+        hashes=manifest.describe(hashes),
+        names=manifest.describe(names),
         skipped=contents.skipped,
         unusual=[
             manifest.Unusual(what=what, count=len(images), names=images[: manifest.MAX_NAMED])

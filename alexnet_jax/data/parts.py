@@ -91,10 +91,7 @@ def check(output: Path, plan: str) -> None:
 
 @contextlib.contextmanager
 def locked(output: Path, plan: str) -> Iterator[None]:
-    """Keep other processes from preparing `output`; unfinished shards are removed at the end, however it comes.
-
-    Raises UserError if another process is preparing it.
-    """
+    """Keep others from preparing `output`, and remove unfinished shards. Raises UserError if another process has it."""
     (output / PARTS).mkdir(parents=True, exist_ok=True)
     with (output / PARTS / "lock").open("w") as lock:
         try:

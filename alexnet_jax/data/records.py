@@ -174,10 +174,9 @@ def open_split(directory: Path, described: Manifest, split: str) -> Packed:
         opened = (Raw if described.store == "raw" else Jpeg)(directory, packed, described.size)
     except (RuntimeError, ValueError) as error:  # the first from ArrayRecord
         raise DataError(f"the split {split} of {directory} is damaged: {error}; {CURE}") from None
-    if not 0 <= opened.labels.min() <= opened.labels.max() < len(described.classes):
-        raise DataError(
-            f"{directory / packed.labels.name} has labels beyond the {len(described.classes)} classes; {CURE}"
-        )
+    count = len(described.classes)
+    if not 0 <= opened.labels.min() <= opened.labels.max() < count:
+        raise DataError(f"{directory / packed.labels.name} has labels beyond the {count} classes; {CURE}")
     return opened
 
 

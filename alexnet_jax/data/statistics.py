@@ -8,9 +8,7 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """What preprocessing uses of the training set; colours are in 0..255."""
-
-    mean_image: np.ndarray  # [H, W, 3] float32
+    mean_image: np.ndarray  # [H, W, 3] float32; colours are in 0..255
     eigenvalues: np.ndarray  # [3] float32, of the covariance of RGB over all pixels, largest first
     eigenvectors: np.ndarray  # [3, 3] float32, one per column
 

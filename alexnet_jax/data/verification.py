@@ -1,15 +1,16 @@
 """Check that data is intact and complete: packed data, or a source before it is packed."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 from tqdm import tqdm
 
 from alexnet_jax.data import images, manifest, parts, records
-from alexnet_jax.data.blocks import in_order
+from alexnet_jax.data.blocks import Item, Result, in_order
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
@@ -17,8 +18,6 @@ from alexnet_jax.errors import UserError
 SAMPLE = 1000  # images of a split that a quick check reads
 MAX_LISTED = 100  # duplicates
 BLOCK = 64  # images that a thread reads at once
-
-Result = TypeVar("Result")
 
 
 class Check(NamedTuple):
@@ -94,7 +93,7 @@ def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check
     for name, split in source.splits.items():
         total = len(split.names)
         chosen = _chosen(total, quick)
-        read = list(_in_parallel(lambda i, split=split: _read(split, i), chosen, f"{name} images"))
+        read = list(_in_parallel(functools.partial(_read, split), chosen, f"{name} images"))
         hashes = np.array([number for _, number, _ in read], np.uint64)
         labels = np.array([label for label, _, _ in read], np.int32)
         opened[name] = SplitHashes(hashes, labels, split.names.__getitem__)
@@ -186,7 +185,7 @@ def _chosen(total: int, quick: bool) -> range:
     return range(0, total, max(1, total // SAMPLE)) if quick else range(total)
 
 
-def _in_parallel(function: Callable[..., Result], items: Sequence, what: str) -> Iterator[Result]:
+def _in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
     """The results for all items, in order, computed on all cores."""
     blocks = [items[i : i + BLOCK] for i in range(0, len(items), BLOCK)]
     with tqdm(total=len(items), desc=what, unit="", disable=None) as bar:
