@@ -162,7 +162,7 @@ def test_unreadable_images_are_left_out(network, splits, capsys):
 def test_units_show_their_highest_responses(network, splits):
     index = np.arange(0, 360, 3)
     pixels = read(splits.evaluation, index)
-    step = activations.make_conv_step(network.config, network.mesh, ("conv3",))
+    step = activations.make_step(network.config, network.mesh, "response", ("conv3",))
     responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
     strongest = units.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
     assert strongest.image.shape == (2, 8, units.PATCHES) and list(strongest.units) == list(range(8))
@@ -252,7 +252,7 @@ def test_unshared_kernels_of_the_middle_are_what_the_layer_computes_there():
     mesh = sharding.make_mesh(1, 1, 1)
     params = steps.init_state(config, mesh).params
     batch, statistics = random_batch(), made_up_statistics()
-    response = activations.make_conv_step(config, mesh, ("conv1",))(params, batch.image, statistics)["conv1"]
+    response = activations.make_step(config, mesh, "response", ("conv1",))(params, batch.image, statistics)["conv1"]
     view = (batch.image - statistics.mean_image)[:, 2:30, 2:30]
     (kernel,) = kernel_images.at_one_place(np.asarray(params["conv1"]["kernel"]), 5)
     expected = np.einsum("bijc,ijcf->bf", view[:, 12:17, 12:17], kernel)  # place 14 of 28, padding 2

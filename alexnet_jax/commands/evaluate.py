@@ -30,11 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
     parser.add_argument("--details", action="store_true", help="also write which classes are taken for which")
     parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="images in mistakes.png (default: 24)")
-    parser.add_argument(
-        "--tune_weights",
-        action="store_true",
-        help="with --ensemble: also use the weights that are best on these very images; no estimate for others",
-    )
+    tune = "with --ensemble: also use the weights that are best on these very images; no estimate for others"
+    parser.add_argument("--tune_weights", action="store_true", help=tune)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -58,10 +55,8 @@ def _evaluate_one(arguments: argparse.Namespace) -> None:
     print(f"split {answers.split}, {answers.views} view(s), step {net.step}, {score['count']} images{left_out}")
     _print_score(score)
     if arguments.details:
-        summary = confusion.write(
-            arguments.workdir, answers.predictions, net.classes, answers.images, arguments.mistakes
-        )
-        print("\n".join(summary))
+        predicted, images, *_ = answers
+        print(*confusion.write(arguments.workdir, predicted, net.classes, images, arguments.mistakes), sep="\n")
         print(f"wrote classes.csv, confusion.csv and mistakes.png in {arguments.workdir}")
 
 
@@ -86,8 +81,6 @@ def _evaluate_ensemble(arguments: argparse.Namespace) -> None:
 def _print_score(score: dict[str, Any]) -> None:
     print(f"loss         {score['loss']:.4f}")
     for k in (1, 5):
-        error, (low, high) = score[f"top{k}_error"], score[f"top{k}_interval"]
-        wrong = round(error * score["count"])
-        print(
-            f"top-{k} error  {error:.2%}  [{low:.2%}, {high:.2%}]  ({wrong} of {score['count']}; {1 - error:.2%} right)"
-        )
+        error, (low, high), count = score[f"top{k}_error"], score[f"top{k}_interval"], score["count"]
+        counts = f"({round(error * count)} of {count}; {1 - error:.2%} right)"
+        print(f"top-{k} error  {error:.2%}  [{low:.2%}, {high:.2%}]  {counts}")

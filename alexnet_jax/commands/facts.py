@@ -22,13 +22,11 @@ def run(arguments: argparse.Namespace) -> None:
     config = config_files.parse(config_files.load(arguments.config))
     print(f"{arguments.config}, for one image; link bytes are forward, and there are as many backward\n")
     sides = ("left", *["right"] * (len(facts.HEAD) - 1))
-    print(tabulate(facts.table(config), facts.HEAD, "plain", intfmt=",", missingval="-", colalign=sides))
-    print()
+    print(tabulate(facts.table(config), facts.HEAD, "plain", intfmt=",", missingval="-", colalign=sides), end="\n\n")
     rows = facts.statements(config)
     print(tabulate(rows, ("", "here", "the paper"), "plain", disable_numparse=True, colalign=("left", "right", "left")))
     if arguments.images:
         images = facts.read(arguments.images, config.data.size)
         std, magnitude = facts.signal_at_start(config, images, config.seed)
-        print(
-            f"\nlogits of {len(images)} images at the start: std over the images {std:.2g}, magnitude {magnitude:.2g}"
-        )
+        print(f"\nlogits of {len(images)} images at the start: ", end="")
+        print(f"std over the images {std:.2g}, magnitude {magnitude:.2g}")

@@ -17,7 +17,7 @@ from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.given import Given
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
-from alexnet_jax.inference import activations, feature_store, features, network
+from alexnet_jax.inference import activations, feature_store, network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,19 +42,27 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.split
         else Given(arguments.images, net.config.data.size)
     )
-    bad: dict[int, str] = {}
-    parts = features.extract(net, images, layer, None if arguments.split else 1.0, bad)
+    bad, max_bad = dict[int, str](), None if arguments.split else 1.0
+    parts = (
+        feature_store.Named([images.name(i) for i in index.tolist()], label if arguments.split else None, vectors)
+        for index, _, label, vectors in net.over(images, net.features_step(layer), max_bad, bad)
+    )
     if saved:
-        _check_match(saved, about, arguments)
-        for name, neighbours in features.neighbours(parts, saved, arguments.neighbours):
+        if (saved.about.network, saved.about.layer) != (about.network, about.layer):
+            raise UserError(
+                f"the vectors in {arguments.index} come from {saved.about.layer} of another network, or from another "
+                f"layer than {about.layer} of {arguments.workdir} as it is now, so distances would mean nothing; write "
+                "them again with --output"
+            )
+        if arguments.neighbours > len(saved.names):
+            raise UserError(f"{arguments.index} holds only {len(saved.names)} vectors; give no more as --neighbours")
+        for name, neighbours in feature_store.neighbours(parts, saved, arguments.neighbours):
             print(name)
             for i, distance in neighbours:
                 label = "" if saved.labels is None else f"  ({saved.about.classes[saved.labels[i]]})"
                 print(f"  {distance:12.6g}  {saved.names[i]}{label}")
-    else:
-        unlabelled = parts if arguments.split else (part._replace(labels=None) for part in parts)
-        if count := feature_store.save(arguments.output, unlabelled, about):
-            print(f"wrote {arguments.output}: {count} vectors of {layer}, step {net.step}")
+    elif count := feature_store.save(arguments.output, parts, about):
+        print(f"wrote {arguments.output}: {count} vectors of {layer}, step {net.step}")
     if bad and not arguments.split:
         listed = "; ".join(f"{images.name(i)}: {problem}" for i, problem in sorted(bad.items()))
         raise UserError(f"{len(bad)} of {len(images.labels)} images cannot be read: {listed}")
@@ -75,14 +83,3 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--neighbours {arguments.neighbours} is too few; give 1 or more")
     if arguments.output:
         feature_store.check_suffix(arguments.output)
-
-
-def _check_match(saved: feature_store.Saved, about: feature_store.About, arguments: argparse.Namespace) -> None:
-    if (saved.about.network, saved.about.layer) != (about.network, about.layer):
-        raise UserError(
-            f"the vectors in {arguments.index} come from {saved.about.layer} of another network, or from another layer "
-            f"than {about.layer} of {arguments.workdir} as it is now, so distances would mean nothing; write them "
-            "again with --output"
-        )
-    if arguments.neighbours > len(saved.names):
-        raise UserError(f"{arguments.index} holds only {len(saved.names)} vectors; give no more as --neighbours")

@@ -30,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="number of classes for an image (default: 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print columns image, rank, class, probability")
-    form.add_argument(
-        "--json", action="store_true", help='print a list of {"image", "top": [{"class", "probability"}]}'
-    )
+    objects = 'print a list of {"image", "top": [{"class", "probability"}]}'
+    form.add_argument("--json", action="store_true", help=objects)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="file, folder or -")
 
 
@@ -58,8 +57,8 @@ def _classify(net: Network, paths: list[Path], views: int, top: int, bad: dict[i
 
 def _print_text(images: Classified) -> None:
     for image, best in images:
-        lines = [f"  {probability:7.2%}  {printable(name)}" for name, probability in best]
-        print("\n".join([image, *lines]), flush=True)
+        lines = (f"  {probability:7.2%}  {printable(name)}" for name, probability in best)
+        print(image, *lines, sep="\n", flush=True)
 
 
 def _print_csv(images: Classified) -> None:

@@ -11,9 +11,9 @@ Needs scikit-image: pip install "alexnet_jax[features]".
 """
 
 import argparse
+import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
@@ -26,16 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     parser.add_argument("--train_split", help="split to train on (default: the config's)")
     parser.add_argument("--eval_split", help="split to count errors on (default: the config's)")
-    parser.add_argument(
-        "--images", type=int, default=10_000, metavar="N", help="most images of each split (default: 10000)"
-    )
+    most = "most images of each split (default: 10000)"
+    parser.add_argument("--images", type=int, default=10_000, metavar="N", help=most)
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
     parser.add_argument("--layer", help="such as fc6 (default: the last one before fc8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to FILE")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    probe.check_installed()
+    if importlib.util.find_spec("skimage") is None:
+        raise UserError('the probe needs scikit-image for HOG: pip install "alexnet_jax[features]"')
     net = network.open_workdir(arguments.workdir)
     layer = activations.layer_of(net.config, arguments.layer)
     train_split = arguments.train_split or net.config.data.train_split
@@ -51,21 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     methods = probe.compare(layer, train, test)
     print(f"{len(train.labels)} images of {train_split} to train on, ", end="")
-    print(f"{len(test.labels)} of {eval_split} to count errors on; step {net.step}\n{_table(methods)}")
-    if arguments.json:
-        result = {
-            "train_split": train_split,
-            "eval_split": eval_split,
-            "train_images": len(train.labels),
-            "eval_images": len(test.labels),
-            "step": net.step,
-            "layer": layer,
-            "methods": methods,
-        }
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _table(methods: list[dict[str, Any]]) -> str:
+    print(f"{len(test.labels)} of {eval_split} to count errors on; step {net.step}")
     rows = [
         (
             row["method"],
@@ -79,4 +65,9 @@ def _table(methods: list[dict[str, Any]]) -> str:
     ]
     headers = ("method", "dimensions", "top-1 error", "95 % interval", "C", "")
     alignment = ("left", *["right"] * 4, "left")
-    return tabulate(rows, headers, tablefmt="plain", colalign=alignment, disable_numparse=True)
+    print(tabulate(rows, headers, tablefmt="plain", colalign=alignment, disable_numparse=True))
+    if arguments.json:
+        splits = {"train_split": train_split, "eval_split": eval_split}
+        counts = {"train_images": len(train.labels), "eval_images": len(test.labels)}
+        result = splits | counts | {"step": net.step, "layer": layer, "methods": methods}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")

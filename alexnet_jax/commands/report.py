@@ -12,9 +12,7 @@ from alexnet_jax.paper import page, runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workdir", type=Path, required=True, nargs="+", metavar="DIR", help="workdirs of trained runs"
-    )
+    parser.add_argument("--workdir", type=Path, required=True, nargs="+", metavar="DIR", help="folders of trained runs")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
     parser.add_argument("--data", help="folder of the first run's prepared data, if it has moved since training")
 

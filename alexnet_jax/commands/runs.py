@@ -14,8 +14,6 @@ from tabulate import tabulate
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import workdir
 
-COLUMNS = ("run", "step", "best error", "last error", "evaluated", "written")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder with runs below it")
@@ -25,35 +23,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if not arguments.directory.is_dir():
         raise UserError(f"there is no folder {arguments.directory}")
-    runs, damaged = listed(arguments.directory)
+    runs, damaged = _listed(arguments.directory)
     if not runs and not damaged:
         raise UserError(f"{arguments.directory} holds no run; give the folder above the --workdir of training runs")
-    print(json.dumps(runs, indent=2) if arguments.json else table(runs))
+    print(json.dumps(runs, indent=2) if arguments.json else _table(runs))
     if damaged:
         raise UserError("not listed: " + "; ".join(damaged))
 
 
-def listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The runs in and below a folder, sorted by name, and what is wrong with those that cannot be read.
 
     Keys of a run: run, step (of the newest checkpoint), best_error and last_error (top-1, fractions, of validations),
     evaluation (the content of evaluation.json), written (ISO 8601), and config (the keys in which the runs differ).
     """
-    runs, configs, damaged = [], [], []
-    for file in sorted(directory.rglob(workdir.CONFIG)):
-        if not (file.parent / workdir.RUN).exists():
-            continue
+    runs, damaged = [], []
+    for path in sorted(file.parent for file in directory.rglob(workdir.CONFIG)):
         try:
-            keys, described = workdir.flat_config(file.parent), _described(file.parent, directory)
+            if (path / workdir.RUN).exists():
+                runs.append(_described(path, directory))
         except (UserError, OSError, ValueError, KeyError, TypeError) as error:
-            damaged.append(f"{file.parent}: {' '.join(str(error).split())[:200]}")
-            continue
-        runs.append(described)
-        configs.append(keys)
-    names = sorted({name for keys in configs for name in keys})
-    differing = [name for name in names if len({json.dumps(keys.get(name)) for keys in configs}) > 1]
-    for described, keys in zip(runs, configs, strict=True):
-        described["config"] = {name: keys.get(name) for name in differing}
+            damaged.append(f"{path}: {' '.join(str(error).split())[:200]}")
+    flat = [run["config"] for run in runs]
+    names = sorted({name for keys in flat for name in keys})
+    differing = [name for name in names if len({json.dumps(keys.get(name)) for keys in flat}) > 1]
+    for run, keys in zip(runs, flat, strict=True):
+        run["config"] = {name: keys.get(name) for name in differing}
     return runs, damaged
 
 
@@ -69,16 +64,16 @@ def _described(directory: Path, root: Path) -> dict[str, Any]:
         "last_error": errors[-1] if errors else None,
         "evaluation": workdir.read_evaluation(directory),
         "written": datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="minutes"),
+        "config": workdir.flat_config(directory),
     }
 
 
-def table(runs: list[dict[str, Any]]) -> str:
-    """The runs as a table, a line each."""
+def _table(runs: list[dict[str, Any]]) -> str:
     rows = []
     for run in runs:
         result = run["evaluation"]
         evaluated = f"{result['top1_error']:.2%} {result['split']} x{result['views']}" if result else None
         errors = [None if run[key] is None else f"{run[key]:.2%}" for key in ("best_error", "last_error")]
         rows.append([run["run"], run["step"], *errors, evaluated, run["written"][:16], *run["config"].values()])
-    headers = [*COLUMNS, *(runs[0]["config"] if runs else ())]
+    headers = ["run", "step", "best error", "last error", "evaluated", "written", *(runs[0]["config"] if runs else ())]
     return tabulate(rows, headers, tablefmt="plain", missingval="-", disable_numparse=True)

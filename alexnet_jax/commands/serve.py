@@ -23,13 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes any free one (default: 8000)")
     add("--data", help="folder of the prepared data, if it has moved since training")
-    add(
-        "--neighbours_of",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="most training images to search for neighbours; 0 for none (default: 10000)",
-    )
+    searched = "most training images to search for neighbours; 0 for none (default: 10000)"
+    add("--neighbours_of", type=int, default=10_000, metavar="N", help=searched)
     add("--max_megabytes", type=float, default=20, help="largest request (default: 20)")
     add("--max_images", type=int, default=32, help="most images in a request (default: 32)")
     add("--max_megapixels", type=float, default=25, help="largest image (default: 25)")
@@ -49,7 +44,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     with _listen(arguments.host, arguments.port) as listener:  # first, so that a port in use is reported at once
         served = explain.open_served(arguments.workdir, arguments.data, arguments.neighbours_of)
-        explain.warm_up(served)
         limits = app.Limits(
             max_bytes=int(arguments.max_megabytes * 1e6),
             max_images=arguments.max_images,

@@ -14,7 +14,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alexnet_jax.data.records import Images
@@ -49,33 +48,24 @@ def worst(predicted: Predictions, count: int) -> np.ndarray:
 
 
 def write(directory: Path, predicted: Predictions, classes: list[str], images: Images, mistakes: int) -> list[str]:
-    """Write the three files to `directory`.
+    """Write the three files to the folder `directory`, for predictions for the split `images`.
 
-    Args:
-        directory: an existing folder.
-        predicted: the predictions for the split `images`.
-        classes: label -> name.
-        images: the whole split.
-        mistakes: the number of images in mistakes.png, at most.
-
-    Returns:
-        Lines for people to read: the classes with the most errors, and the most frequent confusions.
+    At most `mistakes` images are shown in mistakes.png. Returns lines for people to read: the classes with the most
+    errors, and the most frequent confusions.
     """
     counts = matrix(predicted, len(classes))
     totals, right = counts.sum(axis=1), counts.diagonal()
     others = counts - np.diag(right)
     not_in_top5 = np.bincount(predicted.label[predictions.rivals(predicted) >= 5], minlength=len(classes))
-    with (directory / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "images", "top1_error", "top5_error", "taken_for", "times"])
-        for label in np.flatnonzero(totals).tolist():
-            other, times = int(others[label].argmax()), int(others[label].max())
-            errors = (1 - right[label] / totals[label], not_in_top5[label] / totals[label])
-            writer.writerow([classes[label], totals[label], *errors, classes[other] if times else "", times])
-    with (directory / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", *classes])
-        writer.writerows([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))
+    rows: list[list] = [["class", "images", "top1_error", "top5_error", "taken_for", "times"]]
+    for label in np.flatnonzero(totals).tolist():
+        other, times = int(others[label].argmax()), int(others[label].max())
+        errors = (1 - right[label] / totals[label], not_in_top5[label] / totals[label])
+        rows.append([classes[label], totals[label], *errors, classes[other] if times else "", times])
+    confusions = [["class", *classes], *([name, *row] for name, row in zip(classes, counts.tolist(), strict=True))]
+    for name, table in (("classes.csv", rows), ("confusion.csv", confusions)):
+        with (directory / name).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # no font has all letters; a box replaces the others
         _figure(predicted, worst(predicted, mistakes), classes, images).savefig(directory / "mistakes.png")
@@ -105,7 +95,6 @@ def _figure(predicted: Predictions, rows: np.ndarray, classes: list[str], images
     fonts = ["DejaVu Sans", *(name for name in CHINESE if name in font_manager.fontManager.get_font_names())]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts}):
         figure = Figure(figsize=(2 * COLUMNS, 2.6 * height), dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
         grid = figure.subplots(height, COLUMNS, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()
@@ -115,13 +104,14 @@ def _figure(predicted: Predictions, rows: np.ndarray, classes: list[str], images
             images.read(predicted.example[row : row + 1], pixels)
             axes.imshow(pixels[0])
             probability = np.exp(predicted.log_probabilities[row, others[row]])
-            name, taken = _short(classes[predicted.label[row]]), _short(classes[others[row]])
+            name, taken = short(classes[predicted.label[row]]), short(classes[others[row]])
             axes.set_title(f"{name}\ntaken for {taken}, {probability:.0%}", fontsize=8)
         if not len(rows):
             figure.suptitle("no mistakes")
     return figure
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
+    """A class name that fits above a picture."""
     name = printable(name)
     return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"

@@ -1,10 +1,12 @@
-"""Files of feature vectors, and exact nearest neighbours in them. At most one block of vectors is in memory.
+"""Files of feature vectors (paper 6.1), and exact nearest neighbours. At most one block of vectors is in memory.
 
 file.npz       names [N] str, vectors [N, units] float32, labels [N] int32 (for a split), about (JSON); no pickle
 file.parquet   columns name, label (for a split) and vector; about as metadata. Needs pyarrow
 """
 
 import contextlib
+import importlib.util
+import itertools
 import json
 import tempfile
 import zipfile
@@ -18,8 +20,14 @@ from alexnet_jax.data import arrays
 from alexnet_jax.data.manifest import flush
 from alexnet_jax.errors import UserError
 
+QUERIES = 1024  # images whose neighbours are searched for in one pass over a file
 BLOCK = 2**23  # most numbers in a block of vectors: 64 MB as float64
 ROWS = 4096  # most vectors in a block, since their distances to all queries are in memory at once
+
+
+def _rows(units: int) -> int:
+    """The number of vectors in a block."""
+    return max(1, min(ROWS, BLOCK // units))
 
 
 class About(NamedTuple):
@@ -47,29 +55,18 @@ class Saved(NamedTuple):
     blocks: Callable[[], Iterator[np.ndarray]]  # iterates over all vectors in order, [n, units] float32 at a time
 
 
-def _rows(units: int) -> int:
-    """The number of vectors in a block."""
-    return max(1, min(ROWS, BLOCK // units))
-
-
 def check_suffix(path: Path) -> None:
     """Raise UserError if `path` ends in neither .npz nor .parquet, or pyarrow is missing."""
     if path.suffix not in (".npz", ".parquet"):
         raise UserError(f"{path}: files of vectors end in .npz or .parquet; give such a name")
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise UserError(
-                'Parquet needs pyarrow: pip install "alexnet_jax[features]"; or give a file that ends in .npz'
-            ) from None
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError('Parquet needs pyarrow: pip install "alexnet_jax[features]"; or give a file that ends in .npz')
 
 
 def save(path: Path, parts: Iterable[Named], about: About) -> int:
     """Write the vectors of all parts to a file, and return their number. Without vectors, no file is written."""
     check_suffix(path)
-    names: list[str] = []
-    labels: list[np.ndarray] = []
+    names, labels = list[str](), list[np.ndarray]()
     with tempfile.TemporaryFile(dir=path.parent) as spool:  # since their number is only known at the end
         for part in parts:
             names += part.names
@@ -92,26 +89,19 @@ def save(path: Path, parts: Iterable[Named], about: About) -> int:
 
 
 def _write_npz(file: BinaryIO, everything: Named, about: str) -> None:
-    columns: dict[str, Any] = {"names": np.array(everything.names), "vectors": everything.vectors, "about": about}
-    np.savez(file, **columns | ({} if everything.labels is None else {"labels": everything.labels}))
+    labels: dict[str, Any] = {} if everything.labels is None else {"labels": everything.labels}
+    np.savez(file, names=np.array(everything.names), vectors=everything.vectors, about=about, **labels)
 
 
 def _write_parquet(file: BinaryIO, everything: Named, about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    count, units = everything.vectors.shape
-    columns = {"name": pa.array(everything.names)}
-    if everything.labels is not None:
-        columns["label"] = pa.array(everything.labels)
-    fields = [(name, column.type) for name, column in columns.items()]
-    schema = pa.schema([*fields, ("vector", pa.list_(pa.float32(), units))], {"about": about})
-    rows = _rows(units)
-    with pq.ParquetWriter(file, schema) as writer:
-        for start in range(0, count, rows):
-            numbers = pa.array(everything.vectors[start : start + rows].reshape(-1))
-            part = [column.slice(start, rows) for column in columns.values()]
-            writer.write_table(pa.table([*part, pa.FixedSizeListArray.from_arrays(numbers, units)], schema=schema))
+    units = everything.vectors.shape[1]
+    numbers = pa.array(everything.vectors.reshape(-1))  # no copy: they stay on disk
+    columns = {"name": everything.names} | ({} if everything.labels is None else {"label": everything.labels})
+    columns |= {"vector": pa.FixedSizeListArray.from_arrays(numbers, units)}
+    pq.write_table(pa.table(columns, metadata={"about": about}), file, row_group_size=_rows(units))
 
 
 def open_saved(path: Path) -> Saved:
@@ -169,19 +159,14 @@ def _open_parquet(path: Path) -> Saved:
 
 
 def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` vectors nearest to each query by Euclidean distance, exactly.
+    """The `count` vectors nearest to each of `queries` [Q, units] by Euclidean distance, exactly.
 
     scikit-learn's |q|^2 + |x|^2 - 2 qx is fast, but has few correct digits where the distance is small. So it only
     selects the candidates, all those that its rounding error leaves in question.
 
-    Args:
-        queries: [Q, units].
-        blocks: the vectors, [n, units] at a time.
-        count: the number of neighbours.
-
     Returns:
-        The indices of the neighbours among all vectors, int64, and their distances, float64, both [Q, count], nearest
-        first; of two at the same distance, the one that comes first in `blocks`.
+        The indices of the neighbours among all vectors of `blocks`, each [n, units], int64, and their distances,
+        float64, both [Q, count], nearest first; of two at the same distance, the one that comes first in `blocks`.
     """
     from scipy.spatial.distance import cdist
     from sklearn.metrics.pairwise import euclidean_distances
@@ -202,3 +187,13 @@ def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tu
             distances[row], indices[row] = merged[order], np.concatenate([indices[row], first + near])[order]
         first += len(block)
     return np.stack(indices), np.stack(distances)
+
+
+def neighbours(queries: Iterable[Named], saved: Saved, count: int) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """The name of each query, with the index in `saved` and the Euclidean distance of its `count` nearest vectors."""
+    vectors = ((name, vector) for part in queries for name, vector in zip(part.names, part.vectors, strict=True))
+    while batch := list(itertools.islice(vectors, QUERIES)):
+        names, of_queries = zip(*batch, strict=True)
+        indices, distances = nearest(np.stack(of_queries), saved.blocks(), count)
+        for name, *row in zip(names, indices.tolist(), distances.tolist(), strict=True):
+            yield name, list(zip(*row, strict=True))

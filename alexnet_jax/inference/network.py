@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax import steps
+from alexnet_jax import sharding, steps
 from alexnet_jax.data.datasets import Dataset, split_of
 from alexnet_jax.data.given import ImageInput
 from alexnet_jax.data.records import Images, spread
-from alexnet_jax.inference import activations, predictions
+from alexnet_jax.inference import predictions
 from alexnet_jax.inference.activations import Activation
-from alexnet_jax.inference.passes import Passes, inference_mesh
+from alexnet_jax.inference.passes import Passes
 from alexnet_jax.inference.predictions import Prediction, Predictions
 from alexnet_jax.run import checkpoint, workdir
 
@@ -87,8 +87,8 @@ class Network(Passes):
         Raises:
             UserError: if the image cannot be read, or there is no such kind.
         """
-        found = self.over_given([image], self._compiled(activations.make_all_step, kind))
-        return {name: activations.named(values[0]) for name, values in found.items()}
+        found = self.over_given([image], self.activations_step(kind))
+        return {name: Activation(values[0]) for name, values in found.items()}
 
     def evaluate(
         self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
@@ -122,18 +122,15 @@ class Network(Passes):
         images = split_of(dataset, split, "--split")
         if split == self.config.data.train_split and self.config.data.train_examples:
             images = spread(images, self.config.data.train_examples)  # those that it was trained on
-        kept = self.path / f"predictions-{split}-{views}.npz" if self.path.is_dir() else None
-        known = predictions.load(kept) if kept else None
-        same = known and (known.step, known.data) == (self.step, dataset.fingerprint)
-        if known and same and len(known.label) == len(images.labels):
-            return Answers(known, images, split, views)
-        parts = [
-            (part.result, part.label, part.example) for part in self.over(images, self.log_predict(views), max_bad)
-        ]
-        log_probabilities, label, example = (np.concatenate(column) for column in zip(*parts, strict=True))
-        found = Predictions(log_probabilities, label, example, self.step, dataset.fingerprint)
-        if kept:
-            predictions.save(kept, found)
+        kept, now = self.path / f"predictions-{split}-{views}.npz", (self.step, dataset.fingerprint)
+        found = predictions.load(kept)
+        if found is None or (found.step, found.data) != now or len(found.label) != len(images.labels):
+            parts = self.over(images, self.log_predict(views), max_bad)
+            columns = zip(*((part.result, part.label, part.example) for part in parts), strict=True)
+            log_probabilities, label, example = map(np.concatenate, columns)
+            found = Predictions(log_probabilities, label, example, *now)
+            if self.path.is_dir():  # else it was opened from an exported file
+                predictions.save(kept, found)
         return Answers(found, images, split, views)
 
     def dataset(self, data: str | Path | None = None) -> Dataset:
@@ -165,6 +162,7 @@ def open_workdir(directory: Path) -> Network:
     Raises UserError if there is none, DataError if the workdir is damaged.
     """
     opened = workdir.open_finished(directory)
-    wanted = steps.abstract_state(opened.config, inference_mesh(opened.config)).params
+    mesh = sharding.make_mesh(1, 0, opened.config.model.towers)
+    wanted = steps.abstract_state(opened.config, mesh).params
     step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
     return Network(opened.config, opened.statistics, params, opened.classes, step, directory)

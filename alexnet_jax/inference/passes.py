@@ -21,6 +21,8 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.run_config import Config
 
+Step = Callable[[Any, Any, Any], Any]  # (params, image, statistics) -> leaves [B, ...]
+
 
 class Part(NamedTuple):
     """What a network computed for some images of a split."""
@@ -42,7 +44,7 @@ class Passes:
     @functools.cached_property
     def mesh(self) -> jax.sharding.Mesh:
         """One device, or one for each tower where there are enough."""
-        return inference_mesh(self.config)
+        return sharding.make_mesh(1, 0, self.config.model.towers)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -55,22 +57,15 @@ class Passes:
     def over(
         self,
         images: Images,
-        step: Callable[..., Any],
+        step: Step,
         max_bad: float | None = None,
         bad: dict[int, str] | None = None,
         progress: bool = True,
     ) -> Iterator[Part]:
         """Apply `step(params, image, statistics)` to all images of a split, each once, in order, batch by batch.
 
-        Args:
-            images: the split.
-            step: one of the steps below, or any other program of the same arguments.
-            max_bad: the share of images that may be damaged; None is the config's. They are left out.
-            bad: where damaged images are reported, index -> what is wrong; None is stdout.
-            progress: whether a terminal shows a progress bar.
-
-        Raises:
-            DataError: if more than `max_bad` of the images are damaged; or all of them, unless `bad` is given.
+        Damaged images are left out and reported in `bad`, index -> what is wrong (None: on stdout). Raises DataError if
+        more than the share `max_bad` is damaged (None: the config's); or all of them, unless `bad` is given.
         """
         data, count = self.config.data, len(images.labels)
         size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
@@ -78,7 +73,6 @@ class Passes:
         reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
         batches = Batches(images, order, 0, order.steps_per_epoch, reading)
         bar = tqdm(total=count, unit=" images", leave=False, disable=None if progress and count > size else True)
-        sound = False
         with contextlib.closing(batches), bar:
             for batch in batches:
                 if bad is None:
@@ -87,43 +81,37 @@ class Passes:
                 else:
                     bad.update(batches.bad)
                 if batch.mask.any():
-                    sound = True
-                    each = (batch.example, batch.image, batch.label, self.ask(step, batch.image))
-                    yield Part(*jax.tree.map(operator.itemgetter(batch.mask), each))
+                    part = Part(batch.example, batch.image, batch.label, self.ask(step, batch.image))
+                    yield jax.tree.map(operator.itemgetter(batch.mask), part)
                 bar.update(int(batch.mask.sum()))
-        if not sound and bad is None:
+        if bad is None and len(batches.bad) == count:
             raise DataError("none of the images can be read")
 
-    def ask(self, step: Callable[..., Any], pixels: np.ndarray) -> Any:
+    def ask(self, step: Step, pixels: np.ndarray) -> Any:
         """`step(params, image, statistics)` for stored images [B, size, size, 3] uint8, as NumPy arrays."""
         params, statistics = self._placed
         return jax.device_get(step(params, sharding.put(pixels, self.mesh, sharding.EXAMPLES), statistics))
 
-    def log_predict(self, views: int) -> Callable[..., Any]:
-        """The step, compiled once, that gives log-probabilities [B, num_classes], nats."""
+    def log_predict(self, views: int) -> Step:
+        """As `steps.make_log_predict_step`; compiled once, as the next two."""
         return self._compiled(steps.make_log_predict_step, views)
 
-    def features_step(self, layer: str | None) -> Callable[..., Any]:
-        """The step, compiled once, that gives the features of `layer`, [B, units] float32."""
+    def features_step(self, layer: str | None) -> Step:
+        """As `activations.make_features_step`."""
         return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
 
-    def responses_step(self, layers: tuple[str, ...]) -> Callable[..., Any]:
-        """The step, compiled once, that gives {layer: responses [B, tower, H, W, channels]} of convolutions."""
-        return self._compiled(activations.make_conv_step, layers)
+    def activations_step(self, kind: str, layers: tuple[str, ...] | None = None) -> Step:
+        """As `activations.make_step`."""
+        return self._compiled(activations.make_step, kind, layers)
 
     def centre_crop(self, pixels: np.ndarray) -> np.ndarray:
         """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
         return augment.centre_crop(pixels, self.config.model.image_size)
 
-    def _compiled(self, make: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-        key = (make, *arguments)
-        if key not in self._steps:
-            self._steps[key] = make(self.config, self.mesh, *arguments)
-        return self._steps[key]
-
     @functools.cached_property
-    def _steps(self) -> dict[tuple, Callable[..., Any]]:
-        return {}
+    def _compiled(self) -> Callable[..., Step]:
+        config, mesh = self.config, self.mesh
+        return functools.cache(lambda make, *arguments: make(config, mesh, *arguments))
 
     @functools.cached_property
     def _placed(self) -> tuple[Any, Any]:
@@ -131,15 +119,10 @@ class Passes:
         params = jax.device_put(self.params, sharding.of_state(self.params, self.mesh, "tower"))
         return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
 
-    def over_given(self, images: ImageInput | Sequence[ImageInput], step: Callable[..., Any]) -> Any:
+    def over_given(self, images: ImageInput | Sequence[ImageInput], step: Step) -> Any:
         """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
         given, bad = Given(images, self.config.data.size), dict[int, str]()
         results = [part.result for part in self.over(given, step, max_bad=1.0, bad=bad)]
         if bad:
             raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
-
-
-def inference_mesh(config: Config) -> jax.sharding.Mesh:
-    """One device, or one for each tower where there are enough."""
-    return sharding.make_mesh(1, 0, config.model.towers)

@@ -1,9 +1,9 @@
 """What networks say of images: probabilities and their best classes, errors with intervals, averages of networks.
 
-Of whole splits the logarithms of probabilities are kept, on disk too: they are averaged over views by their
-probabilities (paper 4.1), and so over networks.
+The predictions for a split are log-probabilities; as over views (paper 4.1), networks are averaged by probabilities.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,14 +61,13 @@ def load(path: Path) -> Predictions | None:
     """What `save` wrote; None if there is nothing that can be read."""
     try:
         saved = arrays.zipped(path, Predictions._fields)
-        said, label, example = (saved[name] for name in Predictions._fields[:3])
-        found = Predictions(said, label, example, int(saved["step"]), str(saved["data"]))
+        said, label, example, step, data = (saved[name] for name in Predictions._fields)
+        found = Predictions(said, label, example, int(step), str(data))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    kinds = [(array.dtype, array.shape) for array in found[:3]]
-    count = found.label.size
+    count = label.size
     expected = [(np.float32, (count, said.size // max(1, count))), (np.int32, (count,)), (np.int32, (count,))]
-    return found if kinds == expected else None
+    return found if [(array.dtype, array.shape) for array in found[:3]] == expected else None
 
 
 def average(several: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
@@ -82,9 +81,9 @@ def average(several: Sequence[Predictions], weights: Sequence[float] | None = No
                 "damaged records; evaluate each on the same --data and --split first"
             )
     weight = np.ones(len(several)) if weights is None else np.asarray(weights, float)
-    weight = (weight / weight.sum()).reshape(-1, 1, 1)
     stacked = np.stack([each.log_probabilities for each in several])
-    return first._replace(log_probabilities=logsumexp(stacked, axis=0, b=weight).astype(np.float32))
+    mean = logsumexp(stacked, axis=0, b=(weight / weight.sum()).reshape(-1, 1, 1))
+    return first._replace(log_probabilities=mean.astype(np.float32))
 
 
 def tuned(several: Sequence[Predictions]) -> list[float]:
@@ -96,12 +95,11 @@ def tuned(several: Sequence[Predictions]) -> list[float]:
     improved = True
     while improved:
         improved = False
-        for i in range(len(several)):
-            for weight in GRID:
-                trial = [*weights[:i], float(weight), *weights[i + 1 :]]
-                error = score(average(several, trial))["top5_error"] if any(trial) else 1.0
-                if error < best:
-                    weights, best, improved = trial, error, True
+        for i, weight in itertools.product(range(len(several)), GRID.tolist()):
+            trial = [*weights[:i], weight, *weights[i + 1 :]]
+            error = score(average(several, trial))["top5_error"] if any(trial) else 1.0
+            if error < best:
+                weights, best, improved = trial, error, True
     return weights
 
 
@@ -124,5 +122,4 @@ def score(found: Predictions) -> dict[str, Any]:
 
 def interval(wrong: int, count: int) -> list[float]:
     """The 95 % confidence interval (Wilson's score) of an error: `wrong` of `count` independent images."""
-    low, high = binomtest(wrong, count).proportion_ci(method="wilson")
-    return [float(low), float(high)]
+    return [float(bound) for bound in binomtest(wrong, count).proportion_ci(method="wilson")]

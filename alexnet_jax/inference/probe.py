@@ -1,6 +1,5 @@
 """Linear classifiers on a network's features, and on histograms of oriented gradients (HOG) for comparison."""
 
-import importlib.util
 import warnings
 from typing import Any, NamedTuple
 
@@ -22,12 +21,6 @@ class Examples(NamedTuple):
     features: np.ndarray  # [N, units] float32
     hog: np.ndarray  # [N, dimensions] float32
     labels: np.ndarray  # [N] int32
-
-
-def check_installed() -> None:
-    """Raise UserError if scikit-image is missing."""
-    if importlib.util.find_spec("skimage") is None:
-        raise UserError('the probe needs scikit-image for HOG: pip install "alexnet_jax[features]"')
 
 
 def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
@@ -54,51 +47,43 @@ def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
 def compare(layer: str, train: Examples, test: Examples) -> list[dict[str, Any]]:
     """Train the linear classifiers on `train` and count their errors on `test`.
 
-    Returns:
-        For each of them method (its name), dimensions, C, converged, top1_error (a fraction), and interval (Wilson,
-        95 %).
-
-    Raises:
-        UserError: if the images to choose C with are all of one class.
+    Returns for each of them method (its name), dimensions, C, converged, top1_error (a fraction), and interval (Wilson,
+    95 %). Raises UserError if the images to choose C with are all of one class.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
     from sklearn.svm import LinearSVC
 
-    svm = LinearSVC(max_iter=10_000, dual="auto", random_state=0)
-    methods = [
-        (f"{layer}, logistic regression", "features", LogisticRegression(max_iter=1000)),
-        (f"{layer}, linear SVM", "features", svm),
-        ("HOG, linear SVM", "hog", svm),
-    ]
-    return [
-        {"method": name} | _result(classifier, getattr(train, kind), train.labels, getattr(test, kind), test.labels)
-        for name, kind, classifier in methods
-    ]
-
-
-def _result(
-    classifier: Any, train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
-) -> dict[str, Any]:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit
-
-    mean = train.mean(axis=0)
-    scale = np.sqrt(((train - mean) ** 2).sum(axis=1).mean()) or 1.0
-    held_out = np.random.default_rng(0).permutation(len(train)) < len(train) // HELD_OUT
-    if len(np.unique(train_labels[~held_out])) < 2:
+    count = len(train.labels)
+    held_out = np.random.default_rng(0).permutation(count) < count // HELD_OUT
+    if len(np.unique(train.labels[~held_out])) < 2:
         raise UserError(
             "the images to choose C with are all of one class; give more --images, or another --train_split"
         )
-    search = GridSearchCV(classifier, {"C": GRID}, cv=PredefinedSplit(np.where(held_out, 0, -1)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the result has it
-        search.fit((train - mean) / scale, train_labels)
-    best = search.best_estimator_
-    wrong = int((best.predict((test - mean) / scale) != test_labels).sum())
-    return {
-        "dimensions": train.shape[1],
-        "C": best.C,
-        "converged": bool(np.max(best.n_iter_) < best.max_iter),
-        "top1_error": wrong / len(test_labels),
-        "interval": predictions.interval(wrong, len(test_labels)),
-    }
+    svm = LinearSVC(max_iter=10_000, dual="auto", random_state=0)
+    methods = [
+        (f"{layer}, logistic regression", train.features, test.features, LogisticRegression(max_iter=1000)),
+        (f"{layer}, linear SVM", train.features, test.features, svm),
+        ("HOG, linear SVM", train.hog, test.hog, svm),
+    ]
+    results = []
+    for method, known, asked, classifier in methods:
+        mean = known.mean(axis=0)
+        scale = np.sqrt(((known - mean) ** 2).sum(axis=1).mean()) or 1.0
+        search = GridSearchCV(classifier, {"C": GRID}, cv=PredefinedSplit(np.where(held_out, 0, -1)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the result has it
+            search.fit((known - mean) / scale, train.labels)
+        best = search.best_estimator_
+        wrong = int((best.predict((asked - mean) / scale) != test.labels).sum())
+        result = {
+            "method": method,
+            "dimensions": known.shape[1],
+            "C": best.C,
+            "converged": bool(np.max(best.n_iter_) < best.max_iter),
+            "top1_error": wrong / len(test.labels),
+            "interval": predictions.interval(wrong, len(test.labels)),
+        }
+        results.append(result)
+    return results

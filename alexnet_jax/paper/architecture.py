@@ -1,5 +1,6 @@
 """The paper's Figure 2: layers, towers and what crosses between them, read off the network itself."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from alexnet_jax.inference import activations
-from alexnet_jax.model_config import Conv, Model
+from alexnet_jax.model_config import Model
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Block
 
@@ -26,31 +27,25 @@ class LayerBox(NamedTuple):
 def boxes(spec: Model) -> list[LayerBox]:
     """Describe the layers of a tower by the shapes of their parameters and activations."""
     params, shapes = activations.shapes(spec)
+    activation = {"relu": "ReLU"}.get(spec.activation, spec.activation)
+    names = {"activation": activation, "lrn": "LRN", "map_norm": "map norm", "pool": "pool"}
     inputs: tuple[int, ...] = (spec.image_size, spec.image_size, 3)  # of this tower alone
     column = []
     for name, conv in spec.convs():
         kernel, response, output = params[name]["kernel"], shapes[f"{name}_response"], shapes[f"{name}_output"]
         channels = kernel[-2] if conv.shared else kernel[-2] // conv.kernel**2
         unshared = "" if conv.shared else ", unshared"
+        operations = ", ".join(names[operation] for operation in conv.then) or "nothing"
         text = f"{name}: {kernel[-1]} of {conv.kernel}x{conv.kernel}x{channels}, /{conv.stride}{unshared}"
-        text += f"\n{by(response)}\n{_operations(conv, spec)}" + (f" -> {by(output)}" if output != response else "")
+        text += f"\n{by(response)}\n{operations}" + (f" -> {by(output)}" if output != response else "")
         column.append(LayerBox(name, text, channels != inputs[-1]))
         inputs = output
-    endings = {name: _activation(spec) + (", dropout" if dense.dropout else "") for name, dense in spec.hidden()}
+    endings = {name: activation + (", dropout" if dense.dropout else "") for name, dense in spec.hidden()}
     for name, ending in (endings | {"fc8": "classes"}).items():
         width, units = params[name]["kernel"][1:]
         column.append(LayerBox(name, f"{name}: {units} of {width}\n{ending}", width != math.prod(inputs)))
         inputs = shapes[f"{name}_output"]
     return column
-
-
-def _operations(conv: Conv, spec: Model) -> str:
-    names = {"activation": _activation(spec), "lrn": "LRN", "map_norm": "map norm", "pool": "pool"}
-    return ", ".join(names[operation] for operation in conv.then) or "nothing"
-
-
-def _activation(spec: Model) -> str:
-    return {"relu": "ReLU"}.get(spec.activation, spec.activation)
 
 
 def by(shape: tuple[int, ...]) -> str:
@@ -59,8 +54,8 @@ def by(shape: tuple[int, ...]) -> str:
 
 def links(spec: Model) -> list[tuple[str, int, int]]:
     """The arrows between towers: (layer, from, to) for every layer whose input crosses."""
-    pairs = [(i, j) for i in range(spec.towers) for j in range(spec.towers) if i != j]
-    return [(box.layer, i, j) for box in boxes(spec) if box.crosses for i, j in pairs]
+    pairs = itertools.permutations(range(spec.towers), 2)
+    return [(box.layer, *pair) for box, pair in itertools.product(boxes(spec), pairs) if box.crosses]
 
 
 def figure2(spec: Model, name: str) -> list[Block]:

@@ -13,22 +13,19 @@ TARGET = 0.25  # the training error rate at which Figure 1 compares networks
 def results(runs: list[ReportedRun]) -> list[Block]:
     """A table of the evaluated runs, and a note on each of the others."""
     head = ("run", "split", "images", "views", "step", "top-1 error", "top-5 error", "loss")
-    rows = [(run.name, *_cells(run.evaluation)) for run in runs if run.evaluation]
+    rows, notes = [], []
+    for run in runs:
+        if result := run.evaluation:
+            keys = ("split", "count", "views", "step")
+            errors = [
+                "{:.2%} [{:.2%}, {:.2%}]".format(result[f"{name}_error"], *result[f"{name}_interval"])
+                for name in ("top1", "top5")
+            ]
+            rows.append((run.name, *(str(result[key]) for key in keys), *errors, f"{result['loss']:.4f}"))
+        else:
+            notes.append(f"{run.name}: not evaluated yet; run `alexnet evaluate --workdir {run.network.path}`.")
     table = Table(head, rows, "Errors with their 95 % confidence intervals over the images; loss in nats.")
-    notes = [
-        f"{run.name}: not evaluated yet; run `alexnet evaluate --workdir {run.network.path}`."
-        for run in runs
-        if not run.evaluation
-    ]
     return [table, *notes] if rows else [*notes]
-
-
-def _cells(result: dict) -> list[str]:
-    errors = []
-    for name in ("top1", "top5"):
-        low, high = result[f"{name}_interval"]
-        errors.append(f"{result[f'{name}_error']:.2%} [{low:.2%}, {high:.2%}]")
-    return [str(result[key]) for key in ("split", "count", "views", "step")] + [*errors, f"{result['loss']:.4f}"]
 
 
 def learning(runs: list[ReportedRun]) -> list[Block]:

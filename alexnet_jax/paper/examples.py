@@ -1,10 +1,10 @@
 """The paper's Figure 4: predictions for single images, and the training images that the network finds similar."""
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.inference import activations, feature_store
+from alexnet_jax.inference.confusion import short
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.predictions import best
 from alexnet_jax.paper import figures
@@ -14,7 +14,6 @@ from alexnet_jax.paper.images import Splits, centre_crops, compute, sample
 SHOWN, BARS = 8, 5  # images, and classes beside each
 QUERIES, NEIGHBOURS = 5, 6
 MOST_TRAIN = 5000  # training images to search
-LETTERS = 20  # of a class name
 
 
 def figure4_left(network: Network, splits: Splits) -> list[Block]:
@@ -30,25 +29,18 @@ def figure4_left(network: Network, splits: Splits) -> list[Block]:
     for i, (crop, label, of_classes) in enumerate(zip(crops, labels, log_probabilities, strict=True)):
         picture, bars = grid[i // 2, i % 2 * 2 : i % 2 * 2 + 2]
         picture.imshow(crop)
-        picture.set_title(_short(network.classes[label]), fontsize=8)
-        _bars(bars, np.exp(of_classes[: len(network.classes)]), label, network.classes)
+        picture.set_title(short(network.classes[label]), fontsize=8)
+        probabilities = np.exp(of_classes[: len(network.classes)])
+        top = best(probabilities, BARS)
+        bars.barh(range(len(top)), probabilities[top], color=["#f2918c" if k == label else "#9bb7e0" for k in top])
+        for row, k in enumerate(top):
+            bars.text(0.02, row, short(network.classes[k]), va="center", fontsize=8)
+        bars.set(xlim=(0, 1), ylim=(BARS - 0.4, -0.6))
     caption = (
         f"{len(index)} random images of the split {network.config.data.eval_split}, each with its true class above it "
         "and its most probable classes beside it; the true class's bar is red. Centre crop, one view."
     )
     return [figures.plot(figure, "Images and their five most probable classes", caption)]
-
-
-def _bars(axes: Axes, probabilities: np.ndarray, label: int, classes: list[str]) -> None:
-    top = best(probabilities, BARS)
-    axes.barh(range(len(top)), probabilities[top], color=["#f2918c" if k == label else "#9bb7e0" for k in top])
-    for row, k in enumerate(top):
-        axes.text(0.02, row, _short(classes[k]), va="center", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(BARS - 0.4, -0.6))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LETTERS else name[: LETTERS - 1] + "…"
 
 
 def figure4_right(network: Network, splits: Splits) -> list[Block]:
@@ -70,7 +62,7 @@ def figure4_right(network: Network, splits: Splits) -> list[Block]:
         labels = [evaluation.labels[query], *train.labels[neighbours]]
         for axes, crop, label in zip(row, crops, labels, strict=False):  # there may be fewer training images
             axes.imshow(crop)
-            axes.set_title(_short(network.classes[label])[:10], fontsize=7)
+            axes.set_title(short(network.classes[label])[:10], fontsize=7)
     same_class = np.mean(train.labels[nearest] == evaluation.labels[queries][:, None])
     caption = (
         f"First column: {len(queries)} random images of the split {network.config.data.eval_split}. Beside each: the "

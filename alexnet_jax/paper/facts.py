@@ -1,7 +1,4 @@
-"""Parameters, neurons, arithmetic and traffic between towers: what a config alone implies, and what the paper says.
-
-Our numbers are computed from the shapes of the network; only `signal_at_start` makes parameters.
-"""
+"""Parameters, neurons, arithmetic and traffic between towers: what a config alone implies, and what the paper says."""
 
 import math
 from pathlib import Path
@@ -24,9 +21,8 @@ ILSVRC_2012 = EDITIONS["imagenet2012"].images["train"]  # images
 MAX_IMAGES = 24  # for the signal; conv1's output alone takes 1.2 MB an image
 
 # Caption of Figure 2; its conv1 is 55*48*96, which should be 55*55*96.
-PAPER_NEURONS = dict(
-    conv1=253_440, conv2=186_624, conv3=64_896, conv4=64_896, conv5=43_264, fc6=4096, fc7=4096, fc8=1000
-)
+PAPER_NEURONS = {"conv1": 253_440, "conv2": 186_624, "conv3": 64_896, "conv4": 64_896, "conv5": 43_264}
+PAPER_NEURONS |= {"fc6": 4096, "fc7": 4096, "fc8": 1000}
 HEAD = ("layer", "parameters", "share", "neurons", "Figure 2", "multiply-adds", "training FLOP", "link bytes")
 
 
@@ -54,18 +50,11 @@ def layers(config: Config) -> list[LayerCosts]:
         outputs = shapes[f"{name}_{'response' if isinstance(layer, Conv) else 'output'}"]  # of one tower
         shared = not isinstance(layer, Conv) or layer.shared
         multiply_adds = weights * (math.prod(outputs[:-1]) if shared else 1)
+        training_flop = 2 * multiply_adds * (3 if costs else 2)
         # With an exchange, each tower sends its inputs to every other tower.
-        links = spec.towers * (spec.towers - 1) if layer.exchange else 0
-        costs.append(
-            LayerCosts(
-                name,
-                parameters=weights + biases,
-                neurons=spec.towers * math.prod(outputs),
-                multiply_adds=multiply_adds,
-                training_flop=2 * multiply_adds * (3 if costs else 2),
-                link_bytes=math.prod(inputs) * itemsize * links,
-            )
-        )
+        sent = math.prod(inputs) * itemsize * spec.towers * (spec.towers - 1) if layer.exchange else 0
+        neurons = spec.towers * math.prod(outputs)
+        costs.append(LayerCosts(name, weights + biases, neurons, multiply_adds, training_flop, sent))
         inputs = shapes[f"{name}_output"]
     return costs
 
@@ -91,21 +80,16 @@ def link_bytes(config: Config, head_split: bool = True) -> int:
     Without `head_split` fc8 is on one device, as in the authors' program: that device only receives.
     """
     *hidden, head = layers(config)
-    return 2 * (
-        sum(layer.link_bytes for layer in hidden) + head.link_bytes // (1 if head_split else config.model.towers)
-    )
+    received = head.link_bytes // (1 if head_split else config.model.towers)
+    return 2 * (sum(layer.link_bytes for layer in hidden) + received)
 
 
 def signal_at_start(config: Config, images: np.ndarray, seed: int) -> tuple[float, float]:
-    """Measure how well an untrained network distinguishes images.
+    """Measure how well an untrained network distinguishes images [N, H, W, 3] uint8.
 
-    Args:
-        config: its config; the parameters are drawn from `seed`.
-        images: [N, H, W, 3] uint8. The network sees centre crops minus the images' own mean, without dropout.
-
-    Returns:
-        The standard deviation of each class's logit over the images, as the root mean square over classes; and the
-        mean magnitude of the logits.
+    It sees centre crops minus the images' own mean, without dropout; its parameters are drawn from `seed`. Returns the
+    standard deviation of each class's logit over the images, as the root mean square over classes; and the mean
+    magnitude of the logits.
     """
     own_statistics = statistics.of_sums(statistics.sums_of(list(images)))
     key = jax.random.key(seed, impl="rbg")  # XLA compiles the default generator ten times as slowly for CPU
@@ -121,12 +105,9 @@ def table(config: Config) -> list[tuple[str | int | None, ...]]:
     everything = total(costs)
     paper = PAPER_NEURONS | {everything.name: sum(PAPER_NEURONS.values())}
     return [
-        (
-            layer.name, layer.parameters, f"{layer.parameters / everything.parameters:.2%}", layer.neurons,
-            paper.get(layer.name), layer.multiply_adds, layer.training_flop, layer.link_bytes,
-        )
-        for layer in (*costs, everything)
-    ]  # fmt: skip
+        (name, parameters, f"{parameters / everything.parameters:.2%}", neurons, paper.get(name), *others)
+        for name, parameters, neurons, *others in (*costs, everything)
+    ]
 
 
 def statements(config: Config) -> list[tuple[str, str, str]]:

@@ -50,18 +50,17 @@ def plot(figure: Figure, alt: str, caption: str) -> Picture:
     """Draw a Matplotlib figure as a picture."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI)
-    return Picture(alt, _uri("png", out.getvalue()), caption)
+    return _picture(alt, "png", out, caption)
 
 
 def photo(pixels: np.ndarray, alt: str, caption: str) -> Picture:
     """Turn pixels [H, W, 3] uint8 into a picture: enlarged without smoothing if small, as a JPEG if not."""
-    scale = MOSAIC_PIXELS // pixels.shape[1]
-    enlarged = pixels.repeat(max(1, scale), 0).repeat(max(1, scale), 1)
+    scale = max(1, MOSAIC_PIXELS // pixels.shape[1])
     kind, options = ("png", {}) if scale > 1 else ("jpeg", {"quality": 88})
     out = io.BytesIO()
-    Image.fromarray(enlarged).save(out, kind, **options)
-    return Picture(alt, _uri(kind, out.getvalue()), caption)
+    Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1)).save(out, kind, **options)
+    return _picture(alt, kind, out, caption)
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def _picture(alt: str, kind: str, content: io.BytesIO, caption: str) -> Picture:
+    return Picture(alt, f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}", caption)

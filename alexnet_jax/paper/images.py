@@ -14,8 +14,6 @@ SEED = 0  # for drawing the images
 
 
 class Splits(NamedTuple):
-    """The images that a network was trained on, and those that its config evaluates on."""
-
     train: Images
     evaluation: Images
 
@@ -23,17 +21,13 @@ class Splits(NamedTuple):
 def open_splits(network: Network, data: str | None) -> Splits:
     """Open the network's data, from the folder `data` if given. Raises UserError if it is missing."""
     dataset, config = network.dataset(data), network.config.data
-    return Splits(
-        split_of(dataset, config.train_split, "config.data.train_split"),
-        split_of(dataset, config.eval_split, "config.data.eval_split"),
-    )
+    splits = {"config.data.train_split": config.train_split, "config.data.eval_split": config.eval_split}
+    return Splits(*(split_of(dataset, split, key) for key, split in splits.items()))
 
 
 def sample(count: int, most: int) -> np.ndarray:
     """Choose among `count` images: the indices of all, or of `most` drawn with a fixed seed, sorted."""
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(SEED).choice(count, most, replace=False))
+    return np.sort(np.random.default_rng(SEED).choice(count, min(count, most), replace=False))
 
 
 def compute(network: Network, step: Callable, images: Images, index: np.ndarray) -> tuple[np.ndarray, Any]:

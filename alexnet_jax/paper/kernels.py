@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import permutation_test
 
-from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.paper import figures
 from alexnet_jax.paper.figures import Block, Table
 from alexnet_jax.paper.runs import ReportedRun
@@ -55,11 +54,17 @@ def figure3(runs: list[ReportedRun]) -> list[Block]:
         mosaic = kernel_images.mosaic(images, COLUMNS)
         blocks.append(figures.photo(mosaic, f"conv1 kernels of tower {number}", caption))
     blocks.append("All kernels share one scale: the lowest weight is drawn as 0 and the highest as 255.")
-    blocks += [
-        f"The training images of {run.name} have no colour: any in its kernels is left over from initialization."
-        for run in runs
-        if _grey(run.network.statistics)
-    ]
+    rows: list[tuple[str, ...]] = []
+    for run in runs:
+        _, eigenvalues, vectors = run.network.statistics
+        if eigenvalues[1] < 1e-4 * eigenvalues[0] and np.ptp(vectors[:, 0]) < 1e-3:  # all on the line of greys
+            blocks.append(
+                f"The training images of {run.name} have no colour: any in its kernels is left over from "
+                "initialization."
+            )
+        shares = chroma_share(run.conv1_kernels)
+        numbers = [f"{number:.3f}" for number in specialization(shares)] if len(shares) > 1 else ["one tower", "", ""]
+        rows.append((run.name, ", ".join(f"{mean:.3f}" for mean in shares.mean(axis=1)), *numbers))
     head = ("run", "mean chroma share, tower by tower", "difference", "by chance", "p")
     caption = (
         "Chroma share: the part of a kernel's energy that is not grey (its squared distance from its mean over R, G "
@@ -67,18 +72,4 @@ def figure3(runs: list[ReportedRun]) -> list[Block]:
         "share of assignments that differ at least as much. The paper found one tower colour-agnostic and the other "
         "colour-specific in every run."
     )
-    return [*blocks, Table(head, [_row(run) for run in runs], caption)]
-
-
-def _grey(statistics: Statistics) -> bool:
-    """Whether the colours of the training images lie on one line, the line of greys."""
-    eigenvalues, vectors = statistics.eigenvalues, statistics.eigenvectors
-    return bool(eigenvalues[1] < 1e-4 * eigenvalues[0] and np.ptp(vectors[:, 0]) < 1e-3)
-
-
-def _row(run: ReportedRun) -> tuple[str, ...]:
-    shares = chroma_share(run.conv1_kernels)
-    means = ", ".join(f"{mean:.3f}" for mean in shares.mean(axis=1))
-    if len(shares) == 1:
-        return run.name, means, "one tower", "", ""
-    return run.name, means, *(f"{number:.3f}" for number in specialization(shares))
+    return [*blocks, Table(head, rows, caption)]

@@ -1,7 +1,6 @@
 """The report as one HTML page. A section that lacks what it needs says why it is left out."""
 
 import functools
-import importlib.resources
 from collections.abc import Callable, Sequence
 
 import jinja2
@@ -13,11 +12,26 @@ from alexnet_jax.paper.runs import ReportedRun
 from alexnet_jax.run import config_files
 
 
-def sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
-    """Make all sections. Those about a single network show the first run's; `data` is the folder of its data, if given.
+def render(runs: list[ReportedRun], data: str | None) -> str:
+    """Render the page as HTML. Sections about a single network show the first run's, with the data in folder `data`.
 
     Raises UserError if `data` is given and cannot be opened.
     """
+    loader = jinja2.PackageLoader("alexnet_jax", "paper")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    name, network, *_ = runs[0]
+    towers = network.config.model.towers
+    return environment.get_template("report.html.j2").render(
+        title=", ".join(run.name for run in runs),
+        about=f"{name}: {towers} tower{'s' if towers > 1 else ''}, step {network.step:,}."
+        + (" Sections about a single network show this run's." if len(runs) > 1 else ""),
+        sections=_sections(runs, data),
+    )
+
+
+def _sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
     name, network, *_ = runs[0]
     splits = functools.cache(lambda: images.open_splits(network, data))
     if data is not None:
@@ -32,33 +46,12 @@ def sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
         ("figure4-right", "Figure 4, right: nearest images", lambda: examples.figure4_right(network, splits())),
         ("units", "What units of conv3 and conv5 respond to", lambda: units.patches(network, splits())),
         ("tables", "Tables 1 and 2", lambda: tables.tables(runs)),
-        ("config", "Config", lambda: _configs(runs)),
     ]
-    return [Section(id_, title, _or_reason(make)) for id_, title, make in contents]
-
-
-def _or_reason(make: Callable[[], Sequence[Block]]) -> Sequence[Block]:
-    try:
-        return make()
-    except UserError as error:
-        return [f"Left out: {error}."]
-
-
-def _configs(runs: list[ReportedRun]) -> list[Block]:
-    return [Details(f"config.json of {run.name}", config_files.to_json(run.network.config)) for run in runs]
-
-
-def render(runs: list[ReportedRun], data: str | None) -> str:
-    """Render the page as HTML; arguments and errors as for `sections`."""
-    text = importlib.resources.files("alexnet_jax.paper").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    first = runs[0]
-    towers = first.network.config.model.towers
-    return environment.from_string(text).render(
-        title=", ".join(run.name for run in runs),
-        about=f"{first.name}: {towers} tower{'s' if towers > 1 else ''}, step {first.network.step:,}."
-        + (" Sections about a single network show this run's." if len(runs) > 1 else ""),
-        sections=sections(runs, data),
-    )
+    sections = []
+    for id_, title, make in contents:
+        try:
+            sections.append(Section(id_, title, make()))
+        except UserError as error:
+            sections.append(Section(id_, title, [f"Left out: {error}."]))
+    configs = [Details(f"config.json of {run.name}", config_files.to_json(run.network.config)) for run in runs]
+    return [*sections, Section("config", "Config", configs)]

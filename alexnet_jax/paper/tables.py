@@ -26,8 +26,7 @@ def is_imagenet(classes: list[str]) -> bool:
 
 def tables(runs: list[ReportedRun]) -> list[Block]:
     """The tables. A run evaluated on `test` belongs to ILSVRC-2010, whose test labels alone are public: Table 1."""
-    table1, table2 = list(TABLE1), list(TABLE2)
-    notes = []
+    table1, table2, notes = list(TABLE1), list(TABLE2), []
     for run in runs:
         result = run.evaluation
         if not is_imagenet(run.network.classes):

@@ -56,11 +56,11 @@ class Strongest(NamedTuple):
 
 def strongest(network: Network, layers: tuple[str, ...], images: Images, index: np.ndarray) -> dict[str, Strongest]:
     """Find, among the images `index`, those to which units of each layer respond most strongly."""
-    sides = {name: activations.shapes(network.config.model)[1][f"{name}_response"] for name in layers}
-    units = {
-        name: np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int)) for name, (*_, count) in sides.items()
-    }
-    respond = network.responses_step(layers)
+    units, columns = {}, {}
+    for name in layers:
+        _, columns[name], count = activations.shapes(network.config.model)[1][f"{name}_response"]
+        units[name] = np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int))
+    respond = network.activations_step("response", layers)
 
     @jax.jit
     def highest(params, image, statistics):
@@ -73,7 +73,7 @@ def strongest(network: Network, layers: tuple[str, ...], images: Images, index: 
     best_of_layers = {}
     for name, (responses, positions) in results.items():
         order = np.apply_along_axis(best, 0, responses, PATCHES)  # [patches, tower, units]
-        rows_columns = np.divmod(np.take_along_axis(positions, order, axis=0), sides[name][1])
+        rows_columns = np.divmod(np.take_along_axis(positions, order, axis=0), columns[name])
         position = np.moveaxis(np.stack(rows_columns, axis=-1), 0, 2)
         best_of_layers[name] = Strongest(units[name], np.moveaxis(readable[order], 0, 2), position)
     return best_of_layers
@@ -96,8 +96,8 @@ def patches(network: Network, splits: Splits) -> list[Block]:
     for name, layer in (strongest(network, layers, images, index) if layers else {}).items():
         for tower in range(spec.towers):
             crops = centre_crops(network, images, layer.image[tower].ravel())
-            positions = layer.position[tower].reshape(-1, 2)
-            cuts = np.stack([cut(crop, spec, name, tuple(p)) for crop, p in zip(crops, positions, strict=True)])
+            places = zip(crops, layer.position[tower].reshape(-1, 2), strict=True)
+            cuts = np.stack([cut(crop, spec, name, tuple(position)) for crop, position in places])
             caption = (
                 f"{name}, tower {tower}: a row for each of the units {', '.join(map(str, layer.units))}, its highest "
                 f"response first; each patch is its receptive field, {cuts.shape[1]}x{cuts.shape[2]} pixels."

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import importlib.resources
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -21,11 +19,10 @@ from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage
 from alexnet_jax.inference import predictions
 from alexnet_jax.serving import explain
 from alexnet_jax.serving.batching import Batcher
-from alexnet_jax.serving.explain import Served
+from alexnet_jax.serving.explain import HEAVY, Kernel, Neighbour, Served
 from alexnet_jax.serving.guard import Guard
 
 BEST = 5  # classes in an answer
-HEAVY = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,18 +41,6 @@ class Prediction(BaseModel):
     name: str = Field(description="name of the file")
     top: list[Scored] = Field(description="the best classes, best first; empty if the image cannot be read")
     error: str | None = Field(description="why the image cannot be read")
-
-
-class Kernel(BaseModel):
-    kernel: int = Field(description="index of the kernel in its tower")
-    response: float = Field(description="its largest response anywhere in the image, before the activation")
-    picture: str = Field(description="data URL, as all pictures")
-
-
-class Neighbour(BaseModel):
-    name: str = Field(description="name of its class")
-    distance: float = Field(description="Euclidean distance in the last hidden layer")
-    picture: str
 
 
 class Explanation(BaseModel):
@@ -99,10 +84,8 @@ class Endpoints:
 
     async def health(self) -> Health:
         """The network, and how many passes it took for how many images."""
-        net, batcher = self.served.net, self.batcher
-        return Health(
-            network=net.name, step=net.step, classes=len(net.classes), images=batcher.images, passes=batcher.passes
-        )
+        net, done = self.served.net, {"images": self.batcher.images, "passes": self.batcher.passes}
+        return Health(network=net.name, step=net.step, classes=len(net.classes), **done)
 
     async def predict(self, images: Images) -> list[Prediction]:
         """The best classes of each image. An image that cannot be read has an `error`; if none can, that is 422."""
@@ -125,7 +108,7 @@ class Endpoints:
         copies = explain.covered(pixels, net.statistics.mean_image, net.config.model.image_size)
         kernels, neighbours, (whole, *covered) = await asyncio.gather(
             run_in_threadpool(explain.strongest_kernels, self.served, pixels),
-            run_in_threadpool(self._neighbours, pixels),
+            run_in_threadpool(explain.neighbours, self.served, pixels),
             asyncio.gather(*map(self.batcher.ask, (pixels, *copies))),
         )
         target = int(whole.argmax()) if label is None else net.classes.index(label)
@@ -137,10 +120,7 @@ class Endpoints:
             label=net.classes[target],
             evidence=lost.reshape(explain.GRID, explain.GRID).tolist(),
             square=explain.SHARE,
-            kernels=[
-                [Kernel(kernel=k, response=response, picture=pictures[k]) for k, response in strongest]
-                for strongest, pictures in zip(kernels, self.served.kernels, strict=True)
-            ],
+            kernels=kernels,
             neighbours=neighbours,
             no_neighbours=self.served.no_index,
         )
@@ -166,23 +146,8 @@ class Endpoints:
         return await run_in_threadpool(decode)
 
     def _top(self, log_probabilities: np.ndarray) -> list[Scored]:
-        ((*top,),) = predictions.Prediction(np.exp(log_probabilities[None]), self.served.net.classes).top(BEST)
+        (top,) = predictions.Prediction(np.exp(log_probabilities[None]), self.served.net.classes).top(BEST)
         return [Scored(name=name, probability=probability) for name, probability in top]
-
-    def _neighbours(self, pixels: np.ndarray) -> list[Neighbour]:
-        net, index = self.served.net, self.served.searched
-        if index is None:
-            return []
-        with HEAVY:
-            rows, distances = zip(*explain.neighbours(self.served, pixels), strict=True)
-            stored = np.empty((len(rows), *pixels.shape), np.uint8)
-            index.images.read(np.array(rows), stored)
-        pictures = map(explain.picture, net.centre_crop(stored))
-        names = [net.classes[label] for label in index.images.labels[list(rows)]]
-        return [
-            Neighbour(name=name, distance=distance, picture=picture)
-            for name, distance, picture in zip(names, distances, pictures, strict=True)
-        ]
 
 
 def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None]) -> FastAPI:
@@ -207,9 +172,9 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
-    text = importlib.resources.files("alexnet_jax.serving").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(text).render(net=served.net, limits=limits)
+    loader = jinja2.PackageLoader("alexnet_jax", "serving")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("page.html.j2").render(net=served.net, limits=limits)
     app.get("/", response_class=HTMLResponse, include_in_schema=False)(lambda: page)
     endpoints = Endpoints(served, batcher, limits)
     app.get("/api/health")(endpoints.health)

@@ -3,11 +3,13 @@ images are nearest to it."""
 
 import base64
 import contextlib
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, Field
 
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, spread
@@ -23,13 +25,26 @@ VECTORS = "neighbours.npz"  # in the workdir: the vectors of the training images
 GRID, SHARE = 7, 0.25  # covered squares along each side, and their side as a share of the crop's
 KERNELS, NEIGHBOURS = 8, 6  # shown: of each tower; in all
 LARGE = 128  # pixels: the least side of a kernel's picture
+HEAVY = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
+
+
+class Kernel(BaseModel):
+    kernel: int = Field(description="index of the kernel in its tower")
+    response: float = Field(description="its largest response anywhere in the image, before the activation")
+    picture: str = Field(description="data URL, as all pictures")
+
+
+class Neighbour(BaseModel):
+    name: str = Field(description="name of its class")
+    distance: float = Field(description="Euclidean distance in the last hidden layer")
+    picture: str
 
 
 class Index(NamedTuple):
     """The training images that are searched for neighbours."""
 
     vectors: np.ndarray  # [N, units] float32
-    rows: list[int]  # the index of each in `images`
+    rows: np.ndarray  # [N] int: the index of each in `images`
     images: Images
 
 
@@ -47,28 +62,25 @@ class Served(NamedTuple):
 
 
 def open_served(directory: Path, data: str | None, most: int) -> Served:
-    """The newest network in a workdir, with at most `most` training images to search for neighbours."""
+    """The newest network in a workdir, with at most `most` training images to search for neighbours.
+
+    All programs that requests will run are compiled.
+    """
     net = network.open_workdir(directory)
     kernels: list[list[str]] = []
     if net.config.model.conv1.shared:
         kernel = np.asarray(net.params["conv1"]["kernel"], np.float32)
         factor = -(-LARGE // kernel.shape[1])
-        kernels = [
-            [picture(image.repeat(factor, 0).repeat(factor, 1)) for image in tower]
-            for tower in kernel_images.as_images(kernel)
-        ]
+        enlarged = kernel_images.as_images(kernel).repeat(factor, 2).repeat(factor, 3)
+        kernels = [[picture(image) for image in tower] for tower in enlarged]
     index, why = _index(net, data, most) if most else (None, "the server was started with --neighbours_of 0")
-    return Served(net, kernels, index, why)
-
-
-def warm_up(served: Served) -> None:
-    """Compile all programs that requests will run."""
-    size = served.net.config.data.size
+    served = Served(net, kernels, index, why)
+    black = np.zeros((max(SIZES), net.config.data.size, net.config.data.size, 3), np.uint8)
     for count in SIZES:
-        served.log_probabilities(np.zeros((count, size, size, 3), np.uint8))
-    black = np.zeros((size, size, 3), np.uint8)
-    strongest_kernels(served, black)
-    neighbours(served, black)
+        served.log_probabilities(black[:count])
+    strongest_kernels(served, black[0])
+    neighbours(served, black[0])
+    return served
 
 
 def _index(net: Network, data: str | None, most: int) -> tuple[Index | None, str]:
@@ -86,11 +98,11 @@ def _index(net: Network, data: str | None, most: int) -> tuple[Index | None, str
     with contextlib.suppress(FileNotFoundError, UserError):  # a damaged file is written again
         saved = feature_store.open_saved(path)
         if saved.about == about:
-            return Index(np.concatenate(list(saved.blocks())), [int(name) for name in saved.names], images), ""
+            return Index(np.concatenate(list(saved.blocks())), np.array(saved.names).astype(int), images), ""
     parts = [(part.example, part.result) for part in net.over(images, net.features_step(None), bad={})]
     rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
     feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
-    return Index(vectors, rows.tolist(), images), ""
+    return Index(vectors, rows, images), ""
 
 
 def picture(pixels: np.ndarray) -> str:
@@ -102,15 +114,8 @@ def picture(pixels: np.ndarray) -> str:
 def covered(pixels: np.ndarray, mean_image: np.ndarray, crop: int) -> np.ndarray:
     """Copies of an image, each with another square of its centre crop covered by the mean image.
 
-    Where the network becomes less sure of a class, the square covers evidence for it.
-
-    Args:
-        pixels: [size, size, 3] uint8.
-        mean_image: the same shape, float32.
-        crop: height and width of the centre crop, pixels.
-
-    Returns:
-        [GRID * GRID, size, size, 3] uint8, row by row.
+    Where the network becomes less sure of a class, the square covers evidence for it. `crop` is the side of the centre
+    crop: [size, size, 3] uint8 -> [GRID * GRID, size, size, 3] uint8, row by row.
     """
     mean = np.clip(np.round(mean_image), 0, 255).astype(np.uint8)
     side = max(1, round(SHARE * crop))
@@ -123,20 +128,29 @@ def covered(pixels: np.ndarray, mean_image: np.ndarray, crop: int) -> np.ndarray
     return copies
 
 
-def strongest_kernels(served: Served, pixels: np.ndarray) -> list[list[tuple[int, float]]]:
-    """Tower -> the kernels of conv1 with the largest responses anywhere in an image, and these responses."""
+def strongest_kernels(served: Served, pixels: np.ndarray) -> list[list[Kernel]]:
+    """Tower -> the kernels of conv1 with the largest responses anywhere in an image."""
     if not served.kernels:
         return []
-    (towers,) = served.net.ask(served.net.responses_step(("conv1",)), pixels[None])["conv1"].max(axis=(2, 3))
-    return [[(kernel, float(responses[kernel])) for kernel in best(responses, KERNELS)] for responses in towers]
+    step = served.net.activations_step("response", ("conv1",))
+    (towers,) = served.net.ask(step, pixels[None])["conv1"].max(axis=(2, 3))
+    return [
+        [Kernel(kernel=k, response=float(responses[k]), picture=pictures[k]) for k in best(responses, KERNELS)]
+        for responses, pictures in zip(towers, served.kernels, strict=True)
+    ]
 
 
-def neighbours(served: Served, pixels: np.ndarray) -> list[tuple[int, float]]:
-    """The index in `served.searched.images` and the Euclidean distance of the training images nearest to an image."""
+def neighbours(served: Served, pixels: np.ndarray) -> list[Neighbour]:
+    """The training images nearest to an image."""
     if served.searched is None:
         return []
-    vectors, rows = served.searched.vectors, served.searched.rows
-    query = served.net.ask(served.net.features_step(None), pixels[None])
-    blocks = (vectors[start : start + feature_store.ROWS] for start in range(0, len(vectors), feature_store.ROWS))
-    (nearest,), (distances,) = feature_store.nearest(query, blocks, min(NEIGHBOURS, len(vectors)))
-    return [(rows[i], distance) for i, distance in zip(nearest.tolist(), distances.tolist(), strict=True)]
+    net, (vectors, rows, images) = served.net, served.searched
+    with HEAVY:
+        query = net.ask(net.features_step(None), pixels[None])
+        blocks = (vectors[start : start + feature_store.ROWS] for start in range(0, len(vectors), feature_store.ROWS))
+        (nearest,), (distances,) = feature_store.nearest(query, blocks, NEIGHBOURS)
+        index = rows[nearest]
+        stored = np.empty((len(index), *pixels.shape), np.uint8)
+        images.read(index, stored)
+    shown = zip(images.labels[index], distances, net.centre_crop(stored), strict=True)
+    return [Neighbour(name=net.classes[label], distance=d, picture=picture(crop)) for label, d, crop in shown]
