@@ -39,32 +39,27 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
     """
     plan = _plan(source, settings)
     if (output / manifest.NAME).exists():
-        return _already_packed(output, plan)
-    parts.check(output, plan)
-    _check_room(source, output, settings, show_progress)
-    try:
-        with parts.locked(output, plan):
-            packed = {name: _pack_split(name, source, output, settings, show_progress) for name in source.splits}
-            written = manifest.write(output, _manifest(source, packed, output, settings, plan))
-    except BrokenPipeError:  # from printing
-        raise
-    except OSError as error:  # from writing; blocks.load reports errors of reading
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
-        cure = f"{'make room' if full else 'make it writable'} and run the same command again"
-        raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None
+        written = manifest.read(output)
+        if written.plan != plan:
+            raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
+        for file in written.files():
+            if problem := manifest.problem(output, file, content=False):
+                raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
+    else:
+        parts.check(output, plan)
+        _check_room(source, output, settings, show_progress)
+        try:
+            with parts.locked(output, plan):
+                packed = {name: _pack_split(name, source, output, settings, show_progress) for name in source.splits}
+                written = manifest.write(output, _manifest(source, packed, output, settings, plan))
+        except BrokenPipeError:  # from printing
+            raise
+        except OSError as error:  # from writing; blocks.load reports errors of reading
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
+            cure = f"{'make room' if full else 'make it writable'} and run the same command again"
+            raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None
     shutil.rmtree(output / parts.PARTS, ignore_errors=True)
     return written
-
-
-def _already_packed(output: Path, plan: str) -> Manifest:
-    existing = manifest.read(output)
-    if existing.plan != plan:
-        raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
-    for file in existing.files():
-        if problem := manifest.problem(output, file, content=False):
-            raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
-    shutil.rmtree(output / parts.PARTS, ignore_errors=True)
-    return existing
 
 
 def _plan(source: Source, settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +48,7 @@ class OpenShard:
         with _os_errors():
             self._file.close()
         with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
+            manifest.flush(file)
         self._temporary.replace(self._path)
         shard = manifest.Shard(**manifest.describe(self._path).model_dump(), count=self._sums.images)
         part = Part(shard=shard, contents=self._contents)
