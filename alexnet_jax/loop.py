@@ -1,6 +1,7 @@
 """The training loop: steps, and when to log, validate, save and stop."""
 
 import collections
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Loop:
         self._first = self._step = self._saved = position.next_batch
         self._validation = position.validation
         self._epoch_steps, self._last_step = trainer.inputs.order.steps_per_epoch, trainer.inputs.last_step
+        self._validation_interval = self._config.train.eval_every_epochs * self._epoch_steps
         self._log = LogLines(trainer.config, trainer.writer, trainer.batches, self._step, self._last_step)
         self._in_flight: collections.deque[steps.StepReport] = collections.deque()
         self._due_line: Callable[[], None] | None = None  # a log line whose numbers the devices may still compute
@@ -48,7 +50,7 @@ class Loop:
         if due and self._validation.step != self._step:
             self._settle(0)
             self._validate()
-            self._log.clock.restart(self._step)
+            self._log.restart_clock(self._step)
         stop = last or self._trainer.stop()
         if stop or self._step % self._config.train.save_every_steps == 0:
             self._save()
@@ -60,11 +62,11 @@ class Loop:
         self._state, report = trainer.step(self._state, rates)
         self._step += 1
         self._in_flight.append(report)
-        if not self._log.clock.running:  # the first step compiles; it does not count in images/s
+        if not self._log.clock_runs:  # the first step compiles; it does not count in images/s
             self._settle(0)
             if self._step == self._first + 1:
                 trainer.writer.message(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
-            self._log.clock.restart(self._step)
+            self._log.restart_clock(self._step)
         self._settle(STEPS_AHEAD)
         trainer.writer.advance()
         for line in trainer.batches.news():
@@ -72,7 +74,7 @@ class Loop:
         if self._step % self._config.train.log_every_steps == 0:
             rate = optim.learning_rate(self._config.optim, epoch, self._validation)
             epochs = self._step / self._epoch_steps
-            self._due_line = self._log.line(self._step, epochs, self._state.metrics, rate)
+            self._due_line = functools.partial(self._log.write, self._step, epochs, self._state.metrics, rate)
             self._state = steps.clear_metrics(self._state)
 
     def _settle(self, ahead: int) -> None:
@@ -94,10 +96,6 @@ class Loop:
             self._trainer.save(self._step, self._state, self._validation)
             self._saved = self._step
 
-    @property
-    def _validation_interval(self) -> int:
-        return self._config.train.eval_every_epochs * self._epoch_steps
-
     def _validate(self) -> None:
         """Validate, log the result, and let the learning rate's schedule know; nothing of it if asked to stop."""
         step, split, schedule = self._step, self._config.data.eval_split, self._config.optim.schedule
@@ -111,7 +109,6 @@ class Loop:
         )
         if step % self._validation_interval == 0:
             patience = schedule.patience_epochs * self._epoch_steps
-            self._validation = optim.validated(
-                self._validation, step, result["top1_error"], patience, schedule.max_drops
-            )
+            error, drops = result["top1_error"], schedule.max_drops
+            self._validation = optim.validated(self._validation, step, error, patience, drops)
         self._validation = self._validation._replace(step=step)

@@ -18,9 +18,7 @@ from alexnet_jax.run import config_files, start_up
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config: a file, or a name such as digits; see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Created if missing.")
 SIMULATED_DEVICES = flags.DEFINE_integer(
-    "simulated_devices",
-    0,
-    "Run on this many CPU devices that XLA simulates; 0: on the real ones.",
+    "simulated_devices", 0, "Run on this many CPU devices that XLA simulates; 0: on the real ones."
 )
 PREFLIGHT = flags.DEFINE_bool("preflight", False, "Check devices, data, workdir and versions, then exit.")
 DISTRIBUTED = flags.DEFINE_bool(
@@ -38,9 +36,6 @@ class _ConfigParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> ConfigDict:
         return config_files.load(argument)
-
-    def flag_type(self) -> str:
-        return "config"
 
 
 flags.FLAGS["config"].parser = _ConfigParser()

@@ -52,10 +52,17 @@ def open_inputs(config: Config) -> Inputs:
     return Inputs(mesh, dataset, train_images, eval_images, order, last_step)
 
 
-def initial_state(config: Config, mesh: Mesh) -> steps.TrainState:
-    """The state before the first step: random, but for layers taken from another run (`config.start`)."""
+def newest_state(config: Config, mesh: Mesh, checkpoints: checkpoint.Checkpoints) -> checkpoint.Restored:
+    """The newest checkpoint or, if there is none, the state before the first step.
+
+    That is random, but for layers taken from another run (`config.start`).
+    """
+    if restored := checkpoint.restore(checkpoints, steps.abstract_state(config, mesh)):
+        return restored
     state = steps.init_state(config, mesh)
-    return state.replace(params=state.params | warm_start.params(config, mesh)) if config.start.workdir else state
+    if config.start.workdir:
+        state = state.replace(params=state.params | warm_start.params(config, mesh))
+    return checkpoint.Restored(state, checkpoint.Position(0, optim.Validation(), 0), [])
 
 
 def reading(config: Config, mesh: Mesh) -> Reading:
@@ -131,8 +138,7 @@ class Trainer:
         self.alive("looking for what is not finite")
         config, mesh, order = self.config, self.inputs.mesh, self.inputs.order
         checkpoint.wait(self.checkpoints)
-        restored = checkpoint.restore(self.checkpoints, steps.abstract_state(config, mesh))
-        state = restored.state if restored else initial_state(config, mesh)
+        state = newest_state(config, mesh, self.checkpoints).state
         start = int(state.step)
         self.writer.message(
             f"step {step}: the loss or a parameter is not finite; repeating the steps from {start} to find the cause"

@@ -8,7 +8,7 @@ from pathlib import Path
 import clu.parameter_overview
 import jax
 
-from alexnet_jax import optim, sharding, steps
+from alexnet_jax import sharding, steps
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.loop import Loop
@@ -17,7 +17,7 @@ from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.stopping import Stop, stop_signals, watchdog
 from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
-from alexnet_jax.trainer import Inputs, Trainer, initial_state, open_inputs, reading
+from alexnet_jax.trainer import Inputs, Trainer, newest_state, open_inputs, reading
 
 
 def check(config: Config, directory: Path) -> None:
@@ -44,8 +44,7 @@ def check(config: Config, directory: Path) -> None:
 def train_and_evaluate(config: Config, directory: Path) -> None:
     """Train in the workdir `directory`, from its newest intact checkpoint or from the start, to the end of the config.
 
-    Raises Interrupted, with the state saved, when asked to stop by one of `stopping.SIGNALS`, and the errors of
-    errors.py for whatever else ends it early.
+    Raises Interrupted, with the state saved, on one of `stopping.SIGNALS`, and other errors of errors.py if it fails.
     """
     with processes.detect_lost_peers(), watchdog(config.train.stall_seconds) as alive:
         inputs = open_inputs(config)
@@ -73,21 +72,19 @@ def _opened(
         stop_signals() as asked,
         checkpoint.open_directory(directory / workdir.CHECKPOINTS, config.train.keep_checkpoints) as checkpoints,
     ):
-        restored = checkpoint.restore(checkpoints, steps.abstract_state(config, mesh))
-        state = restored.state if restored else initial_state(config, mesh)
-        position = restored.position if restored else Position(0, optim.Validation(), 0)
+        state, position, warnings = newest_state(config, mesh, checkpoints)
         first = position.next_batch
         batches = Batches(inputs.train_images, inputs.order, first, max(first, inputs.last_step), reading(config, mesh))
         with (
             contextlib.closing(batches),
             contextlib.closing(Writer(directory, position.log_bytes, first, inputs.last_step)) as writer,
         ):
-            writer.mirror_to(wandb_log.start(config, directory, writer.message))
+            writer.mirror = wandb_log.start(config, directory, writer.message)
             writer.message(clu.parameter_overview.get_parameter_overview(state.params, include_stats=False))
             writer.message(f"{sharding.describe(mesh, towers)}; {inputs.order.steps_per_epoch} steps an epoch")
-            if restored:
-                for warning in restored.warnings:
-                    writer.message(f"warning: {warning}")
+            for warning in warnings:
+                writer.message(f"warning: {warning}")
+            if first:
                 writer.message(f"resuming from step {first} of {directory}")
             trainer = Trainer(config, directory, inputs, checkpoints, writer, batches, Stop(asked, mesh), alive)
             yield trainer, state, position

@@ -37,8 +37,6 @@ class Position(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held."""
-
     state: Any
     position: Position
     warnings: list[str]  # about newer checkpoints that are damaged
@@ -121,14 +119,14 @@ def restore(checkpoints: Checkpoints, abstract_state: Any) -> Restored | None:
     Damaged newer ones are moved to the folder DAMAGED. Raises DataError if there are only damaged ones.
     """
     directory = Path(checkpoints.directory)
-    step, damaged = _newest_intact(checkpoints, abstract_state)
+    step, damaged = _newest_intact(checkpoints, sum(leaf.size for leaf in jax.tree.leaves(abstract_state)))
     warnings = [f"the checkpoint of step {bad} is damaged: {problem}" for bad, problem in damaged.items()]
+    if step is None and warnings:
+        raise DataError(
+            "\n".join(warnings) + f"\nNo checkpoint in {directory} is intact: put one back from a copy, or give "
+            "another --workdir to start again"
+        )
     if step is None:
-        if warnings:
-            raise DataError(
-                "\n".join(warnings) + f"\nNo checkpoint in {directory} is intact: put one back from a copy, or give "
-                "another --workdir to start again"
-            )
         return None
     restored = checkpoints.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
@@ -143,17 +141,14 @@ def restore(checkpoints: Checkpoints, abstract_state: Any) -> Restored | None:
 
 
 def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
-    """The step of the newest intact checkpoint in `directory` and its parameters, without the momentum.
-
-    Raises UserError if there is none.
-    """
+    """The step and parameters of the newest intact checkpoint in `directory`. Raises UserError if there is none."""
     if not directory.is_dir():
         raise UserError(
             f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
         )
     options = ocp.CheckpointManagerOptions(create=False)
     with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
-        step, damaged = _newest_intact(checkpoints, None)
+        step, damaged = _newest_intact(checkpoints, math.inf)
         for bad, problem in damaged.items():
             processes.report(f"warning: the checkpoint of step {bad} is damaged and is not used: {problem}")
         if step is None:
@@ -165,13 +160,12 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
     return step, restored.state["params"]
 
 
-def _newest_intact(checkpoints: Checkpoints, expected: Any | None) -> tuple[int | None, dict[int, str]]:
+def _newest_intact(checkpoints: Checkpoints, numbers: float) -> tuple[int | None, dict[int, str]]:
     """The step of the newest intact checkpoint, if there is one, and step -> problem of the newer ones.
 
-    A checkpoint that holds more numbers than the state `expected`, if that is given, is not even read.
+    A checkpoint of more numbers than `numbers` is damaged, and is not even read.
     """
     damaged: dict[int, str] = {}
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(expected)) if expected else None
     for step in sorted(checkpoints.all_steps(), reverse=True):
         path = Path(checkpoints.directory) / str(step)
         if not (problem := processes.from_first(functools.partial(_problem, path, numbers))):
@@ -189,18 +183,15 @@ def _move_aside(directory: Path, steps: list[int]) -> str:
     return ""
 
 
-def _problem(directory: Path, numbers: int | None) -> str:
-    """What is wrong with a checkpoint, in a line; "" if it is intact. Reads all of it, in this process alone.
-
-    A checkpoint of more numbers than `numbers`, if that is given, is not read.
-    """
+def _problem(directory: Path, numbers: float) -> str:
+    """What is wrong with a checkpoint, in a line; "" if it is intact. Reads all of it, in this process alone."""
     try:
         return _difference(directory, numbers)
     except Exception as error:  # Orbax, TensorStore and json raise many kinds, and a bare Exception
         return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _difference(directory: Path, numbers: int | None) -> str:
+def _difference(directory: Path, numbers: float) -> str:
     """What differs from what was written, or ""; raises whatever the readers raise."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="verify"
@@ -212,7 +203,7 @@ def _difference(directory: Path, numbers: int | None) -> str:
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         stored = handler.metadata(directory / "state").tree
         claimed = sum(math.prod(array.shape) for array in jax.tree.leaves(stored))
-        if numbers is not None and claimed > numbers:
+        if claimed > numbers:
             return f"it claims to hold {claimed:,} numbers, and the state of this config has {numbers:,}"
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))

@@ -12,9 +12,8 @@ from jax import Array
 
 def by_name(tree: Any) -> dict[str, Any]:
     """The leaves of a tree, by the names that Orbax stores them under."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @jax.jit

@@ -22,10 +22,9 @@ def as_images(kernels: np.ndarray) -> np.ndarray:
 
 def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """Arrange images [N, h, w, 3] uint8 in rows of `columns`, on white, `gap` pixels apart: [H, W, 3] uint8."""
-    count, height, width, _ = images.shape
-    rows = -(-count // columns)
-    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    rows = -(-len(images) // columns)
+    missing = rows * columns - len(images)
+    padded = np.pad(images, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    height, width = padded.shape[1:3]
+    grid = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, 3)[:-gap, :-gap]

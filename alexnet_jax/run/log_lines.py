@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 
 from alexnet_jax import metrics
 from alexnet_jax.data.loader import Batches
@@ -19,50 +18,37 @@ the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {step
   - a learning rate too small, or so large that units died: try --config.optim.learning_rate at a third and at thrice"""
 
 
-class Clock:
-    """Speed since it was last restarted or read."""
-
-    def __init__(self, batch_size: int, last_step: int, batches: Batches):
-        self._batch_size, self._last_step, self._batches, self.running = batch_size, last_step, batches, False
-
-    def restart(self, step: int) -> None:
-        self._step, self._time, self._waited, self.running = step, time.monotonic(), self._batches.waited, True
-
-    def read(self, step: int) -> tuple[dict[str, float], float]:
-        """images_per_s and data_wait (the share of time spent waiting for data) up to `step`; seconds left."""
-        seconds = max(time.monotonic() - self._time, 1e-9)
-        waited = self._batches.waited - self._waited
-        seconds_per_step = seconds / max(step - self._step, 1)
-        self.restart(step)
-        rates = {"images_per_s": self._batch_size / seconds_per_step, "data_wait": min(waited / seconds, 1.0)}
-        return rates, seconds_per_step * (self._last_step - step)
-
-
 class LogLines:
     """Writes the metrics of a run that starts at `step`, each time they are due."""
 
     def __init__(self, config: Config, writer: Writer, batches: Batches, step: int, last_step: int):
-        self._config, self._writer, self._batches = config, writer, batches
-        self.clock = Clock(config.train.batch_size, last_step, batches)
+        self._config, self._writer, self._batches, self._last_step = config, writer, batches, last_step
         self.target_reached = False  # config.train.stop_error
+        self.clock_runs = False
         self._guessing_since = step
         self._plateau_reported = False
 
-    def line(self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float) -> Callable[[], None]:
-        """A function that writes the metrics of the steps up to `step`; call it when the devices have computed them."""
+    def restart_clock(self, step: int) -> None:
+        """Measure speed from here on."""
+        self._step, self._time, self._waited, self.clock_runs = step, time.monotonic(), self._batches.waited, True
 
-        def write() -> None:
-            values = metrics.summary(sums)
-            if not math.isfinite(values["loss"]):
-                return  # the loop sees it too, and ends
-            rates, seconds_left = self.clock.read(step)
-            bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
-            self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
-            self._writer.progress(step, epoch, values | rates, seconds_left)
-            self.target_reached = 0 < self._config.train.stop_error >= values["top1_error"]
-            self._report_plateau(step, values["loss"])
-
-        return write
+    def write(self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float) -> None:
+        """Write the metrics of the steps up to `step`. Waits until the devices have computed them."""
+        values = metrics.summary(sums)
+        if not math.isfinite(values["loss"]):
+            return  # the loop sees it too, and ends
+        seconds = max(time.monotonic() - self._time, 1e-9)
+        seconds_per_step = seconds / max(step - self._step, 1)
+        rates = {
+            "images_per_s": self._config.train.batch_size / seconds_per_step,
+            "data_wait": min((self._batches.waited - self._waited) / seconds, 1.0),  # the share of time spent waiting
+        }
+        self.restart_clock(step)
+        bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
+        self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
+        self._writer.progress(step, epoch, values | rates, seconds_per_step * (self._last_step - step))
+        self.target_reached = 0 < self._config.train.stop_error >= values["top1_error"]
+        self._report_plateau(step, values["loss"])
 
     def _report_plateau(self, step: int, loss: float) -> None:
         """Print PLATEAU, once, if the loss has been that of guessing for `train.plateau_steps`."""

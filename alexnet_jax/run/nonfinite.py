@@ -77,27 +77,30 @@ class Replay(NamedTuple):
         """
         params = jax.device_get(jax.jit(_counts)(state.params))
         activations, loss, grads = jax.device_get(self._count(state, batch))
-        counts: list[tuple[str, int]] = [
-            (f"{kind} of {layer} before the step", n) for layer, kinds in params.items() for kind, n in kinds.items()
-        ]
-        counts.append(("image", activations["image"]))
+        counts = {
+            f"{kind} of {layer} before the step": n for layer, kinds in params.items() for kind, n in kinds.items()
+        }
+        counts["image"] = activations["image"]
         places = [f"{layer}_{place}" for layer in params for place in ("response", "output")]
-        counts += [(f"{place} of the batch", activations[place]) for place in places if place in activations]
-        counts.append(("loss", int(not np.isfinite(loss))))
-        if not any(count for _, count in counts):
+        counts |= {f"{place} of the batch": activations[place] for place in places if place in activations}
+        counts["loss"] = not np.isfinite(loss)
+        if not any(counts.values()):
             last_first = reversed(grads.items())
-            counts = [(f"gradient of {layer}'s {kind}", n) for layer, kinds in last_first for kind, n in kinds.items()]
-        return {name: int(count) for name, count in counts if count}
+            counts = {f"gradient of {layer}'s {kind}": n for layer, kinds in last_first for kind, n in kinds.items()}
+        return {name: int(count) for name, count in counts.items() if count}
 
     def _count(self, state: steps.TrainState, batch: Any) -> tuple[Any, Array, Any]:
         """How many numbers are not finite in activations and gradients; and the loss."""
         config, steps_per_epoch, fc_sharding = self.config, self.order.steps_per_epoch, self.config.mesh.fc_sharding
         splits_inputs = sharding.splits_inputs(self.mesh, fc_sharding)
 
+        def count_of_all_towers(x):  # [B, ...] of each tower -> [B]
+            return jax.lax.psum((~jnp.isfinite(x)).reshape(len(x), -1).sum(-1, dtype=jnp.int32), sharding.TOWER)
+
         def tower_program(params, batch, constants):
             image, keys = steps.training_input(config, batch, *constants)
             activations = {"image": image} | model.activations(config.model, params, image, keys, splits_inputs)
-            return {name: _count_over_towers(x) for name, x in activations.items()}
+            return jax.tree.map(count_of_all_towers, activations)
 
         forward = sharding.over_towers(tower_program, self.mesh, sharding.EXAMPLES, fc_sharding)
         gradient = jax.value_and_grad(steps.make_loss(config, self.mesh, steps_per_epoch), has_aux=True)
@@ -112,8 +115,3 @@ class Replay(NamedTuple):
 
 def _counts(tree: Any) -> Any:
     return jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(dtype=jnp.int32), tree)
-
-
-def _count_over_towers(x: Array) -> Array:
-    """How many numbers of each example are not finite in all towers: [B, ...] of each tower -> [B]."""
-    return jax.lax.psum((~jnp.isfinite(x)).reshape(len(x), -1).sum(-1, dtype=jnp.int32), sharding.TOWER)

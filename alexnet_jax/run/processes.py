@@ -46,19 +46,18 @@ def from_first(function: Callable[[], str]) -> str:
     text = function() if is_first() else ""
     if not several():
         return text
-    message = np.zeros(MESSAGE_BYTES, np.uint8)
-    encoded = np.frombuffer(text.encode()[:MESSAGE_BYTES], np.uint8)
-    message[: len(encoded)] = encoded
+    message = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(message)).rstrip(b"\0").decode(errors="replace")
 
 
 def require_same(what: str, value: object) -> None:
     """Raise UserError in all processes unless `value`, as JSON, is the same in all."""
+    if not several():
+        return
     text = json.dumps(value, sort_keys=True)
     first = from_first(lambda: text)
-    equal = multihost_utils.process_allgather(np.array(first == text[:MESSAGE_BYTES])) if several() else np.array(True)
-    if not np.all(equal):
-        others = ", ".join(str(i) for i in np.flatnonzero(~np.asarray(equal)))
+    equal = multihost_utils.process_allgather(np.array(first == text[:MESSAGE_BYTES]))
+    if others := ", ".join(map(str, np.flatnonzero(~equal))):
         raise UserError(
             f"{what} must be the same in all processes, but that of process(es) {others} differs from process 0. Here, "
             f"in process {jax.process_index()}: {text[:500]}; in process 0: {first[:500]}"

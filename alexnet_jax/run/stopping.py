@@ -62,7 +62,7 @@ class Stop:
         return self._agreed
 
     def now(self) -> bool:
-        """As `__call__`, but holds a vote and waits for its outcome. Only while no step is running."""
+        """Hold a vote and wait for its outcome. Only while no step is running."""
         if not self._alone:
             self.hear(self._count(self.vote()))
         return self()
@@ -93,9 +93,8 @@ def watchdog(seconds: int) -> Iterator[Callable[[str], None]]:
                 )
                 os._exit(EXIT_STALLED)
 
-    thread = threading.Thread(target=watch, name="watchdog", daemon=True)
     if seconds:
-        thread.start()
+        threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
         yield alive
     finally:

@@ -11,8 +11,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import processes, workdir
 from alexnet_jax.run_config import Config
 
-STEP = "step"  # a field of its own: a resumed run writes steps again that a killed one has already written
-
 
 def start(config: Config, directory: Path, message: Callable[[str], None]) -> Callable[[dict[str, Any]], None] | None:
     """A function that logs scalars there, or None without a project. A resumed workdir resumes its run there.
@@ -38,7 +36,7 @@ def start(config: Config, directory: Path, message: Callable[[str], None]) -> Ca
             resume="allow",
             settings=wandb.Settings(console="off", silent=True),
         )
-        run.define_metric("*", step_metric=STEP)
+        run.define_metric("*", step_metric="step")  # not its own steps: a resumed run repeats those of a killed one
     except Exception as error:  # from the network, or the account
         message(f"warning: Weights & Biases cannot be reached, and nothing is logged there: {error}")
         return None

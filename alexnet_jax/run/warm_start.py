@@ -13,10 +13,7 @@ from alexnet_jax.run_config import Config
 
 
 def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """The parameters of the layers `config.start.layers` in the newest checkpoint of `config.start.workdir`.
-
-    Raises UserError if that run has no such layer, or its shape differs.
-    """
+    """The layers `config.start.layers` of the run `config.start.workdir`. Raises UserError if their shapes differ."""
     directory = Path(config.start.workdir)
     source = workdir.open_finished(directory).config
     # Shapes do not depend on the mesh; where the arrays go is for this run to say.
@@ -34,10 +31,7 @@ def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 
 def statistics(config: Config) -> Statistics:
-    """The mean image and colours of the run `config.start.workdir`, which its kernels were trained with.
-
-    Raises UserError if its images have another size.
-    """
+    """Those that the kernels of the run `config.start.workdir` were trained with. Raises UserError on another size."""
     theirs, size = workdir.open_finished(Path(config.start.workdir)).statistics, config.data.size
     if theirs.mean_image.shape[0] != size:
         raise UserError(

@@ -45,25 +45,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu"
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
     "mesh",
-    "data.directory",
-    "data.threads",
-    "data.prefetch_batches",
-    "data.max_bad",
-    "train.epochs",
-    "train.max_steps",
-    "train.log_every_steps",
-    "train.eval_batch_size",
-    "train.save_every_steps",
-    "train.keep_checkpoints",
-    "train.stall_seconds",
-    "train.wandb_project",
+    *("data.directory", "data.threads", "data.prefetch_batches", "data.max_bad"),
+    *("train.epochs", "train.max_steps", "train.log_every_steps", "train.eval_batch_size", "train.save_every_steps"),
+    *("train.keep_checkpoints", "train.stall_seconds", "train.wandb_project"),
 )
 
 
-class RunFile(pydantic.BaseModel):
+class RunFile(pydantic.BaseModel, strict=True):
     """The content of RUN."""
-
-    model_config = pydantic.ConfigDict(strict=True)
 
     classes: Annotated[list[str], Field(min_length=1)]
     data: str  # fingerprint
@@ -80,11 +69,10 @@ class Workdir(NamedTuple):
 
 def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     """Make `directory` the workdir of this run, or check that it is. Raises UserError if it is another run's."""
-    starts: list[dict] = []
-    if (directory / CONFIG).exists():
-        starts = require_same(directory, config, dataset, "--workdir").starts
-    elif (directory / CHECKPOINTS).exists():
+    known = (directory / CONFIG).exists()
+    if not known and (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
+    starts = require_same(directory, config, dataset, "--workdir").starts if known else []
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     starts.append({"time": time, **packages(), "devices": devices})
@@ -103,7 +91,6 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
 
 @contextlib.contextmanager
 def writable(directory: Path) -> Iterator[None]:
-    """Turn OSError into UserError about the workdir."""
     try:
         yield
     except OSError as error:
@@ -112,9 +99,9 @@ def writable(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Keep other runs out of the workdir, which is created if missing. The system lifts the lock of a dead process.
+    """Keep other runs out of the workdir, which is created if missing; UserError if one holds the lock.
 
-    Raises UserError if another run holds the lock.
+    The system lifts the lock of a dead process.
     """
     if not processes.is_first():
         yield
@@ -168,10 +155,7 @@ def open_finished(directory: Path) -> Workdir:
 
 
 def open_data(config: Config, classes: list[str], directory: str | Path | None) -> Dataset:
-    """The data that a run was trained on, or the same classes in the folder `directory`.
-
-    Raises UserError if it is missing or has other classes.
-    """
+    """The data of a run, or that in the folder `directory`. Raises UserError if it is missing or has other classes."""
     path = str(directory or config.data.directory)
     if config.data.source == "prepared" and not path:
         raise UserError("the network was imported, and the data it was trained on is unknown; give it as --data DIR")
@@ -201,12 +185,12 @@ def differences(old: Config, new: Config) -> list[str]:
     """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
     a, b = (flatten_dict(config.model_dump(), sep=".") for config in (old, new))
     keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
-    fixed = [key for key in keys if not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)]
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in fixed]
+    free = tuple(f"{name}." for name in MAY_CHANGE)  # keys, and sections with all their keys
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not f"{key}.".startswith(free)]
 
 
 def flat_config(directory: Path) -> dict[str, Any]:
-    """All keys of a workdir's config, `section.key`, with their values. Raises DataError if it is damaged."""
+    """The config of a workdir as `section.key` -> value. Raises DataError if it is damaged."""
     return flatten_dict(_config(directory).model_dump(), sep=".")
 
 
@@ -222,7 +206,6 @@ def _run_file(directory: Path) -> RunFile:
 
 @contextlib.contextmanager
 def _intact(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while `path` is read into DataError."""
     try:
         yield
     except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:

@@ -19,22 +19,14 @@ from alexnet_jax.errors import StorageError
 from alexnet_jax.run import histograms, kernel_images, processes
 from alexnet_jax.run.workdir import METRICS
 
-
-@contextlib.contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Within, importing `module` fails, unless it was imported before."""
-    hidden = sys.modules.setdefault(module, None) is None  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules[module]
-
-
-with _without("torch"):  # tensorboardX would import it where it is installed, which takes two seconds
+try:  # tensorboardX would import torch where it is installed, which takes two seconds
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     from tensorboardX import summary
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2
+finally:
+    if sys.modules.get("torch") is None:
+        del sys.modules["torch"]
 
 KERNELS_A_ROW = 16  # as in the paper's Figure 3
 
@@ -42,16 +34,9 @@ KERNELS_A_ROW = 16  # as in the paper's Figure 3
 class Writer:
     """Writes scalars to a workdir, and a live progress bar to a terminal or plain lines to anything else.
 
-    Only the first of several processes writes.
-
-    Args:
-        directory: the workdir.
-        log_bytes: length of metrics.jsonl at the checkpoint that the run starts from. What a killed run wrote after
-            that is cut off, since it will be written again.
-        start_step, total_steps: where the progress bar begins and ends.
-
-    Raises:
-        StorageError: when a file cannot be written, also from the methods.
+    Only the first of several processes writes. What metrics.jsonl holds beyond `log_bytes`, its length at the
+    checkpoint that the run starts from, is cut off: it will be written again. All raise StorageError when a file
+    cannot be written.
     """
 
     def __init__(self, directory: Path, log_bytes: int, start_step: int, total_steps: int):
@@ -66,17 +51,12 @@ class Writer:
             self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}") if self._first else None
         self._event(session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START), step=start_step + 1)
         self._total = total_steps
-        self._mirror: Callable[[dict[str, Any]], None] | None = None
+        self.mirror: Callable[[dict[str, Any]], None] | None = None  # receives all scalars as well, with their step
         live = self._first and sys.stdout.isatty()
         self._bar = tqdm(total=total_steps, initial=start_step, unit="step", file=sys.stdout, disable=not live)
 
-    def mirror_to(self, log: Callable[[dict[str, Any]], None] | None) -> None:
-        """Give all scalars to `log` as well, with their step."""
-        self._mirror = log
-
     @property
     def log_bytes(self) -> int:
-        """The length of metrics.jsonl."""
         return self._file.tell()
 
     def message(self, text: str) -> None:
@@ -87,10 +67,8 @@ class Writer:
 
     def warning(self, text: str) -> None:
         """Print a line in whichever process this is: only this one may know."""
-        if self._first:
-            self.message(text)
-        else:
-            processes.report(text)
+        write = self.message if self._first else processes.report
+        write(text)
 
     def advance(self) -> None:
         """Move the progress bar by one step."""
@@ -103,8 +81,8 @@ class Writer:
             self._file.flush()
         for name, value in values.items():
             self._event(summary=summary.scalar(f"{split}/{name}", value), step=step)
-        if self._mirror:
-            self._mirror({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
+        if self.mirror:
+            self.mirror({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
 
     def parameters(self, step: int, shown: histograms.Summary) -> None:
         """Record for TensorBoard what `histograms.make_summary` computed after `step` steps."""
