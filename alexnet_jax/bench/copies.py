@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,9 @@ class Copies(NamedTuple):
 
 
 def first_images(directory: Path, split: str, count: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """The first images of a split of prepared data, at most `count` of them.
+    """The first images of a split of prepared data, at most `count`: [n, size, size, 3] uint8, with labels [n] int32.
 
-    Returns pixels [n, size, size, 3] uint8, labels [n] int32, and the quality of the JPEGs. Raises UserError if there
-    is no such data or split, or an image is damaged.
+    The third value is the quality of their JPEGs. Raises UserError if there is no such split, or an image is damaged.
     """
     described = manifest.read(directory)
     dataset = open_dataset("prepared", str(directory), described.size, len(described.classes))
@@ -53,14 +52,13 @@ def write(folder: Path, pixels: np.ndarray, labels: np.ndarray, images: int, qua
     split = Split([f"train/{i}" for i in range(images)], labels[repeated], lambda i: different[repeated[i]])
     source = Source([str(i) for i in range(int(labels.max()) + 1)], {"train": split}, {})
 
-    def pack(store: str) -> records.Packed:
-        settings = packing.Settings(store, pixels.shape[1], quality, max_corrupt=0)  # type: ignore[arg-type]
+    def pack(store: Literal["raw", "jpeg"]) -> Any:
+        settings = packing.Settings(store, pixels.shape[1], quality, max_corrupt=0)
         written = packing.pack(source, folder / store, settings, show_progress=False)
         return records.open_split(folder / store, written, "train")
 
     try:
         raw, jpeg = pack("raw"), pack("jpeg")
-        assert isinstance(jpeg, records.Jpeg)
         files = [folder / f"{i:07d}.jpg" for i in range(images)]
         for i, file in enumerate(files):
             file.write_bytes(jpeg.record(i))

@@ -25,14 +25,11 @@ from alexnet_jax.data import loader, records
 from alexnet_jax.data.loader import Order
 from alexnet_jax.errors import UserError
 
-OURS = {"raw": "alexnet_jax raw", "jpeg": "alexnet_jax jpeg"}
-BY_RECORDS = "tf.data raw, by records"
 TORCH, TFDATA = "torch DataLoader jpeg", {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
 PEERS = {"ratio_to_torch": {"raw": TORCH, "jpeg": TORCH}, "ratio_to_tfdata": TFDATA}
 HEADINGS = ("", "cores", "images/s", "least..most", "per core", "to torch", "to tf.data")
 TO_DEVICE = "host-to-device"
 PREFETCH = 4  # batches, as in configs/paper.py
-FOREVER = 2**40  # batches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,15 +51,14 @@ def run(arguments: argparse.Namespace) -> None:
     if not 1 <= cores <= len(available):
         raise UserError(f"--cores {cores} must be in 1..{len(available)}: this process may use {len(available)} cores")
     os.sched_setaffinity(0, available[:cores])  # for all threads and processes that the pipelines start
+    pixels, labels, quality = copies.first_images(arguments.data, arguments.split, arguments.images)
+    images = -(-arguments.images // arguments.batch) * arguments.batch
+    size, memory = pixels.shape[1], (PREFETCH + cores) * arguments.batch * pixels[0].nbytes
+    print(f"{options.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
+    print(f"our loader holds at most {PREFETCH} + {cores} batches, {memory / 1e6:,.0f} MB of host memory")
+    repeated = f", {len(pixels)} of {arguments.data} repeated" if images > len(pixels) else ""
+    print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {arguments.batch}")
     with contextlib.ExitStack() as stack:
-        pixels, labels, quality = copies.first_images(arguments.data, arguments.split, arguments.images)
-        images = -(-arguments.images // arguments.batch) * arguments.batch
-        size = pixels.shape[1]
-        memory = (PREFETCH + cores) * arguments.batch * pixels[0].nbytes
-        print(f"{options.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
-        print(f"our loader holds at most {PREFETCH} + {cores} batches, {memory / 1e6:,.0f} MB of host memory")
-        repeated = f", {len(pixels)} of {arguments.data} repeated" if images > len(pixels) else ""
-        print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {arguments.batch}")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
         data = copies.write(folder, pixels, labels, images, quality, cores)
         pipelines = [*_stages(data, arguments.batch), *_whole(data, arguments.batch, cores)]
@@ -79,9 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
 def _stages(data: Copies, batch: int) -> list[Pipeline]:
     """The steps of the loader, each by itself in one thread."""
     order = Order(len(data.files), batch, seed=0)
-    image = np.empty((1, data.raw.size, data.raw.size, 3), np.uint8)
-    images = np.empty((batch, *image.shape[1:]), np.uint8)
-    device = jax.devices()[0]
+    images = np.empty((batch, data.raw.size, data.raw.size, 3), np.uint8)
+    image, device = images[:1].copy(), jax.devices()[0]
 
     def each(function: Callable) -> Stream:
         for number in itertools.count():
@@ -109,7 +104,7 @@ def _whole(data: Copies, batch: int, cores: int) -> list[Pipeline]:
     reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
 
     def ours(split: records.Packed) -> Stream:
-        with contextlib.closing(loader.Batches(split, order, 0, FOREVER, reading)) as batches:
+        with contextlib.closing(loader.Batches(split, order, 0, peers.FOREVER, reading)) as batches:
             yield from batches
 
     torch = peers.torch_jpeg(data.files, batch, cores) if peers.installed("torch") else None
@@ -120,10 +115,10 @@ def _whole(data: Copies, batch: int, cores: int) -> list[Pipeline]:
 
     ahead, tfdata_ahead = PREFETCH + cores, peers.TFDATA_AHEAD + cores
     return [
-        Pipeline(OURS["raw"], "whole", "raw", cores, ours(data.raw), ahead),
+        Pipeline("alexnet_jax raw", "whole", "raw", cores, ours(data.raw), ahead),
         Pipeline(TFDATA["raw"], "whole", "raw", cores, tfdata("raw", False), tfdata_ahead),
-        Pipeline(BY_RECORDS, "whole", "raw", cores, tfdata("raw", True), tfdata_ahead),
-        Pipeline(OURS["jpeg"], "whole", "jpeg", cores, ours(data.jpeg), ahead),
+        Pipeline("tf.data raw, by records", "whole", "raw", cores, tfdata("raw", True), tfdata_ahead),
+        Pipeline("alexnet_jax jpeg", "whole", "jpeg", cores, ours(data.jpeg), ahead),
         Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.TORCH_AHEAD * cores),
         Pipeline(TFDATA["jpeg"], "whole", "jpeg", cores, tfdata("jpeg", True), tfdata_ahead),
     ]
@@ -131,16 +126,14 @@ def _whole(data: Copies, batch: int, cores: int) -> list[Pipeline]:
 
 def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
     """A row of the table, ready for JSON: the median rate, and for whole pipelines the ratios to their peers."""
-    own = rates.get(pipeline.name)
-
-    def ratio_to(peer: str) -> float | None:
-        return rounds.ratio(own, rates[peer]) if own and peer in rates else None
-
-    whole = pipeline.stage == "whole"
+    own, ratios = rates.get(pipeline.name), {}
+    for key, names in PEERS.items():
+        peer = rates.get(names[str(pipeline.store)]) if pipeline.stage == "whole" else None
+        ratios[key] = rounds.ratio(own, peer) if own and peer else None
     return {
         "pipeline": pipeline.name,
         "images_per_s": statistics.median(own) if own else None,
-        **{key: ratio_to(names[str(pipeline.store)]) if whole else None for key, names in PEERS.items()},
+        **ratios,
         "cores": pipeline.cores,
         "batch": batch,
         "stage": pipeline.stage,
@@ -150,16 +143,14 @@ def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as text."""
     lines = []
     for row in rows:
+        cells = ["", "not installed"]
         if row["rounds"]:
             rate, cores = row["images_per_s"], row["cores"]
             ratios = ["-" if row[key] is None else f"{row[key]:.2f}x" for key in PEERS]
-            cells = [f"{rate:,.0f}", rounds.spread(row["rounds"]), f"{rate / cores:,.0f}", *ratios]
-            lines.append([row["pipeline"], cores, *cells])
-        else:
-            lines.append([row["pipeline"], "", "not installed"])
+            cells = [cores, f"{rate:,.0f}", rounds.spread(row["rounds"]), f"{rate / cores:,.0f}", *ratios]
+        lines.append([row["pipeline"], *cells])
     align = ("left", *("right",) * (len(HEADINGS) - 1))
     return tabulate(lines, HEADINGS, tablefmt="plain", disable_numparse=True, colalign=align)
 

@@ -47,7 +47,7 @@ def mesh(text: str) -> tuple[int, int]:
 
 
 def add_program(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `config` reads."""
+    """Add the options that `config` and `conditions` read."""
     add = parser.add_argument
     add("--config", default="paper", help="config file, or the name of an installed one (default: paper)")
     add("--mesh", type=mesh, default="1x2", help="data x tower (default: 1x2); on a CPU the devices are simulated")
@@ -55,18 +55,15 @@ def add_program(parser: argparse.ArgumentParser) -> None:
 
 
 def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -> Config:
-    """The config to measure, with devices to run it on; call it before JAX starts.
+    """The config to measure with the options of `add_program`, `batch` images a step over all devices, and `changes`.
 
-    Args:
-        arguments: the options of `add_program`.
-        batch: images a step, over all devices.
-        changes: other values for keys of the config, as `config_files.load` takes them.
+    Call it before JAX starts: on a CPU it sets the number of devices.
     """
     data, tower = arguments.mesh
     jax.config.update("jax_num_cpu_devices", data * tower)  # other devices ignore it
     sizes = {"mesh.data": data, "mesh.tower": tower, "train.batch_size": batch, "train.eval_batch_size": batch}
-    types = {"train.compute_dtype": arguments.dtype}
-    return config_files.parse(config_files.load(arguments.config, sizes | types | changes))
+    changes = sizes | {"train.compute_dtype": arguments.dtype} | changes
+    return config_files.parse(config_files.load(arguments.config, changes))
 
 
 def machine() -> str:
@@ -79,7 +76,7 @@ def machine() -> str:
 
 
 def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
-    """What was measured, where and when, ready for JSON; `arguments` are the options of `add_program`."""
+    """What was measured, where and when, ready for JSON."""
     data, tower = arguments.mesh
     return {
         "config": arguments.config,

@@ -4,6 +4,7 @@ The images are read into memory first, and a temporary folder is written to, so 
 """
 
 import argparse
+import collections
 import os
 import statistics
 import tempfile
@@ -38,17 +39,25 @@ def run(arguments: argparse.Namespace) -> None:
     split, count = source.splits["train"], arguments.images
     different = [split.read(i) for i in range(min(count, len(split.names)))]
     for image, name in zip(different, split.names, strict=False):
-        _check(image.content, name)
+        if not isinstance(image.content, bytes):
+            raise UserError("the images of this --source are not files, so there is nothing to decode; give another")
+        try:
+            images.decode(image.content)
+        except images.CorruptImage as error:
+            raise UserError(f"{name} is corrupt ({error}); give other images") from None
     repeated = Split([str(i) for i in range(count)], None, lambda i: different[i % len(different)])
     source = Source(source.classes, {"train": repeated}, {})
     print(options.machine())
     print(f"{count} images, {len(different)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
     stores = [Settings(store, arguments.size, arguments.quality, max_corrupt=0.0) for store in ("raw", "jpeg")]
-    packed, alone = ({settings.store: list[float]() for settings in stores} for _ in range(2))
+    packed, alone = (collections.defaultdict[str, list[float]](list) for _ in range(2))
     for _ in range(arguments.rounds):
         for settings in stores:
             alone[settings.store].append(count / _seconds_alone(repeated, settings))
-            packed[settings.store].append(count / _seconds_packed(source, settings))
+            with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
+                start = time.perf_counter()
+                packing.pack(source, Path(folder) / "data", settings, show_progress=False)
+                packed[settings.store].append(count / (time.perf_counter() - start))
     rows = []
     for store in packed:
         whole, bare = statistics.median(packed[store]), statistics.median(alone[store])
@@ -59,18 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     options.write(arguments.json, rows)
 
 
-def _check(content: object, name: str) -> None:
-    """Raise UserError unless an image is a file, and intact."""
-    if not isinstance(content, bytes):
-        raise UserError("the images of this --source are not files, so there is nothing to decode; give another")
-    try:
-        images.decode(content)
-    except images.CorruptImage as error:
-        raise UserError(f"{name} is corrupt ({error}); give other images") from None
-
-
 def _seconds_alone(split: Split, settings: Settings) -> float:
-    """The time for decoding, scaling and encoding, and nothing else."""
 
     def work(start: int) -> None:
         for i in range(start, min(start + BLOCK, len(split.names))):
@@ -82,11 +80,3 @@ def _seconds_alone(split: Split, settings: Settings) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         list(threads.map(work, range(0, len(split.names), BLOCK)))
     return time.perf_counter() - start
-
-
-def _seconds_packed(source: Source, settings: Settings) -> float:
-    """The time that `prepare` takes for the same images."""
-    with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
-        start = time.perf_counter()
-        packing.pack(source, Path(folder) / "data", settings, show_progress=False)
-        return time.perf_counter() - start

@@ -13,6 +13,7 @@ import jax
 STEPS = 3  # to profile
 REST = "the rest"
 PARTS = {  # part of a step -> pattern of the scopes in the compiled program; the first that matches counts
+    "copies": "^/$",  # no scope: an operation of the compiler's own, most of them before convolutions
     "collectives": r"/exchange/|psum|pmax|/reduce_scatter|/all_gather|/all_to_all",
     "normalization": r"/lrn/|/map_norm/",
     "pooling": r"/pool/",
@@ -25,15 +26,10 @@ PARTS = {  # part of a step -> pattern of the scopes in the compiled program; th
 
 
 def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, float]:
-    """Each part's share of a step's time on its devices, largest first; they add up to 1.
+    """Each part's share of the time of `step`, which runs `program` once, largest first; they add up to 1.
 
     XLA's profile on CPU lacks the time of what threads share: convolutions, and the products in the gradients of
     fully connected kernels. It is in REST. Elsewhere each kernel has its time, and REST is what lies between.
-
-    Args:
-        program: the step as `jax.stages.Compiled`.
-        step: runs it once.
-        devices: how many it runs on.
     """
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -49,12 +45,7 @@ def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, flo
     for event in (event for plane in profile.planes for line in plane.lines for event in line.events):
         name = dict(event.stats).get("hlo_op")
         if name in scopes and not event.name.startswith("end:"):
-            seconds[_part(scopes[name])] += event.duration_ns / 1e9
+            matches = (part for part, pattern in PARTS.items() if re.search(pattern, f"{scopes[name]}/"))
+            seconds[next(matches, "other")] += event.duration_ns / 1e9
     seconds[REST] = max(0, total - sum(seconds.values()))
     return {part: duration / total for part, duration in sorted(seconds.items(), key=lambda item: -item[1])}
-
-
-def _part(scope: str) -> str:
-    if not scope:  # an operation of the compiler's own, most of them before convolutions
-        return "copies"
-    return next((part for part, pattern in PARTS.items() if re.search(pattern, f"{scope}/")), "other")

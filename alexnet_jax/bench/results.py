@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -19,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def steps() -> str:
-    """The results of `bench step`, a row each."""
+    """The results of `bench step`."""
     rows = []
     for file in sorted(RESULTS.glob("step-*.json")):
         for result in json.loads(file.read_text()):
@@ -42,7 +41,7 @@ def scale() -> str:
     return _markdown(SCALE, rows)
 
 
-def _markdown(headings: str, rows: Iterable[tuple]) -> str:
+def _markdown(headings: str, rows: list[tuple]) -> str:
     """A table without padding, so that one changed number changes one line of README."""
-    lines = (f"| {' | '.join(map(str, row))} |" for row in rows)
-    return "\n".join([headings, "|---" * (headings.count("|") - 1) + "|", *lines])
+    rule = "|---" * (headings.count("|") - 1) + "|"
+    return "\n".join([headings, rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])

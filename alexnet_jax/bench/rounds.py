@@ -31,18 +31,15 @@ def measure(pipelines: list[Pipeline], batch: int, rounds: int, seconds: float) 
             for pipeline in pipelines:
                 if pipeline.batches:
                     share = seconds if pipeline.stage == "whole" else seconds / 3
-                    rates[pipeline.name].append(batch * _per_second(pipeline.batches, pipeline.ahead, share))
+                    _per_second(pipeline.batches, share * WARM_UP, pipeline.ahead + 1)
+                    rates[pipeline.name].append(batch * _per_second(pipeline.batches, share))
                     bar.update()
     return rates
 
 
-def _per_second(batches: Stream, ahead: int, seconds: float) -> float:
+def _per_second(batches: Stream, seconds: float, least: int = 1) -> float:
     count, start = 0, time.perf_counter()
-    while count <= ahead or time.perf_counter() - start < seconds * WARM_UP:
-        next(batches)
-        count += 1
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
+    while (elapsed := time.perf_counter() - start) < seconds or count < least:
         next(batches)
         count += 1
     return count / elapsed

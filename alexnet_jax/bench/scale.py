@@ -29,6 +29,7 @@ BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1,
 COLLECTIVE = re.compile(
     r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\((.*)"
 )
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 PURPOSES = "between towers", "conv gradients", "fully connected, over data", "scalars"
 BETWEEN_TOWERS, CONV, DENSE, SCALARS = PURPOSES
 
@@ -52,40 +53,37 @@ def collectives(program: str, mesh: dict[str, int]) -> list[Collective]:
     """The collectives in the text of a compiled program (`jax.stages.Compiled.as_text`) over a mesh data x tower."""
     found = []
     for results, kind, rest in COLLECTIVE.findall(program):
-        arrays = []
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", results):
-            elements = math.prod(int(n) for n in shape.split(",") if n)
-            arrays.append((elements, elements * BYTES[dtype]))
+        sizes = [(math.prod(_numbers(shape)), BYTES[dtype]) for dtype, shape in ARRAY.findall(results)]
+        arrays = [(elements, elements * width) for elements, width in sizes]
         group = _group(rest, math.prod(mesh.values()))
         along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
         found.append(Collective(kind, arrays, len(group), TOWER if along_towers else DATA))
     return found
 
 
-def _group(text: str, devices: int) -> list[int]:
+def _group(text: str, devices: int) -> np.ndarray:
     """The first group of devices that communicate."""
     if "replica_groups={}" in text:
-        return list(range(devices))
+        return np.arange(devices)
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
-        return [int(i) for i in listed[1].split(",")]
+        return np.array(_numbers(listed[1]))
     if counted := re.search(r"replica_groups=\[([\d,]+)\]<=(\S+)", text):
-        return list(_iota(counted[2]).reshape([int(i) for i in counted[1].split(",")])[0])
+        return _iota(counted[2]).reshape(_numbers(counted[1]))[0]
     if named := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", text):
         sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        chosen = [i for i, name in enumerate(sizes) if f"'{name}'" in named[3]]
-        ids = _iota(named[2]) if named[2] else np.arange(math.prod(sizes.values()))
-        ids = np.moveaxis(ids.reshape(list(sizes.values())), chosen, range(-len(chosen), 0))
-        return list(ids.reshape(-1, math.prod(ids.shape[-len(chosen) :]))[0])
+        ids = _iota(named[2] or f"[{math.prod(sizes.values())}]").reshape(list(sizes.values()))
+        return ids[tuple(slice(None) if f"'{name}'" in named[3] else 0 for name in sizes)].reshape(-1)
     raise AssertionError(f"unknown form of replica groups: {text[:200]}")
 
 
 def _iota(text: str) -> np.ndarray:
     """0, 1, 2, ... in the order that XLA writes as [4,2]T(1,0): a 4 x 2 array of them, transposed."""
-    match = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
-    assert match
-    shape, order = ([int(i) for i in numbers.split(",")] if numbers else None for numbers in match.groups())
-    assert shape
-    return np.arange(math.prod(shape)).reshape(shape).transpose(order)
+    shape, order = (_numbers(part) for part in re.findall(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)[0])
+    return np.arange(math.prod(shape)).reshape(shape).transpose(order or None)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
@@ -116,9 +114,9 @@ def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:
                 gradients[count] = CONV if layer.startswith("conv") else DENSE
     sent = dict.fromkeys(PURPOSES, 0.0)
     for collective in collectives(compiled_step(config, mesh).as_text(), dict(mesh.shape)):
-        along_data, is_sum = collective.axis == DATA, collective.kind == "all-reduce"
+        along_data = collective.axis == DATA
         for elements, size in collective.results if collective.devices > 1 else ():
-            if is_sum:
+            if collective.kind == "all-reduce":
                 purpose = gradients.get(elements, SCALARS) if along_data else SCALARS
             else:
                 purpose = DENSE if along_data else BETWEEN_TOWERS
@@ -168,40 +166,29 @@ def run(arguments: argparse.Namespace) -> None:
         data = devices // tower
         layouts += [(data, tower, fc_sharding) for fc_sharding in ("tower", "data_tower")[: min(data, 2)]]
     print(options.machine())
-    rows = [_row(arguments, *layout) for layout in tqdm(layouts, desc="compiling", leave=False, disable=None)]
+    rows = []
+    for data, tower, fc_sharding in tqdm(layouts, desc="compiling", leave=False, disable=None):
+        batch = arguments.batch * data
+        mesh = {"mesh.data": data, "mesh.tower": tower, "mesh.fc_sharding": fc_sharding}
+        sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
+        config = config_files.parse(config_files.load(arguments.config, mesh | sizes))
+        sent = measured(config, sharding.make_mesh(data, tower, config.model.towers))
+        expected = predicted(config, data, tower)
+        total = sum(expected.values())
+        row = {"devices": data * tower, "mesh": f"{data}x{tower}", "fc_sharding": fc_sharding}
+        row |= {"batch": arguments.batch, "bytes": sent, "model": expected}
+        rows.append(row | {"ratio": sum(sent.values()) / total if total else None})
     print(table(rows))
     options.write(arguments.json, rows)
 
 
-def _row(arguments: argparse.Namespace, data: int, tower: int, fc_sharding: str) -> dict:
-    batch = arguments.batch * data
-    mesh = {"mesh.data": data, "mesh.tower": tower, "mesh.fc_sharding": fc_sharding}
-    sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
-    config = config_files.parse(config_files.load(arguments.config, mesh | sizes))
-    sent = measured(config, sharding.make_mesh(data, tower, config.model.towers))
-    expected = predicted(config, data, tower)
-    total = sum(expected.values())
-    return {
-        "devices": data * tower,
-        "mesh": f"{data}x{tower}",
-        "fc_sharding": fc_sharding,
-        "batch": arguments.batch,
-        "bytes": sent,
-        "model": expected,
-        "ratio": sum(sent.values()) / total if total else None,
-    }
-
-
 def table(rows: list[dict]) -> str:
     """The rows as text, in MB."""
-    lines = [
-        (
-            *(row[key] for key in ("devices", "mesh", "fc_sharding")),
-            *(f"{row['bytes'][purpose] / 1e6:,.3f}" for purpose in PURPOSES),
-            "-" if row["ratio"] is None else f"{row['ratio']:.4f}",
-        )
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        sent = [f"{row['bytes'][purpose] / 1e6:,.3f}" for purpose in PURPOSES]
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.4f}"
+        lines.append([row["devices"], row["mesh"], row["fc_sharding"], *sent, ratio])
     headings = ("devices", "mesh", "fc_sharding", *(f"{purpose}, MB" for purpose in PURPOSES), "all, to the model")
     align = ("right", "right", "left", *("right",) * 5)
     return tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align)

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     results = []
     for config in configs:
         results.append(_measure(arguments, config))
-        print(f"\n{report(results[-1])}\n", flush=True)
+        show(results[-1])
     options.write(arguments.json, results)
 
 
@@ -138,23 +138,22 @@ def summary(config: Config, arguments: argparse.Namespace, rates: dict[str, list
     }
 
 
-def report(result: dict) -> str:
-    """A result as text."""
-    ratios = {name: f"{ratio:.2f}x" for name, ratio in result["ratios"].items()}
-    rows = [
-        (name, f"{statistics.median(rates):,.1f}", rounds.spread(rates, 1), ratios.get(name))
-        for name, rates in result["rounds"].items()
-    ]
-    headings = ("", "images/s", "least..most", "ours is")
-    lines = [
-        result["machine"],
+def show(result: dict) -> None:
+    """Print a result."""
+    rows = []
+    for name, rates in result["rounds"].items():
+        ratio = f"{result['ratios'][name]:.2f}x" if name in result["ratios"] else ""
+        rows.append((name, f"{statistics.median(rates):,.1f}", rounds.spread(rates, 1), ratio))
+    headings, align = ("", "images/s", "least..most", "ours is"), ("left", *("right",) * 3)
+    print(f"\n{result['machine']}")
+    print(
         f"{result['what']}, {result['config']}, mesh {result['mesh']} on {result['device']} with {result['cores']} "
-        f"cores, batch {result['batch']}, {result['dtype']}, {len(result['rounds'][OURS])} rounds",
-        "",
-        tabulate(rows, headings, tablefmt="plain", disable_numparse=True, colalign=("left", *("right",) * 3)),
-        "",
-        f"{result['gflops']:,.0f} GFLOP/s, {result['share_of_peak']:.0%} of the {result['peak_gflops']:,.0f} that a "
-        f"matrix product reaches; {result['memory_bytes_a_device'] / 1e6:,.0f} MB on each device",
-        "parts of a step: " + ", ".join(f"{part} {share:.1%}" for part, share in result["shares"].items()),
-    ]
-    return "\n".join(lines)
+        f"cores, batch {result['batch']}, {result['dtype']}, {len(result['rounds'][OURS])} rounds\n"
+    )
+    print(tabulate(rows, headings, tablefmt="plain", disable_numparse=True, colalign=align))
+    print(
+        f"\n{result['gflops']:,.0f} GFLOP/s, {result['share_of_peak']:.0%} of the {result['peak_gflops']:,.0f} that a "
+        f"matrix product reaches; {result['memory_bytes_a_device'] / 1e6:,.0f} MB on each device"
+    )
+    shares = ", ".join(f"{part} {share:.1%}" for part, share in result["shares"].items())
+    print(f"parts of a step: {shares}\n", flush=True)

@@ -26,9 +26,8 @@ def net(spec: Model) -> AlexNet:
 
 def variants(device: str) -> dict[str, dict[str, Any]]:
     """Ways to run the network: name -> arguments of `stepper`. Which is fastest differs from machine to machine."""
-    modes: dict[str, str | None] = {"eager": None, "compile": "default"}
-    if device == "cuda":
-        modes["compile max-autotune"] = "max-autotune"
+    modes = {"eager": None, "compile": "default"}
+    modes |= {"compile max-autotune": "max-autotune"} if device == "cuda" else {}
     return {
         f"torch {name}{' channels_last' if last else ''}": {"compile_mode": mode, "channels_last": last}
         for name, mode in modes.items()
@@ -53,28 +52,18 @@ def stepper(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.01)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        config.optim.learning_rate,
-        config.optim.momentum,
-        weight_decay=config.optim.weights.weight_decay,
-        fused=True,
-    )
+    rate, momentum, decay = config.optim.learning_rate, config.optim.momentum, config.optim.weights.weight_decay
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum, weight_decay=decay, fused=True)
     compiled = model if compile_mode is None else torch.compile(model, mode=compile_mode)
     dtype = getattr(torch, config.train.compute_dtype)
 
-    def forward() -> Any:
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            return compiled(images)
-
     def step() -> None:
+        with torch.set_grad_enabled(train), torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            logits = compiled(images)
         if train:
-            optimizer.zero_grad(set_to_none=True)
-            functional.cross_entropy(forward(), labels).backward()
+            functional.cross_entropy(logits, labels).backward()
             optimizer.step()
-        else:
-            with torch.no_grad():
-                forward()
+            optimizer.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
 

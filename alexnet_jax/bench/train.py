@@ -44,18 +44,16 @@ def run(arguments: argparse.Namespace) -> None:
         rows = workdir.read_metrics(directory)
     lines = [row for row in rows if row["split"] == train_split and "images_per_s" in row][1:]
     speed, waited = (statistics.median(line[key] for line in lines) for key in ("images_per_s", "data_wait"))
+    hours = PAPER_EPOCHS * facts.ILSVRC_2012 / speed / 3600
     result = {
         "images_per_s": speed,
         "data_wait": waited,
-        "hours_of_the_paper": PAPER_EPOCHS * facts.ILSVRC_2012 / speed / 3600,
+        "hours_of_the_paper": hours,
         "lines": [line["images_per_s"] for line in lines],
         "store": store,
         **options.conditions(arguments, arguments.batch),
     }
     print(f"\n{result['machine']}; {result['device']}")
     print(f"{speed:,.1f} images/s from {store} records, waiting for data {waited:.1%} of the time")
-    print(
-        f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take "
-        f"{result['hours_of_the_paper']:,.1f} hours"
-    )
+    print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
     options.write(arguments.json, result)

@@ -84,11 +84,7 @@ def convert(
         weight, where, done = layer.weight, f"{foreign.path}: {layer.name}", list[str]()
         if not (np.isfinite(weight).all() and np.isfinite(layer.bias).all()):
             raise UserError(f"{where} has weights that are not finite; the file is damaged, or its training diverged")
-        if name in groups:
-            model[name] |= _conv_settings(where, name, layer, groups[name], towers, done)
-        else:
-            _check_activation(where, name, layer)
-            model[name] |= {"exchange": True} | ({} if name == "fc8" else {"features": len(weight)})
+        model[name] |= _settings(where, name, layer, groups.get(name, 1), towers, done)
         if name == "conv1":
             weight = _for_stored_pixels(weight, preprocessing, done)
         if name == first_dense:
@@ -138,8 +134,15 @@ def _groups(path: Path, layers: dict[str, ForeignLayer]) -> dict[str, int]:
     return groups
 
 
-def _conv_settings(where: str, name: str, layer: ForeignLayer, groups: int, towers: int, done: list[str]) -> dict:
-    """A convolution's settings, as keys of model_config.Conv."""
+def _settings(where: str, name: str, layer: ForeignLayer, groups: int, towers: int, done: list[str]) -> dict[str, Any]:
+    """A layer's settings, as keys of model_config.Conv, Dense or Head."""
+    features = {} if name == "fc8" else {"features": len(layer.weight)}
+    if not name.startswith("conv"):
+        expected = [] if name == "fc8" else ["activation"]
+        if layer.settings is not None and layer.settings["then"] != expected:
+            actual, needed = (", ".join(then) or "nothing" for then in (layer.settings["then"], expected))
+            raise UserError(f"{where} is followed by {actual}, but {name} can only be followed by {needed}")
+        return features | {"exchange": True}
     height, width = layer.weight.shape[2:]
     if height != width:
         raise UserError(f"{where} has kernels of {height}x{width}; only square ones are supported")
@@ -148,16 +151,8 @@ def _conv_settings(where: str, name: str, layer: ForeignLayer, groups: int, towe
     elif towers > 1:
         done.append("kernels split over the towers" if name == "conv1" else "sees all towers")
     exchange = name != "conv1" and groups == 1 and towers > 1
-    settings = {"features": len(layer.weight), "kernel": height, "shared": True, "exchange": exchange}
+    settings = features | {"kernel": height, "shared": True, "exchange": exchange}
     return settings | (layer.settings | {"then": tuple(layer.settings["then"])} if layer.settings else {})
-
-
-def _check_activation(where: str, name: str, layer: ForeignLayer) -> None:
-    """Raise UserError unless a hidden fully connected layer is followed by an activation alone, and fc8 by nothing."""
-    expected = [] if name == "fc8" else ["activation"]
-    if layer.settings is not None and layer.settings["then"] != expected:
-        actual, needed = (", ".join(then) or "nothing" for then in (layer.settings["then"], expected))
-        raise UserError(f"{where} is followed by {actual}, but {name} can only be followed by {needed}")
 
 
 def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: list[str]) -> np.ndarray:

@@ -21,7 +21,8 @@ def groups(spec: Model) -> dict[str, int]:
 def check(spec: Model) -> None:
     """Raise UserError if PyTorch has no equivalent of one of the layers."""
     local = [name for name, conv in spec.convs() if not conv.shared]
-    apart = [name for name, dense in (*spec.hidden(), ("fc8", spec.fc8)) if spec.towers > 1 and not dense.exchange]
+    sees_all = {name: dense.exchange for name, dense in spec.hidden()} | {"fc8": spec.fc8.exchange}
+    apart = [name for name, exchange in sees_all.items() if not exchange and spec.towers > 1]
     if local or apart:
         what = "has separate kernels for every position" if local else "sees only its own tower"
         raise UserError(

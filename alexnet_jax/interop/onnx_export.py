@@ -52,9 +52,9 @@ def write(path: Path, network: Network) -> None:
     graph.add("Slice", *edges, graph.constant([1, 2], np.int64))
     graph.add("Transpose", perm=[0, 3, 1, 2])
     for name, conv in spec.convs():
-        before, after = conv.padding
-        window = {"strides": [conv.stride] * 2, "pads": [before, before, after, after]}
-        graph.add("Conv", f"{name}.weight", f"{name}.bias", output=name, group=groups[name], **window)
+        strides, pads = [conv.stride] * 2, [edge for edge in conv.padding for _ in range(2)]
+        parameters = f"{name}.weight", f"{name}.bias"
+        graph.add("Conv", *parameters, output=name, group=groups[name], strides=strides, pads=pads)
         _add_operations(graph, spec, conv)
     graph.add("Flatten", axis=1)
     for name, dense in spec.hidden():

@@ -59,22 +59,22 @@ def _foreign(graph: Any, tensors: dict[str, np.ndarray], path: Path) -> ForeignN
 
 def _append(network: ForeignNetwork, node: Any, arrays: list[np.ndarray]) -> None:
     """Append a node to the network: as a layer, or as an operation that follows the last one."""
-    kind, where = node.op_type, f"{network.path}: {node.name or node.output[0]}"
+    kind, name, layers = node.op_type, node.name or node.output[0], network.layers
+    where = f"{network.path}: {name}"
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    layers = network.layers
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UserError(f"{where} uses auto_pad; export it with explicit pads")
     if kind in ("Conv", "Gemm", "MatMul"):
-        weight = arrays[0] if kind == "Conv" or attributes.get("transB", 0) else arrays[0].T
-        bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
         if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
             raise UserError(f"{where} scales its product, which is not supported")
+        weight = arrays[0] if kind == "Conv" or attributes.get("transB", 0) else arrays[0].T
+        bias = arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
         settings = _settings(kind, attributes, where) if kind == "Conv" else {}
-        layers.append(ForeignLayer(node.name or node.output[0], weight, bias, settings | {"then": []}))
+        layers.append(ForeignLayer(name, weight, bias, settings | {"then": []}))
     elif kind == "Add" and layers and layers[-1].weight.ndim == 2:
         layers[-1] = layers[-1]._replace(bias=layers[-1].bias + arrays[0].reshape(-1))
     elif kind in OPERATIONS and layers:
-        network.follow(OPERATIONS[kind], _settings(kind, attributes, where), node.name or node.output[0])
+        network.follow(OPERATIONS[kind], _settings(kind, attributes, where), name)
     elif kind not in IGNORED:
         raise UserError(f"{where} is of type {kind}, which is not supported")
 
