@@ -161,12 +161,11 @@ def _open_parquet(path: Path) -> Saved:
 def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` vectors nearest to each of `queries` [Q, units] by Euclidean distance, exactly.
 
+    Returns their indices among all vectors of `blocks`, each [n, units], int64, and their distances, float64, both
+    [Q, count], nearest first; of two at the same distance, the one that comes first in `blocks`.
+
     scikit-learn's |q|^2 + |x|^2 - 2 qx is fast, but has few correct digits where the distance is small. So it only
     selects the candidates, all those that its rounding error leaves in question.
-
-    Returns:
-        The indices of the neighbours among all vectors of `blocks`, each [n, units], int64, and their distances,
-        float64, both [Q, count], nearest first; of two at the same distance, the one that comes first in `blocks`.
     """
     from scipy.spatial.distance import cdist
     from sklearn.metrics.pairwise import euclidean_distances

@@ -65,13 +65,16 @@ def figure2(spec: Model, name: str) -> list[Block]:
     axes = figure.subplots()
     axes.set(xlim=(0, spec.towers), ylim=(-len(column) - 0.5, 0.6))
     axes.axis("off")
+    image = f"image: {by((spec.image_size, spec.image_size, 3))}{', the same to all' if spec.towers > 1 else ''}"
+    width, height = BOX
     for tower in range(spec.towers):
         axes.text(tower + 0.5, 0.45, f"tower {tower}", ha="center", weight="bold")
-        same = ", the same to all" if spec.towers > 1 else ""
-        _box(axes, tower, 0, f"image: {by((spec.image_size, spec.image_size, 3))}{same}")
-        for row, box in enumerate(column, start=1):
-            _box(axes, tower, row, box.text)
-            _arrow(axes, row, tower, tower, "black")
+        for row, text in enumerate([image, *(box.text for box in column)]):
+            corner = (tower + (1 - width) / 2, -row - height / 2)
+            axes.add_patch(FancyBboxPatch(corner, *BOX, "round,pad=0.02", facecolor="#eef3fb", edgecolor="#557"))
+            axes.text(tower + 0.5, -row, text, ha="center", va="center", fontsize=8)
+            if row:
+                _arrow(axes, row, tower, tower, "black")
     rows = {box.layer: row for row, box in enumerate(column, start=1)}
     for layer, start, end in links(spec):
         _arrow(axes, rows[layer], start, end, "tab:red")
@@ -84,13 +87,6 @@ def figure2(spec: Model, name: str) -> list[Block]:
         + (f"Red arrows cross between towers, at {crossing}." if crossing else "Nothing crosses between towers.")
     )
     return [figures.plot(figure, "Layers of each tower", caption)]
-
-
-def _box(axes: Axes, tower: int, row: int, text: str) -> None:
-    width, height = BOX
-    corner = (tower + (1 - width) / 2, -row - height / 2)
-    axes.add_patch(FancyBboxPatch(corner, width, height, "round,pad=0.02", facecolor="#eef3fb", edgecolor="#557"))
-    axes.text(tower + 0.5, -row, text, ha="center", va="center", fontsize=8)
 
 
 def _arrow(axes: Axes, row: int, start: int, end: int, colour: str) -> None:

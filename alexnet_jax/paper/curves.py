@@ -54,17 +54,14 @@ def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def crossing(log: list[dict], target: float = TARGET) -> int | None:
-    """The step of the first log line with a training top-1 error of at most `target`, or None."""
-    steps = [line["step"] for line in log if line["split"] == "train" and line["top1_error"] <= target]
+def crossing(log: list[dict]) -> int | None:
+    """The step of the first log line with a training top-1 error of at most TARGET, or None."""
+    steps = [line["step"] for line in log if line["split"] == "train" and line["top1_error"] <= TARGET]
     return min(steps, default=None)
 
 
 def training_error(logs: dict[str, list[dict]]) -> Figure | None:
-    """Plot the training error rate against epochs, as in the paper's Figure 1, from the log lines of each named run.
-
-    None if no run has logged a training step.
-    """
+    """Plot the training error rates of named runs against epochs, as in Figure 1; None if no training was logged."""
     figure = Figure(figsize=(figures.WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     for number, (name, log) in enumerate(logs.items()):

@@ -69,11 +69,6 @@ def crops(config: Config) -> int:
     return (config.data.size - config.model.image_size + 1) ** 2 * (2 if config.augment.flip else 1)
 
 
-def steps_per_epoch(config: Config, images: int) -> int:
-    """The number of batches; the last one may be incomplete."""
-    return -(-images // config.train.batch_size)
-
-
 def link_bytes(config: Config, head_split: bool = True) -> int:
     """Bytes sent between the towers for one image in a training step, forward and backward, in all directions.
 
@@ -123,7 +118,7 @@ def statements(config: Config) -> list[tuple[str, str, str]]:
         ("neurons", f"{everything.neurons:,}", "650,000 (abstract)"),
         ("most parameters in a conv", f"{largest.name}, {share:.2%}", "no more than 1% (1)"),
         ("views of an image", f"{crops(config):,}", "2048 = 32 x 32 x 2 (4.1)"),
-        (f"steps an epoch of {ILSVRC_2012:,} images", f"{steps_per_epoch(config, ILSVRC_2012):,}", "-"),
+        (f"steps an epoch of {ILSVRC_2012:,} images", f"{-(-ILSVRC_2012 // config.train.batch_size):,}", "-"),
         ("epochs", str(config.train.epochs), "roughly 90 (5)"),
         ("FLOP of the training", f"{training:.2e}", "-"),
         ("link bytes an image and step", f"{link_bytes(config):,}", "-"),

@@ -36,8 +36,7 @@ def compute(network: Network, step: Callable, images: Images, index: np.ndarray)
     Returns the indices [n] of those that can be read, and the step's results for them, leaves [n, ...]. The others
     are reported on stdout. Raises DataError if none can be read.
     """
-    parts = network.over(Subset(images, index), step, max_bad=1.0)
-    results = [(index[part.example], part.result) for part in parts]
+    results = [(index[rows], result) for rows, *_, result in network.over(Subset(images, index), step, max_bad=1.0)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
 

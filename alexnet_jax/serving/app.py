@@ -161,13 +161,8 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
         yield
         worker.cancel()
 
-    app = FastAPI(
-        title=f"alexnet_jax: {served.net.name}",
-        description="Classifies images with a network trained by alexnet_jax.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-    )
+    title, about = f"alexnet_jax: {served.net.name}", "Classifies images with a network trained by alexnet_jax."
+    app = FastAPI(title=title, description=about, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, max_bytes=limits.max_bytes)
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
