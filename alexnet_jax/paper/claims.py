@@ -24,13 +24,8 @@ class Arm(NamedTuple):
 
 ARMS = {
     "paper": Arm("network"),
-    "code2012": Arm("network", ("code2012",)),
-    "one_gpu": Arm("network", ("one_gpu",)),
-    "no_lrn": Arm("network", ("no_lrn",)),
-    "non_overlapping_pooling": Arm("network", ("non_overlapping_pooling",)),
-    "no_links": Arm("network", ("no_links",)),
-    "no_colour_noise": Arm("network", ("no_colour_noise",)),
-    "no_dropout": Arm("network", ("no_dropout",)),
+    **{name: Arm("network", (name,)) for name in ("code2012", "one_gpu", "no_lrn", "non_overlapping_pooling")},
+    **{name: Arm("network", (name,)) for name in ("no_links", "no_colour_noise", "no_dropout")},
     "without_conv3": Arm("network", ("without=conv3",)),
     "without_conv4": Arm("network", ("without=conv4",)),
     "relu": Arm("figure1"),
@@ -73,19 +68,16 @@ CLAIMS = [
         ("paper", "no_links"),
     ),
     Claim("lrn", "3.3", "local response normalization reduces the error", "1.4", "1.37", "error", ("paper", "no_lrn")),
-    Claim(
-        "lrn_cifar", "3.3", "and that of a four-layer network on CIFAR-10", "2 (13 -> 11 %)", "-", "error",
+    Claim("lrn_cifar", "3.3", "and that of a four-layer network on CIFAR-10", "2 (13 -> 11 %)", "-", "error",
         ("four_layer_lrn", "four_layer"),
     ),
-    Claim(
-        "pooling", "3.4", "overlapping pooling reduces the error", "0.4", "0.39", "error",
+    Claim("pooling", "3.4", "overlapping pooling reduces the error", "0.4", "0.39", "error",
         ("paper", "non_overlapping_pooling"),
     ),
     Claim("colour_noise", "4.1", "colour noise reduces the error", "> 1", "-", "error", ("paper", "no_colour_noise"),
         smallest=1.0,
     ),
-    Claim(
-        "dropout", "4.2", "without dropout the network overfits substantially", "-", "-", "overfitting",
+    Claim("dropout", "4.2", "without dropout the network overfits substantially", "-", "-", "overfitting",
         ("paper", "no_dropout"),
     ),
     Claim("ten_views", "6", "ten views have less error than the centre view", "1.5", "1.55", "views", ("paper",)),
@@ -98,19 +90,16 @@ CLAIMS = [
     Claim("centre_view", "6", "the same, centre view alone", "39.0 %", "38.990 %", "none",
         why="as ilsvrc2010, without --views 10",
     ),
-    Claim(
-        "ensemble", "6, Table 2", "five networks, validation, top-1", "38.1 %", "-", "none",
+    Claim("ensemble", "6, Table 2", "five networks, validation, top-1", "38.1 %", "-", "none",
         why="train five and give them to `evaluate --ensemble`",
     ),
     Claim("seven", "6, Table 2", "seven networks, two of them pre-trained, validation, top-1", "36.7 %", "-", "none",
         why="train them and give them to `evaluate --ensemble`",
     ),
-    Claim(
-        "pretraining", "6, Table 2", "pre-trained on all of ImageNet, top-1", "39.0 %", "38.990 %", "none",
+    Claim("pretraining", "6, Table 2", "pre-trained on all of ImageNet, top-1", "39.0 %", "38.990 %", "none",
         why="needs the Fall 2011 release: --config variants:six_conv, then variants:from_pretrained",
     ),
-    Claim(
-        "fall2009", "6", "10,184 classes, top-1", "67.4 %", "-", "none",
+    Claim("fall2009", "6", "10,184 classes, top-1", "67.4 %", "-", "none",
         why="needs the Fall 2009 release: prepare --source imagenet_full, --config variants:six_conv",
     ),
     Claim("dropout_steps", "4.2", "dropout doubles the iterations to converge", "2x", "-", "none",
@@ -119,8 +108,8 @@ CLAIMS = [
     Claim("specialization", "6.1", "one tower's kernels of conv1 learn colours, the other's do not", "every run", "-",
         "none", why="`report` draws them, with the probability of so large a difference by chance",
     ),
-    Claim(
-        "time", "5", "five to six days on two GTX 580", "5-6 days", "-", "none", why="no such cards; see the benchmarks"
+    Claim("time", "5", "five to six days on two GTX 580", "5-6 days", "-", "none",
+        why="no such cards; see the benchmarks",
     ),
 ]  # fmt: skip
 
@@ -135,19 +124,15 @@ class Outcome(NamedTuple):
 def judge_difference(better: Sequence[float], worse: Sequence[float], smallest: float = 0.0) -> Outcome:
     """Judge whether the errors `worse` exceed the errors `better` by more than `smallest` (%, one number a seed)."""
     mean, low, high = _welch(better, worse)
-    return Outcome(
-        f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({np.mean(better):.1f} and {np.mean(worse):.1f} %)",
-        _verdict(low, high, smallest),
-    )
+    ours = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({np.mean(better):.1f} and {np.mean(worse):.1f} %)"
+    return Outcome(ours, _verdict(low, high, smallest))
 
 
 def judge_ratio(fast: Sequence[float], slow: Sequence[float]) -> Outcome:
     """Judge whether `slow` takes more than SEVERAL times as many steps as `fast` (one number a seed), by logarithms."""
     ratio, low, high = (math.exp(x) for x in _welch(np.log(fast).tolist(), np.log(slow).tolist()))
-    return Outcome(
-        f"{ratio:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)",
-        _verdict(low, high, SEVERAL),
-    )
+    ours = f"{ratio:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)"
+    return Outcome(ours, _verdict(low, high, SEVERAL))
 
 
 def judge_pairs(differences: Sequence[float]) -> Outcome:

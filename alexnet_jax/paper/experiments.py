@@ -11,7 +11,7 @@ from alexnet_jax import training
 from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.manifest import write_text
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import NonFinite
 from alexnet_jax.inference import network
 from alexnet_jax.paper.claims import ARMS
 from alexnet_jax.run import config_files, workdir
@@ -20,10 +20,7 @@ from alexnet_jax.run_config import Config
 RESULT, LOG = "result.json", "log.txt"
 
 # Grids of learning rates for the arms that are judged by their speed, around the fastest in single runs.
-RATES = {
-    "relu": (2e-3, 5e-3, 1e-2),
-    "tanh": (1e-2, 2e-2, 5e-2),
-}
+RATES = {"relu": (2e-3, 5e-3, 1e-2), "tanh": (1e-2, 2e-2, 5e-2)}
 
 SCALES = {  # scale -> base of an arm -> the config that the arm starts from
     "small": {
@@ -43,8 +40,6 @@ SCALES["smoke"] = SCALES["small"]
 
 
 class Trial(NamedTuple):
-    """One training run of an arm."""
-
     arm: str
     seed: int
     rate: float | None  # learning rate; None: the config's
@@ -56,7 +51,6 @@ class Trial(NamedTuple):
 
 
 def base_config(arm: str, scale: str) -> Config:
-    """The config that an arm starts from."""
     return config_files.parse(config_files.load(SCALES[scale][ARMS[arm].base]))
 
 
@@ -104,12 +98,11 @@ def carry_out(trials: list[Trial], scale: str, data: str, directory: Path, jobs:
 
 def _is_finished(directory: Path, config: Config) -> bool:
     """Whether the trial in `directory` is finished. Raises UserError if it had another config or other data."""
-    if not (directory / RESULT).exists():
-        return False
-    data = config.data
-    dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
-    workdir.require_same(directory, config, dataset, "--output")
-    return True
+    if finished := (directory / RESULT).exists():
+        data = config.data
+        dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
+        workdir.require_same(directory, config, dataset, "--output")
+    return finished
 
 
 def _carry_out(config: Config, directory: Path) -> None:
@@ -119,9 +112,7 @@ def _carry_out(config: Config, directory: Path) -> None:
         outcome: dict[str, Any] = {"diverged": False}
         try:
             training.train_and_evaluate(config, directory)
-        except UserError as error:
-            if "diverged" not in str(error):
-                raise
+        except NonFinite:
             outcome["diverged"] = True
         target = config.train.stop_error
         reached = (line["step"] for line in training_log(directory) if line["top1_error"] <= target)
@@ -145,5 +136,4 @@ def result(directory: Path) -> dict[str, Any] | None:
 
 
 def training_log(directory: Path) -> list[dict[str, Any]]:
-    """The log lines of the training in `directory`."""
     return [line for line in workdir.read_metrics(directory) if line["split"] == "train"]

@@ -18,8 +18,6 @@ Trials = dict[str, list[Trial]]  # arm -> its trials, one a seed
 
 
 class Study(NamedTuple):
-    """What the claims are tested with."""
-
     scale: str  # one of `experiments.SCALES`
     data: str  # folder of prepared images; "": the embedded digits
     directory: Path  # of the runs and tables
@@ -27,21 +25,11 @@ class Study(NamedTuple):
 
 
 def reproduce(study: Study, names: Sequence[str], jobs: int = 1) -> tuple[str, list[Path]]:
-    """Test claims, and once more those that were tested in the study's folder before.
+    """Test the claims with the ids `names`, and those tested in the study's folder before, by `jobs` runs at a time.
 
-    Runs that are finished are not trained again; interrupted ones are resumed.
-
-    Args:
-        study: scale, data, folder and number of seeds.
-        names: the ids of the claims.
-        jobs: the number of training runs at a time.
-
-    Returns:
-        The table of all claims, Markdown, and the files written: claims.md, claims.json, runs.json and, if a claim
-        about speed is tested, figure1.svg.
-
-    Raises:
-        UserError: if the data is missing, the folder holds runs with another config, or a run fails.
+    Runs that are finished are not trained again; interrupted ones are resumed. Returns the table of all claims,
+    Markdown, and the files written: claims.md, claims.json, runs.json and, if a claim about speed is tested,
+    figure1.svg. Raises UserError if data is missing, the folder holds runs with another config, or a run fails.
     """
     names = [*names, *(name for name in _tested_before(study.directory) if name not in names)]
     known = {claim.id: claim for claim in CLAIMS}
@@ -83,15 +71,11 @@ def _obstacle(claim: Claim, study: Study) -> str:
     return ""
 
 
-# --- Training ---
-
-
 def _train(study: Study, tested: list[Claim], jobs: int) -> Trials:
     """Train the arms of the claims, those with a grid of learning rates at the one that is best with seed 0."""
     arms = list(dict.fromkeys(arm for claim in tested for arm in claim.arms))
     arms.sort(key=lambda arm: arm not in RATES)
-    grid = _grid(arms)
-    experiments.carry_out(grid, study.scale, study.data, study.directory, jobs)
+    experiments.carry_out(_grid(arms), study.scale, study.data, study.directory, jobs)
     rates = {arm: _best_rate(arm, study.directory) for arm in arms if arm in RATES}
     trials = {arm: [Trial(arm, seed, rates.get(arm)) for seed in range(study.seeds)] for arm in arms}
     experiments.carry_out(_all_trials(trials), study.scale, study.data, study.directory, jobs)
@@ -103,7 +87,7 @@ def _grid(arms: Sequence[str]) -> list[Trial]:
 
 
 def _all_trials(trials: Trials) -> list[Trial]:
-    """The trials of the arms and those that their learning rates were chosen by."""
+    """The trials of the arms, after those that their learning rates were chosen by."""
     return list(dict.fromkeys([*_grid(list(trials)), *(trial for several in trials.values() for trial in several)]))
 
 
@@ -114,9 +98,6 @@ def _best_rate(arm: str, directory: Path) -> float:
 def _steps(trial: Trial, directory: Path) -> int | None:
     """The steps to the target error; None if it was not reached, or the trial was not carried out."""
     return (experiments.result(directory / trial.name) or {}).get("steps")
-
-
-# --- Judging ---
 
 
 def _judge(claim: Claim, trials: Trials, directory: Path) -> Outcome:
@@ -168,11 +149,7 @@ def _check_fact(claim: Claim) -> Outcome:
     return Outcome(f"{ours:,}", "borne out" if abs(ours / paper - 1) < ROUNDING else "contradicted")
 
 
-# --- Writing ---
-
-
 def _write(study: Study, tested: list[Claim], trials: Trials, outcomes: dict[Claim, Outcome]) -> tuple[str, list[Path]]:
-    """Write the tables and the figure; return the table of the claims and the files."""
     study.directory.mkdir(parents=True, exist_ok=True)
     rows = [
         {**claim._asdict(), **outcome._asdict(), "scale": study.scale, "data": _trained_on(claim, outcome, study)}
@@ -185,14 +162,10 @@ def _write(study: Study, tested: list[Claim], trials: Trials, outcomes: dict[Cla
         result = experiments.result(study.directory / trial.name) or {}
         curve = [(line["step"], line["top1_error"]) for line in log]
         runs.append(json.dumps({"run": trial.name, **result, "training": curve}))
-    texts = {
-        "claims.md": table,
-        "claims.json": json.dumps(rows, indent=2) + "\n",
-        "runs.json": "[\n" + ",\n".join(runs) + "\n]\n",
-    }
-    for name, text in texts.items():
-        write_text(study.directory / name, text)
-    files = [study.directory / name for name in texts]
+    files = [study.directory / name for name in ("claims.md", "claims.json", "runs.json")]
+    texts = (table, json.dumps(rows, indent=2) + "\n", "[\n" + ",\n".join(runs) + "\n]\n")
+    for file, text in zip(files, texts, strict=True):
+        write_text(file, text)
     figure = curves.training_error({t.name: logs[t] for arm in trials if arm in RATES for t in trials[arm]})
     if figure is not None:
         files.append(study.directory / "figure1.svg")
