@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace) -> None:
         data = devices // tower
         layouts += [(data, tower, fc_sharding) for fc_sharding in ("tower", "data_tower")[: min(data, 2)]]
     print(options.machine())
-    rows = []
+    rows, lines = [], []
     for data, tower, fc_sharding in tqdm(layouts, desc="compiling", leave=False, disable=None):
         batch = arguments.batch * data
         mesh = {"mesh.data": data, "mesh.tower": tower, "mesh.fc_sharding": fc_sharding}
@@ -175,20 +175,12 @@ def run(arguments: argparse.Namespace) -> None:
         sent = measured(config, sharding.make_mesh(data, tower, config.model.towers))
         expected = predicted(config, data, tower)
         total = sum(expected.values())
-        row = {"devices": data * tower, "mesh": f"{data}x{tower}", "fc_sharding": fc_sharding}
-        row |= {"batch": arguments.batch, "bytes": sent, "model": expected}
-        rows.append(row | {"ratio": sum(sent.values()) / total if total else None})
-    print(table(rows))
-    options.write(arguments.json, rows)
-
-
-def table(rows: list[dict]) -> str:
-    """The rows as text, in MB."""
-    lines = []
-    for row in rows:
-        sent = [f"{row['bytes'][purpose] / 1e6:,.3f}" for purpose in PURPOSES]
-        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.4f}"
-        lines.append([row["devices"], row["mesh"], row["fc_sharding"], *sent, ratio])
+        ratio = sum(sent.values()) / total if total else None
+        layout = {"devices": data * tower, "mesh": f"{data}x{tower}", "fc_sharding": fc_sharding}
+        rows.append(layout | {"batch": arguments.batch, "bytes": sent, "model": expected, "ratio": ratio})
+        megabytes = [f"{sent[purpose] / 1e6:,.3f}" for purpose in PURPOSES]
+        lines.append([*layout.values(), *megabytes, "-" if ratio is None else f"{ratio:.4f}"])
     headings = ("devices", "mesh", "fc_sharding", *(f"{purpose}, MB" for purpose in PURPOSES), "all, to the model")
     align = ("right", "right", "left", *("right",) * 5)
-    return tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align)
+    print(tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align))
+    options.write(arguments.json, rows)

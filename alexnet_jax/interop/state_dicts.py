@@ -59,10 +59,7 @@ def read_pth(path: Path) -> Network | ForeignNetwork:
 
 
 def _foreign(tensors: dict[str, np.ndarray], path: Path) -> ForeignNetwork:
-    """The layers of a state dict: convolutions, then fully connected ones, each in the order of their numbers.
-
-    Weights have two or four axes, and a bias is named as its weight. Raises UserError if there are other tensors.
-    """
+    """The layers of a state dict: convolutions, then fully connected ones, each in the order of their numbers."""
     weights = [name for name in tensors if name.endswith("weight") and tensors[name].ndim in (2, 4)]
     biases = {name: name.removesuffix("weight") + "bias" for name in weights}
     other = sorted(set(tensors) - set(weights) - set(biases.values()))
