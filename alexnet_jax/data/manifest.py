@@ -19,11 +19,10 @@ MAX_NAMED = 100
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Colour = Annotated[list[Number], Field(min_length=3, max_length=3)]
-STRICT = pydantic.ConfigDict(extra="forbid")
 
 
 class Record(pydantic.BaseModel):
-    model_config = STRICT | pydantic.ConfigDict(frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class File(Record):
@@ -47,11 +46,9 @@ class Unusual(Record):
     names: list[str]  # of the first MAX_NAMED
 
 
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+@pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Published:
-    """The number of images in a split according to its publishers."""
-
-    images: Count
+    images: Count  # of a split, according to its publishers
     by_class: list[Count] | None  # if they give it
 
 
@@ -79,12 +76,6 @@ class PackedSplit(Record):
     unusual: list[Unusual]
     published: Published | None
 
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        if sum(shard.count for shard in self.shards) != self.count:
-            raise ValueError(f"the shards do not hold {self.count} images")
-        return self
-
     def files(self) -> list[File]:
         return [self.labels, self.hashes, self.names, *self.shards]
 
@@ -105,6 +96,8 @@ class Manifest(Record):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         for name, split in self.splits.items():
+            if sum(shard.count for shard in split.shards) != split.count:
+                raise ValueError(f"split {name}: the shards do not hold {split.count} images")
             by_class = split.published.by_class if split.published else None
             if by_class is not None and len(by_class) != len(self.classes):
                 raise ValueError(f"split {name}: {len(by_class)} published class sizes for {len(self.classes)} classes")
@@ -134,13 +127,12 @@ def read(directory: Path) -> Manifest:
                 "use the version that wrote it"
             )
         manifest = Manifest.model_validate(content)
-        changed = _sealed(manifest) != manifest  # raises ValueError for a lone surrogate, which no file can hold
+        if _sealed(manifest) != manifest:  # raises ValueError for a lone surrogate, which no file can hold
+            raise DataError(f"{path} has changed since it was written; restore it, or prepare the data again")
+        return manifest
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).splitlines()[:3])
         raise UserError(f"{path} cannot be read; prepare the data again: {reason}") from None
-    if changed:
-        raise DataError(f"{path} has changed since it was written; restore it, or prepare the data again")
-    return manifest
 
 
 def problem(directory: Path, file: File, content: bool) -> str:

@@ -115,12 +115,11 @@ def _check_counts(
     problems = []
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
         problems.append(f"{name} has labels {labels.min()} to {labels.max()}, but there are {len(classes)} classes")
-    if published is None:
-        return Check(f"{name} counts", summary, problems)
-    summary += f"; {published.images:,} published" + (f", {skipped} of them skipped as corrupt" if skipped else "")
-    if len(labels) + skipped != published.images:
-        problems.append(f"{name} has {len(labels):,} images, {published.images:,} were published")
-    if published.by_class is not None:
+    if published:
+        summary += f"; {published.images:,} published" + (f", {skipped} of them skipped as corrupt" if skipped else "")
+        if len(labels) + skipped != published.images:
+            problems.append(f"{name} has {len(labels):,} images, {published.images:,} were published")
+    if published and published.by_class:
         if sum(published.by_class) != published.images:
             problems.append(
                 f"the development kit lists {sum(published.by_class):,} images, but {published.images:,} were "

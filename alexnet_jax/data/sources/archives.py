@@ -41,38 +41,36 @@ Labelled = list[tuple[str, Place, int]]  # name, place, label
 def by_class(path: Path) -> dict[str, Listing]:
     """Class name -> images, both sorted. `path` is a tar of tars, or a folder of tars or of folders, one per class."""
     if path.is_dir():
-        classes = {tar.stem: _members(Place(tar)) for tar in sorted(path.glob("*.tar"))}
+        classes = {tar.stem: in_a_row(Place(tar)) for tar in sorted(path.glob("*.tar"))}
         folders = {folder.name: folder for folder in folders_in(path)}
         extra = min(folders.keys() - classes, default="")
         if classes and extra:
             raise UserError(f"{path} has archives, but also folders without one, such as {extra}; keep one kind")
-        classes = classes or {name: _files(folder) for name, folder in folders.items()}
+        classes = classes or {name: in_a_row(Place(folder)) for name, folder in folders.items()}
     else:
         inner = [(name, place) for name, place in _members(Place(path)) if name.endswith(".tar")]
         for name, n in Counter(name for name, _ in inner).most_common(1):
             if n > 1:
                 raise UserError(f"{path} holds {n} archives called {name}, in different folders; keep one per class")
-        classes = {PurePosixPath(name).stem: _members(place) for name, place in inner}
+        classes = {PurePosixPath(name).stem: in_a_row(place) for name, place in inner}
     if not classes:
         raise UserError(f"{path} holds no archive and no folder of images; put one per class there")
     for name, listing in classes.items():
         if not listing:
             raise UserError(f"the class {name} of {path} has no images; add them, or remove the class")
-    return {name: [(f"{name}/{image}", place) for image, place in sorted(classes[name])] for name in sorted(classes)}
+    return {name: [(f"{name}/{image}", place) for image, place in classes[name]] for name in sorted(classes)}
 
 
-def in_a_row(path: Path) -> Listing:
+def in_a_row(place: Place) -> Listing:
     """The images of a tar or a folder, sorted by name (without folders)."""
-    return sorted(_files(path) if path.is_dir() else _members(Place(path)))
+    if place.path.is_dir():
+        return sorted((file.name, Place(file)) for file in files_below(place.path))
+    return sorted(_members(place))
 
 
 def split(images: Labelled) -> Split:
     labels = np.array([label for _, _, label in images], np.int32)
     return Split([name for name, _, _ in images], labels, lambda i: Image(images[i][1].read(), images[i][2]))
-
-
-def _files(folder: Path) -> Listing:
-    return [(path.name, Place(path)) for path in files_below(folder)]
 
 
 def _members(archive: Place) -> Listing:

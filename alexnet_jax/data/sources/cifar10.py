@@ -65,16 +65,14 @@ def cifar10(path: Path | None = None) -> Source:
 def _find(path: Path) -> tuple[Path, dict[str, bytes]]:
     """The place of the files, and their contents."""
     wanted = list(chain(*FILES.values()))
-    for folder in (path, *(path / name for name in FOLDERS)):
-        files = {name: (folder / name).read_bytes() for name in wanted if (folder / name).is_file()}
-        if files:
-            return folder, files
-    for archive in (path, *(path / name for name in ARCHIVES)):
-        if archive.is_file():
+    for place in (path, *(path / name for name in (*FOLDERS, *ARCHIVES))):
+        if place.exists():
             try:
-                return archive, tars.read_gzipped(archive, wanted)
+                files = tars.read_files(place, wanted)
             except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise UserError(f"{archive} is damaged: {error}; --input must name {WANTED}") from None
+                raise UserError(f"{place} is damaged: {error}; --input must name {WANTED}") from None
+            if files or place.is_file():
+                return place, files
     raise UserError(f"there is no CIFAR-10 at {path}; --input must name {WANTED}")
 
 

@@ -17,10 +17,9 @@ DEFAULT_VAL_FRACTION = 0.1
 def folder(path: Path | None = None, val_fraction: float | None = None) -> Source:
     """Images at any depth below one folder per class; classes are numbered in the order of their sorted names.
 
-    Folders train/ and val/ (or valid/, validation/, test/) in `path` are splits. The share `val_fraction` of the
-    training images, chosen by a hash of their paths, becomes the split `val`; None stands for DEFAULT_VAL_FRACTION if
-    `train` is the only split, else for 0. Raises UserError if there are too few classes or images, or a split has
-    other classes than `train`.
+    Those of SPLIT_FOLDERS that are in `path` are splits. The share `val_fraction` of the training images, chosen by a
+    hash of their paths, becomes the split `val`; None stands for DEFAULT_VAL_FRACTION if `train` is the only split,
+    else for 0. Raises UserError if there are too few classes or images, or a split has other classes than `train`.
     """
     if path is None or not path.is_dir():
         raise UserError(

@@ -27,17 +27,17 @@ class Edition(NamedTuple):
 
 
 EDITIONS = {
-    "imagenet2010": Edition(
-        2010,
-        {split: f"ILSVRC2010_images_{split}.tar" for split in ("train", "val", "test")},
-        ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0"),
-        {"train": 1_261_406, "val": 50_000, "test": 150_000},
-    ),
     "imagenet2012": Edition(
         2012,
         {split: f"ILSVRC2012_img_{split}.tar" for split in ("train", "val")},
         ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"),
         {"train": 1_281_167, "val": 50_000},
+    ),
+    "imagenet2010": Edition(
+        2010,
+        {split: f"ILSVRC2010_images_{split}.tar" for split in ("train", "val", "test")},
+        ("ILSVRC2010_devkit-1.0.tar.gz", "devkit-1.0"),
+        {"train": 1_261_406, "val": 50_000, "test": 150_000},
     ),
 }
 TEST_LABELS_2010 = "ILSVRC2010_test_ground_truth.txt"
@@ -76,7 +76,7 @@ def challenge(name: str, path: Path | None = None) -> Source:
         published[split] = Published(count, [count // edition.classes] * len(classes))
     patches = _find(path, PATCHES_2010) if edition.year == 2010 else None
     if patches:
-        corrected = dict(archives.in_a_row(patches))
+        corrected = dict(archives.in_a_row(archives.Place(patches)))
         for listing in listings.values():
             listing[:] = [(name, corrected.get(name.split("/")[-1], place), label) for name, place, label in listing]
     return Source(classes, {split: archives.split(listing) for split, listing in listings.items()}, published)
@@ -148,7 +148,7 @@ def _labelled(path: Path, split: str, edition: Edition, kit: Devkit | None, clas
         if not truth.is_file():
             raise UserError(f"the labels of {path} are in {truth.name}, which is not beside it; put it there")
         numbers, labels_file = devkit.numbers(truth.read_bytes(), truth), truth.name
-    listing = archives.in_a_row(path)
+    listing = archives.in_a_row(archives.Place(path))
     if len(listing) != len(numbers):
         raise UserError(
             f"{path} has {len(listing)} images and {labels_file} has {len(numbers)} labels: they are matched by their "

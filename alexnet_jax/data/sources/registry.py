@@ -5,10 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from alexnet_jax.data.sources.cifar10 import cifar10
+from alexnet_jax.data.sources.cifar10 import ARCHIVES, cifar10
 from alexnet_jax.data.sources.embedded import digits, synthetic
 from alexnet_jax.data.sources.folder import folder
-from alexnet_jax.data.sources.imagenet import challenge, full
+from alexnet_jax.data.sources.imagenet import EDITIONS, challenge, full
 from alexnet_jax.data.sources.source import Source
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
@@ -26,13 +26,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 EMBEDDED = ("digits", "synthetic")  # need no files, and are small enough to train on without `prepare`
 FLAGS = {"path": "--input", "val_fraction": "--val_fraction", "seed": "--seed"}
-RECOGNIZED_BY = {  # a file that shows which source a folder is
-    "ILSVRC2012_img_train.tar": "imagenet2012",
-    "ILSVRC2012_devkit_t12.tar.gz": "imagenet2012",
-    "ILSVRC2010_images_train.tar": "imagenet2010",
-    "ILSVRC2010_devkit-1.0.tar.gz": "imagenet2010",
-    "cifar-10-binary.tar.gz": "cifar10",
-    "cifar-10-python.tar.gz": "cifar10",
+RECOGNIZED_BY = {  # a file that shows which source a folder is; the first that is there counts
+    **{file: name for name, each in EDITIONS.items() for file in (each.archives["train"], each.devkit[0])},
+    **dict.fromkeys(ARCHIVES, "cifar10"),
     "n*.tar": "imagenet_full",
 }
 
@@ -59,17 +55,11 @@ def open_source(
     size: int | None = None,
     num_classes: int | None = None,
 ) -> Source:
-    """Open a source. None stands for an option's default.
+    """Open a source, a name in SOURCES or "tfds:NAME". None stands for an option's default.
 
-    Args:
-        source: a name in SOURCES, or "tfds:NAME".
-        path: the folder or file that it reads.
-        val_fraction: the share of the training images to hold out as the split `val`, in [0, 1).
-        seed: of a random split.
-        size: height and width that the images will be stored at, pixels.
-        num_classes: the number of classes of a source that makes its images up.
-
-    Raises UserError if there is no such source, it cannot be read, or `path`, `val_fraction` or `seed` does not apply.
+    It reads the folder or file `path`. The share `val_fraction` of the training images, in [0, 1), becomes the split
+    `val`; `seed` is that of a random split. Images will be stored at `size` x `size` pixels. A source that makes its
+    images up has `num_classes`. Raises UserError if it cannot be read or an option with a flag does not apply to it.
     """
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"--val_fraction {val_fraction} is a share of the images: it must be in [0, 1)")

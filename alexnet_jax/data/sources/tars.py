@@ -38,7 +38,7 @@ def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.T
 
     Raises ValueError if the tar is truncated or damaged.
     """
-    window, count = _Window(file, start, end), 0
+    window = _Window(file, start, end)
     try:
         with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload] # has all that it uses
             for member in tar:
@@ -46,24 +46,25 @@ def members(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.T
                 if member.size < 0 or member.offset_data + member.size > end:
                     raise tarfile.ReadError(f"{member.name} extends past the end of the archive")
                 yield member
-                count += 1
-        # tarfile takes any header that it cannot read for the end, but a complete archive ends with an empty block.
-        window.seek(min(tar.offset, end))
-        last = window.read(BLOCK)
-        if len(last) < BLOCK or any(last):
-            what = "truncated" if len(last) < BLOCK else "damaged"
-            raise tarfile.ReadError(f"{what} at byte {tar.offset:,}, after {count} files")
+            # tarfile takes any header that it cannot read for the end, but a complete archive ends with an empty block.
+            window.seek(min(tar.offset, end))
+            last = window.read(BLOCK)
+            if last != bytes(BLOCK):
+                damage = "truncated" if len(last) < BLOCK else "damaged"
+                raise tarfile.ReadError(f"{damage} at byte {tar.offset:,}, after {len(tar.getmembers())} files")
     except (tarfile.TarError, OverflowError, RecursionError) as error:  # the last for chained headers
         raise ValueError(str(error)) from None
 
 
-def read_gzipped(archive: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The regular files of a .tar.gz whose paths end with one of `names`, by that name.
+def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The files `names` of a folder, or the regular files of a .tar.gz whose paths end with `names`, by name.
 
-    Raises OSError, EOFError, ValueError or zlib.error if it is damaged or decompresses to more than MAX_BYTES.
+    Raises OSError, EOFError, ValueError or zlib.error if the archive is damaged or decompresses to over MAX_BYTES.
     """
+    if path.is_dir():
+        return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
     files = {}
-    with gzip.open(archive) as stream:
+    with gzip.open(path) as stream:
         for member in members(stream, 0, MAX_BYTES):
             wanted = [name for name in names if f"/{member.name}".endswith(f"/{name}")]
             if wanted and member.type == tarfile.REGTYPE:

@@ -38,8 +38,7 @@ def tfds(name: str, path: Path | None = None) -> Source:
     open_files.allow(sum(info.num_shards for info in infos.values()))
     splits = {}
     for split, info in infos.items():
-        read = _reader(builder, info, image, label, len(classes))
-        if read:
+        if read := _reader(builder, info, image, label, len(classes)):
             # With the version, so that an unfinished preparation is not mistaken for one of another version.
             names = [f"{builder.info.full_name}/{split}/{i}" for i in range(info.num_examples)]
             splits[split] = Split(names, None, read)
