@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=options.positive_float, default=4, help="time per contender and round (default: 4)")
     add("--peak_size", type=count, default=2048, help="rows of the matrices whose product is the peak (default: 2048)")
     add("--no_torch", action="store_true", help="leave PyTorch out")
-    add("--json", type=options.output_file, help="file to write the results to, one a batch size")
+    add("--json", type=options.output_file, help="file to write the results to, one per batch size")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ kept in DIR/predictions-SPLIT-VIEWS.npz (4 bytes for each image and class) and u
 
 --details also writes to DIR: classes.csv, the errors of each class; confusion.csv, which classes are taken for which;
 and mistakes.png, the worst mistakes.
---ensemble DIR DIR... averages the probabilities of several networks, as in Table 2 of the paper.
+--ensemble DIR DIR... averages the probabilities of several networks, as in Table 2 of the paper, and writes nothing
+but the predictions of each.
 """
 
 import argparse
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_bad", type=float, help="share of images that may be damaged (default: the config's)")
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
     parser.add_argument("--details", action="store_true", help="also write which classes are taken for which")
-    parser.add_argument("--mistakes", type=int, default=24, metavar="N", help="images in mistakes.png (default: 24)")
+    parser.add_argument(
+        "--mistakes", type=int, default=24, metavar="N", help="images in mistakes.png, with --details (default: 24)"
+    )
     tune = "with --ensemble: also use the weights that are best on these very images; no estimate for others"
     parser.add_argument("--tune_weights", action="store_true", help=tune)
 

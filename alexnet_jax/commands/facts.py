@@ -1,6 +1,6 @@
 """Compare a config with the paper: parameters, neurons, arithmetic and traffic between the towers, layer by layer.
 
-Our numbers are computed from the config and the shapes of the network; only --images makes parameters.
+Our numbers are computed from the config and the shapes of the network; only --images initializes parameters.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from alexnet_jax.interop import files, foreign, networks
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE")
+    add("file", type=Path, metavar="FILE", help="the weights: .safetensors, .pth, .onnx or .caffemodel")
     add("--workdir", type=Path, required=True, help="the workdir to make")
     add("--config", help="for another program's network, such as variants:caffe or variants:one_weird_trick")
     pixels = "what the network expects: RGB in 0..255, torchvision's normalization, or Caffe's BGR minus its mean"

@@ -1,8 +1,8 @@
 """Write a report on runs, DIR/report.html: alexnet report --workdir DIR [DIR ...]
 
 It holds results, learning curves, and the paper's figures and tables for these runs: the architecture, the kernels of
-conv1, predictions, nearest images, and what units respond to. It is one file that needs no other. Results and curves
-cover all runs; sections about a single network show the first run's.
+conv1, predictions, nearest images, and what units respond to. It is a single self-contained file. Results and
+curves cover all runs; sections about a single network show the first run's.
 """
 
 import argparse

@@ -1,1 +1,1 @@
-"""A trained network: opening it, and what it says of images."""
+"""A trained network: opening it, and what it computes for images."""

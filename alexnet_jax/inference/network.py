@@ -1,4 +1,4 @@
-"""A trained network: opened once, from a workdir or an exported file, and asked in one way."""
+"""A trained network: opened from a workdir or an exported file, and used through one interface."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ class Network(Passes):
     def answers(
         self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
     ) -> "Answers":
-        """What the network says of each image of a split; arguments and errors as for `evaluate`.
+        """The network's predictions for each image of a split; arguments and errors as for `evaluate`.
 
         The answers of a workdir are kept there and used again, unless it was trained on or the data is other.
         """
@@ -142,7 +142,7 @@ class Network(Passes):
 
 
 class Answers(NamedTuple):
-    """What a network says of a split."""
+    """A network's predictions for a split."""
 
     predictions: Predictions
     images: Images  # all of the split, the damaged too

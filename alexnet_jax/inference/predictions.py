@@ -1,4 +1,4 @@
-"""What networks say of images: probabilities and their best classes, errors with intervals, averages of networks.
+"""Predictions of networks: probabilities and their best classes, errors with intervals, averages over networks.
 
 The predictions for a split are log-probabilities; as over views (paper 4.1), networks are averaged by probabilities.
 """
@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What a network says of the N images of a split that could be read."""
+    """A network's predictions for the N images of a split that could be read."""
 
     log_probabilities: np.ndarray  # [N, classes] float32, nats
     label: np.ndarray  # [N] int32

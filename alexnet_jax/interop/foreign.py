@@ -129,7 +129,9 @@ def _groups(path: Path, layers: dict[str, ForeignLayer]) -> dict[str, int]:
         if name.startswith("conv"):
             count, span = layer.weight.shape[:2]
             if span == 0 or maps % span:
-                raise UserError(f"{path}: {layer.name} has kernels over {span} of {maps} maps, which are no groups")
+                raise UserError(
+                    f"{path}: {layer.name} has kernels over {span} of {maps} maps, which do not form groups"
+                )
             groups[name], maps = maps // span, count
     return groups
 

@@ -1,4 +1,4 @@
-"""The parts of a report. Pictures are data: URIs, so the HTML file needs no other."""
+"""The parts of a report. Pictures are data: URIs, so the HTML file is self-contained."""
 
 import base64
 import io
