@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
     parser.add_argument("--details", action="store_true", help="also write which classes are taken for which")
     parser.add_argument(
-        "--mistakes", type=int, default=24, metavar="N", help="images in mistakes.png, with --details (default: 24)"
+        "--mistakes", type=int, default=24, metavar="N", help="images in --details' sheet (default: 24)"
     )
     tune = "with --ensemble: also use the weights that are best on these very images; no estimate for others"
     parser.add_argument("--tune_weights", action="store_true", help=tune)

@@ -49,7 +49,7 @@ def to_tensors(network: Network) -> tuple[dict[str, np.ndarray], str]:
 
 
 def from_tensors(tensors: dict[str, np.ndarray], metadata: str, path: Path) -> Network:
-    """The network that `to_tensors` described in the file `path`. Raises DataError if a part is missing or does not fit."""
+    """The network that `to_tensors` described in the file `path`. Raises DataError if a part does not fit."""
     try:
         values = json.loads(metadata)
         if values["format"] != FORMAT:
