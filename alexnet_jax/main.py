@@ -5,6 +5,7 @@
 `alexnet train` is the same program. Given the same workdir again, it resumes from the newest checkpoint.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,7 +73,12 @@ def main(argv: list[str]) -> None:
     if SIMULATED_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", SIMULATED_DEVICES.value)
-    processes.leave(errors.exit_code(run))
+    code = errors.exit_code(run)
+    if processes.several() and code not in (errors.EXIT_OK, errors.EXIT_INTERRUPTED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # after an error the others may be gone: do not wait for them
+    sys.exit(code)
 
 
 def run() -> None:

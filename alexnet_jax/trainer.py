@@ -22,8 +22,6 @@ from alexnet_jax.run_config import Config
 
 
 class Inputs(NamedTuple):
-    """What a run needs that exists before it."""
-
     mesh: Mesh
     dataset: Dataset
     train_images: Images
@@ -53,10 +51,7 @@ def open_inputs(config: Config) -> Inputs:
 
 
 def newest_state(config: Config, mesh: Mesh, checkpoints: checkpoint.Checkpoints) -> checkpoint.Restored:
-    """The newest checkpoint or, if there is none, the state before the first step.
-
-    That is random, but for layers taken from another run (`config.start`).
-    """
+    """The newest checkpoint, or else a random state, but for layers taken from another run (`config.start`)."""
     if restored := checkpoint.restore(checkpoints, steps.abstract_state(config, mesh)):
         return restored
     state = steps.init_state(config, mesh)
@@ -66,7 +61,6 @@ def newest_state(config: Config, mesh: Mesh, checkpoints: checkpoint.Checkpoints
 
 
 def reading(config: Config, mesh: Mesh) -> Reading:
-    """How this process reads data."""
     data = config.data
     return Reading(data.threads, data.prefetch_batches, data.max_bad, *sharding.part_of_batch(mesh))
 
@@ -140,9 +134,8 @@ class Trainer:
         checkpoint.wait(self.checkpoints)
         state = newest_state(config, mesh, self.checkpoints).state
         start = int(state.step)
-        self.writer.message(
-            f"step {step}: the loss or a parameter is not finite; repeating the steps from {start} to find the cause"
-        )
+        problem = f"step {step}: the loss or a parameter is not finite"
+        self.writer.message(f"{problem}; repeating the steps from {start} to find the cause")
         replay, cause = Replay(config, mesh, order, self.statistics), None
         batches = Batches(self.inputs.train_images, order, start, step, reading(config, mesh))
         with contextlib.closing(batches):

@@ -82,9 +82,8 @@ def save(checkpoints: Checkpoints, step: int, state: Any, position: Position, co
             ),
         )
     if not saved:
-        raise StorageError(
-            f"the checkpoint of step {step} was not saved: there already is one of step {checkpoints.latest_step()}"
-        )
+        newest = checkpoints.latest_step()
+        raise StorageError(f"the checkpoint of step {step} was not saved: there already is one of step {newest}")
 
 
 def check(checkpoints: Checkpoints) -> None:
@@ -174,13 +173,12 @@ def _newest_intact(checkpoints: Checkpoints, numbers: float) -> tuple[int | None
     return None, damaged
 
 
-def _move_aside(directory: Path, steps: list[int]) -> str:
+def _move_aside(directory: Path, steps: list[int]) -> None:
     aside = directory.parent / DAMAGED
     aside.mkdir(exist_ok=True)
     for step in steps:
         names = (aside / f"{step}{suffix}" for suffix in itertools.chain([""], (f".{i}" for i in itertools.count(1))))
         (directory / str(step)).rename(next(name for name in names if not name.exists()))
-    return ""
 
 
 def _problem(directory: Path, numbers: float) -> str:

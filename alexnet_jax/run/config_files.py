@@ -16,10 +16,7 @@ INSTALLED = Path(__file__).parents[1] / "configs"  # the files of configs/, wher
 
 
 def find(name: str) -> Path:
-    """The config file `name`: a path, or the name of an installed one, such as `digits` or `configs/digits.py`.
-
-    Raises UserError that lists the installed ones if there is no such file.
-    """
+    """The config file `name`: a path, or an installed one, such as `digits` or `configs/digits.py`; or UserError."""
     if Path(name).is_file():
         return Path(name)
     installed = {path.stem: path for path in sorted(INSTALLED.glob("[!_]*.py"))}
@@ -42,10 +39,7 @@ def functions(name: str) -> dict[str, Any]:
 
 
 def load(name: str, changes: Mapping[str, Any] | None = None) -> ConfigDict:
-    """What `get_config` of FILE, or of FILE:ARGUMENT, returns, with other values for the keys in `changes`.
-
-    Raises UserError if there is no such file or key, or the file fails.
-    """
+    """What `get_config` of FILE or FILE:ARGUMENT returns, with `changes` of keys. Raises UserError if that fails."""
     file, colon, argument = name.partition(":")
     get_config = functions(file)["get_config"]
     try:

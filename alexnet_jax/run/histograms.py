@@ -29,17 +29,15 @@ class Summary(NamedTuple):
 
 def make_summary(config: Config, mesh: Mesh) -> Callable[[Any], Summary]:
     """`(params) -> Summary`, the same on all devices and processes; each parameter is counted where it lies."""
-    names = {"kernel": "weights", "bias": "biases"}
 
     def summarize(params: Any) -> Summary:
-        counted = {
-            f"{layer}/{names[kind]}": _histogram(leaf)
-            for layer, kinds in params.items()
-            for kind, leaf in kinds.items()
-        }
+        counted = {}
+        for layer, kinds in params.items():
+            counted[f"{layer}/weights"] = _histogram(kinds["kernel"])
+            counted[f"{layer}/biases"] = _histogram(kinds["bias"])
         return Summary(counted, params["conv1"]["kernel"] if config.model.conv1.shared else None)
 
-    return jax.jit(summarize, out_shardings=sharding.replicated(mesh))
+    return jax.jit(summarize, out_shardings=jax.NamedSharding(mesh, sharding.REPLICATED))
 
 
 def _histogram(leaf: Array) -> Histogram:

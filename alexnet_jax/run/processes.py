@@ -6,16 +6,14 @@ same calls in the same order, or they wait for each other forever.
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import EXIT_INTERRUPTED, EXIT_OK, LostPeer, UserError
+from alexnet_jax.errors import LostPeer, UserError
 
 MESSAGE_BYTES = 4096
 
@@ -41,9 +39,9 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(function: Callable[[], str]) -> str:
+def from_first(function: Callable[[], str | None]) -> str:
     """The result of `function`, which only the first process calls, in all processes; at most MESSAGE_BYTES."""
-    text = function() if is_first() else ""
+    text = (function() if is_first() else None) or ""
     if not several():
         return text
     message = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
@@ -81,12 +79,3 @@ def detect_lost_peers() -> Iterator[None]:
 def report(text: str) -> None:
     """Print on stderr, with the number of this process if there are several."""
     print(f"process {jax.process_index()}: {text}" if several() else text, file=sys.stderr, flush=True)
-
-
-def leave(code: int) -> NoReturn:
-    """End this process with an exit code: together with the others or, after an error, at once, as they may be gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if several() and code not in (EXIT_OK, EXIT_INTERRUPTED):
-        os._exit(code)
-    sys.exit(code)

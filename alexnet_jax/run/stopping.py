@@ -74,8 +74,7 @@ def watchdog(seconds: int) -> Iterator[Callable[[str], None]]:
 
     Calling the function that this yields is progress; its argument names what is done next.
     """
-    doing, since = "starting", time.monotonic()
-    ended = threading.Event()
+    doing, since, ended = "starting", time.monotonic(), threading.Event()
 
     def alive(next_activity: str) -> None:
         nonlocal doing, since

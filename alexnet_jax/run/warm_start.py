@@ -32,10 +32,10 @@ def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 def statistics(config: Config) -> Statistics:
     """Those that the kernels of the run `config.start.workdir` were trained with. Raises UserError on another size."""
-    theirs, size = workdir.open_finished(Path(config.start.workdir)).statistics, config.data.size
-    if theirs.mean_image.shape[0] != size:
+    theirs = workdir.open_finished(Path(config.start.workdir)).statistics
+    if theirs.mean_image.shape[0] != config.data.size:
         raise UserError(
             f"{config.start.workdir} was trained on images of {theirs.mean_image.shape[0]} pixels and config.data.size "
-            f"is {size}; prepare the images at its size, or give --config.start.statistics=False"
+            f"is {config.data.size}; prepare the images at its size, or give --config.start.statistics=False"
         )
     return theirs

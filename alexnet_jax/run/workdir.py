@@ -60,8 +60,6 @@ class RunFile(pydantic.BaseModel, strict=True):
 
 
 class Workdir(NamedTuple):
-    """What a finished or interrupted run left for others."""
-
     config: Config
     classes: list[str]
     statistics: Statistics
@@ -78,12 +76,11 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
     starts.append({"time": time, **packages(), "devices": devices})
     content = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": starts}
 
-    def write() -> str:
+    def write() -> None:
         if len(starts) == 1:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
         write_text(directory / RUN, json.dumps(content, indent=2) + "\n")
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
-        return ""
 
     with writable(directory):
         processes.from_first(write)

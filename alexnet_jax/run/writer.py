@@ -28,8 +28,6 @@ finally:
     if sys.modules.get("torch") is None:
         del sys.modules["torch"]
 
-KERNELS_A_ROW = 16  # as in the paper's Figure 3
-
 
 class Writer:
     """Writes scalars to a workdir, and a live progress bar to a terminal or plain lines to anything else.
@@ -88,13 +86,13 @@ class Writer:
         """Record for TensorBoard what `histograms.make_summary` computed after `step` steps."""
         for name, histogram in shown.histograms.items():
             limits = np.linspace(histogram.low, histogram.high, histograms.BINS + 1)[1:].tolist()
-            low, high, total, squares = map(float, (histogram.low, histogram.high, histogram.total, histogram.squares))
+            low, high, total, squares = map(float, histogram[1:])
             counts = histogram.counts.tolist()
             event = summary.histogram_raw(name, low, high, sum(counts), total, squares, limits, counts)
             self._event(summary=event, step=step)
         if shown.conv1 is not None:
             for tower, kernels in enumerate(kernel_images.as_images(np.asarray(shown.conv1))):
-                image = kernel_images.mosaic(kernels, KERNELS_A_ROW)
+                image = kernel_images.mosaic(kernels, columns=16)  # as in the paper's Figure 3
                 self._event(summary=summary.image(f"conv1/tower_{tower}", image, dataformats="HWC"), step=step)
 
     def _event(self, **content: Any) -> None:
