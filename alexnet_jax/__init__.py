@@ -8,6 +8,7 @@
 Importing the package imports nothing else; JAX is imported by the first call.
 """
 
+import importlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,6 @@ def train(config: "Config", workdir: str | Path) -> "Network":
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Network":
-        from alexnet_jax.inference.network import Network
-
-        return Network
-    if name == "Config":
-        from alexnet_jax.run_config import Config
-
-        return Config
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in (homes := {"Network": "inference.network", "Config": "run_config"}):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"alexnet_jax.{homes[name]}"), name)

@@ -27,10 +27,7 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
 def training_view(
     image: Array, keys: Array, statistics: Statistics, size: int, augment: run_config.Augment, epoch: Array
 ) -> Array:
-    """Random crop, mirroring and colour noise (paper 4.1): [B, H, W, 3] uint8 -> [B, size, size, 3] float32.
-
-    `keys` [B] are those of `example_keys`; `epoch` decides whether there still is colour noise.
-    """
+    """Random crop, mirroring and colour noise (paper 4.1): [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
     mean_image = jnp.asarray(statistics.mean_image)
     down, right = image.shape[1] - size, image.shape[2] - size
     has_noise = jnp.logical_or(augment.colour_noise_epochs == 0, epoch < augment.colour_noise_epochs)
@@ -62,23 +59,22 @@ def training_view(
 def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augment) -> Array:
     """One colour [3], on the scale 0..255, for all pixels of an image: P (alpha * lambda) of paper section 4.1.
 
-    P and lambda are the eigenvectors and eigenvalues of the colour covariance. `eigenvalue` follows the text, with
-    colours in 0..1; `sqrt_eigenvalue` the authors' code, where the noise is proportional to the standard deviation.
+    P and lambda are the eigenvectors and eigenvalues of the colour covariance. The authors' code takes the square root
+    of lambda, so its noise is proportional to the standard deviation.
     """
     alpha = augment.colour_noise_std * jax.random.normal(key, (3,))
     eigenvalues = jnp.asarray(statistics.eigenvalues)
     scale = {
         "eigenvalue": eigenvalues / 255.0,  # eigenvalues / 255^2 for colours in 0..1, then times 255 again
         "sqrt_eigenvalue": jnp.sqrt(eigenvalues),
-    }[augment.colour_noise_scale]
-    return jnp.asarray(statistics.eigenvectors) @ (alpha * scale)
+    }
+    return jnp.asarray(statistics.eigenvectors) @ (alpha * scale[augment.colour_noise_scale])
 
 
 def evaluation_views(image: Array, statistics: Statistics, size: int, views: int, mean_crop: str) -> Array:
-    """The centre crop, or the paper's ten views: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
+    """The centre crop, or the ten views of paper 4.1: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
 
-    The ten views are the centre, the four corners and the mirror images of these (paper 4.1). `views` is 1 or 10;
-    `mean_crop` is as in `config.augment`.
+    The ten views are the centre, the four corners and the mirror images of these.
     """
     image = image.astype(jnp.float32)
     if mean_crop == "same":

@@ -11,10 +11,10 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_DATA_ERROR = 65  # the data, or every checkpoint, is damaged (EX_DATAERR of sysexits.h)
-EXIT_LOST_PEER = 69  # another process of the run is gone; start all of them again to resume (EX_UNAVAILABLE)
+EXIT_LOST_PEER = 69  # another process of the run is gone or out of reach; start all again to resume (EX_UNAVAILABLE)
 EXIT_NON_FINITE = 70  # the loss or a gradient is not finite (EX_SOFTWARE)
 EXIT_STORAGE = 74  # a checkpoint or the log could not be written (EX_IOERR)
-EXIT_INTERRUPTED = 75  # the state is saved; start the same command again to resume (EX_TEMPFAIL)
+EXIT_INTERRUPTED = 75  # Ctrl-C or SIGTERM; the state is saved; start the same command again to resume (EX_TEMPFAIL)
 EXIT_STALLED = 124  # no progress for config.train.stall_seconds; the code of timeout(1)
 EXIT_KEYBOARD = 130
 EXIT_OUTPUT_CLOSED = 141
@@ -40,26 +40,18 @@ class DataError(UserError):
 
 
 class StorageError(UserError):
-    """A checkpoint or log that could not be written."""
-
     prefix, code = "storage error", EXIT_STORAGE
 
 
 class NonFinite(UserError):
-    """A loss or gradient that is not finite."""
-
     prefix, code = "not finite", EXIT_NON_FINITE
 
 
 class LostPeer(CommandError):
-    """Another process of this run is gone, or can no longer be reached."""
-
     prefix, code = "lost peer", EXIT_LOST_PEER
 
 
 class Interrupted(CommandError):
-    """Training was asked to stop (Ctrl-C, SIGTERM) and has saved its state, from which it can resume."""
-
     prefix, code = "interrupted", EXIT_INTERRUPTED
 
 

@@ -1,7 +1,8 @@
-"""Loss and errors: from the logits of split classes to one number.
+"""Loss and errors of training and validation, on the devices: from the logits of split classes to one number.
 
 The classes of fc8 are split over the towers, so the softmax needs two scalars per example from every tower (its maximum
-and its sum), and the errors one more (how many of its classes score higher than the label).
+and its sum), and the errors one more (how many of its classes score higher than the label). The scores of whole splits
+are measured on the host instead, in inference/predictions.py.
 """
 
 from typing import Any
@@ -23,15 +24,10 @@ def log_softmax(logits: Array) -> Array:
 
 
 def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
-    """The loss and errors of each example [B], the same in all towers.
+    """The loss (cross-entropy, nats) and the errors (0 or 1) of each example [B], the same in all towers.
 
-    Args:
-        log_probabilities: [B, C] of each tower.
-        label: [B], counted over the classes of all towers.
-
-    Returns:
-        loss: the cross-entropy, nats. top1_error and top5_error: 1 where the label is not the best class, or not among
-        the best five. Ties count as errors, as `not_below` says, so that chance never counts as a success.
+    `log_probabilities` [B, C] are each tower's own; `label` [B] counts over the classes of all towers. Ties are errors,
+    as `not_below` says, so that chance never counts as a success.
     """
     classes = log_probabilities.shape[-1]
     own = label[:, None] - lax.axis_index(TOWER) * classes == jnp.arange(classes)[None, :]

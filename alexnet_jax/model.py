@@ -154,8 +154,7 @@ class Tower(nn.Module):
 def init(spec: model_config.Model, key: Array) -> dict:
     """The parameters at the start of training: {layer: {"kernel", "bias"}}, each [tower, ...] float32.
 
-    The distributions are those of `_parameters`, but Flax only determines the shapes here: the kernels are drawn in a
-    single call, because XLA takes seconds to compile a call for each.
+    Flax only determines the shapes. One call draws all kernels: XLA takes seconds to compile a call for each.
     """
     image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
     towers = jax.vmap(Tower(spec).init, in_axes=None, axis_size=spec.towers, axis_name=sharding.TOWER)
@@ -186,8 +185,8 @@ def activations(
 ) -> dict[str, Array]:
     """The activations of every layer of one tower for image [B, S, S, 3]; as in training if `keys` are given.
 
-    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` the result of all operations that
-    follow it, `fcN_output` [B, units] the units of a hidden layer before dropout, and `fc8_output` the logits.
+    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` the result of the operations after it,
+    `fcN_output` [B, units] a hidden layer before dropout, and `fc8_output` the logits.
     """
     logits, variables = Tower(spec, splits_inputs).apply({"params": params}, image, keys, mutable=[INTERMEDIATES])
     return {name: values[0] for name, values in variables[INTERMEDIATES].items()} | {"fc8_output": logits}

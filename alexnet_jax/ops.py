@@ -1,6 +1,6 @@
-"""The network's operations, most with a gradient written by hand. No parameters, no collectives.
+"""The network's operations, most with a gradient written by hand, which can be taken once.
 
-Shapes are NHWC. Every operation supports reverse-mode differentiation, once, and `jax.vmap`.
+Shapes are NHWC. No parameters, no collectives.
 """
 
 import functools
@@ -36,12 +36,11 @@ def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
 def _gradients(op: Callable[..., Array], grad: Array, *operands: Array) -> list[Array]:
     """JAX's gradient of `op` with respect to each of its operands, each computed `_one_by_one`."""
 
-    def pull_back(grad, *operands, number):
+    def pull_back(number, grad, *operands):
         before, after = operands[:number], operands[number + 1 :]
         return jax.vjp(lambda x: op(*before, x, *after), operands[number])[1](grad)[0]
 
-    pull_backs = (functools.partial(pull_back, number=number) for number in range(len(operands)))
-    return [_one_by_one(pull_back)(grad, *operands) for pull_back in pull_backs]
+    return [_one_by_one(functools.partial(pull_back, number))(grad, *operands) for number in range(len(operands))]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -71,10 +70,12 @@ def _conv_bwd(stride, padding, residuals, grad):
     image, kernel, bias = residuals
 
     def to_bias(grad, bias):
-        # A matrix product, because XLA for CPU would compute a sum in one thread, and `grad` once more for it.
+        # The sum of `grad` over all pixels, as a matrix product: XLA for CPU would compute a sum in a single thread,
+        # and `grad` once more for it.
         grad = grad.reshape(-1, bias.size)
         ones = jnp.ones((len(grad), 1), grad.dtype)
-        # Adding `grad` tells JAX over which devices to sum: the shares of the bias, rather than of every pixel.
+        # `+ grad[0]` makes b vary over the devices like `grad`, without any effect on the result: JAX then sums over
+        # the devices what each has already summed over its pixels, [F], and not the gradient of every pixel.
         return jax.vjp(lambda b: ones @ (b + grad[0])[None], bias)[1](grad)[0]
 
     return *_gradients(_without_bias(stride, padding), grad, image, kernel), _one_by_one(to_bias)(grad, bias)
@@ -145,6 +146,7 @@ def _window_sum(x: Array, n: int) -> Array:
     """Sum over the n channels centred on each channel, with zeros outside."""
     half, channels = n // 2, x.shape[-1]
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(half, half)])
+    # Channel 0 of the window comes last only because another order would round differently from earlier versions.
     return sum(padded[..., i : i + channels] for i in range(1, n)) + padded[..., :channels]
 
 

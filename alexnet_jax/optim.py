@@ -27,21 +27,19 @@ def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArg
 
     A parameter whose rate is 0 does not move, whatever its momentum, as in the authors' code.
     """
-    decay = optax.stateless(
-        lambda grads, params: jax.tree.map(lambda g, p, decay: g + decay * p, grads, params, _decays(optim, params))
-    )
+    own = {name: layer.weight_decay for name, layer in optim.layers.items() if layer.weight_decay is not None}
+    weights, biases = optim.weights.weight_decay, optim.biases.weight_decay
+
+    @optax.stateless
+    def decay(grads, params):
+        decays = {name: {"kernel": own.get(name, weights), "bias": biases} for name in params}
+        return jax.tree.map(lambda g, p, decay: g + decay * p, grads, params, decays)
+
     descend = _with_rates(lambda rate, u: -rate * u)
     hold = _with_rates(lambda rate, u: jnp.where(rate > 0, u, 0.0))
     if optim.name == "adamw":
         return optax.chain(optax.scale_by_adam(optim.momentum, optim.adam_beta2), decay, descend, hold)
     return optax.chain(decay, descend, optax.trace(optim.momentum), hold)
-
-
-def _decays(optim: run_config.Optim, layers: Iterable[str]) -> dict[str, dict[str, float]]:
-    """The weight decay of each parameter."""
-    own = {name: layer.weight_decay for name, layer in optim.layers.items() if layer.weight_decay is not None}
-    weights, biases = optim.weights.weight_decay, optim.biases.weight_decay
-    return {name: {"kernel": own.get(name, weights), "bias": biases} for name in layers}
 
 
 def _with_rates(function: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:
@@ -63,16 +61,12 @@ class Validation(NamedTuple):
 
 
 def validated(validation: Validation, step: int, error: float, patience_steps: int, max_drops: int) -> Validation:
-    """The history after a validation at `step` with the top-1 error `error`.
-
-    Paper section 5: the learning rate drops when the error stops improving, here for `patience_steps`.
-    """
-    best_error, best_step, drops = validation.best_error, validation.best_step, validation.drops
-    if error < best_error:
-        best_error, best_step = error, step
-    elif step - best_step >= patience_steps and drops < max_drops:
-        best_step, drops = step, drops + 1
-    return Validation(step, best_error, best_step, drops)
+    """The history after a validation. The rate drops once the top-1 error stops improving (paper section 5)."""
+    if error < validation.best_error:
+        return Validation(step, error, step, validation.drops)
+    if step - validation.best_step >= patience_steps and validation.drops < max_drops:
+        return Validation(step, validation.best_error, step, validation.drops + 1)
+    return validation._replace(step=step)
 
 
 def learning_rate(optim: run_config.Optim, epoch: int, validation: Validation) -> float:
@@ -91,6 +85,7 @@ def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation
     def of_layer(name: str) -> dict[str, np.float32]:
         changes = optim.layers[name].lr_multipliers if name in optim.layers else ()
         _, multiplier = max((change for change in changes if change[0] <= epoch), default=(0, 1.0))
+        # As in the authors' code, a layer's multiplier slows its weights only, but 0 freezes the whole layer.
         return {"kernel": np.float32(weights * multiplier), "bias": np.float32(biases * (multiplier > 0))}
 
     return {name: of_layer(name) for name in layers}

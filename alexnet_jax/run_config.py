@@ -66,7 +66,7 @@ class Augment(Section):
 class Data(Section):
     """Where images come from and how they are read."""
 
-    source: str  # "prepared", or the name of an entry in data/sources/embedded.py
+    source: str  # "prepared", or the name of one of `registry.EMBEDDED`
     directory: str  # prepared: the output folder of `alexnet prepare`
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str

@@ -55,15 +55,9 @@ def sum_outputs(y: Array) -> Array:
 
 
 def make_mesh(data: int, tower: int, towers: int) -> Mesh:
-    """Make the mesh data x tower.
+    """Make the mesh `data` x `tower`, as in `config.mesh`, for a network of `towers`.
 
-    Args:
-        data: devices that the batch is split over.
-        tower: devices that the towers are split over; 0 for one per tower if there are enough, otherwise 1.
-        towers: towers of the network.
-
-    Raises:
-        UserError: if there are too few devices, or if several processes have more than the mesh takes.
+    Raises UserError if there are too few devices, or if several processes have more than the mesh takes.
     """
     devices = jax.devices()
     if tower == 0:
@@ -87,7 +81,7 @@ def make_mesh(data: int, tower: int, towers: int) -> Mesh:
 def describe(mesh: Mesh, towers: int) -> str:
     """One line about the layout, for the log."""
     device, (data, tower) = mesh.devices.flat[0], mesh.devices.shape
-    layout = "one tower a device" if tower == towers else f"all {towers} towers on each device"
+    layout = "one tower per device" if tower == towers else f"all {towers} towers on each device"
     return (
         f"mesh data={data} x tower={tower} on {device.platform} ({device.device_kind}): "
         f"{layout if towers > 1 else 'one tower'}"
@@ -98,11 +92,6 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """Put host arrays, this process's part of the whole, on its devices of the mesh."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that is the same on all devices."""
-    return NamedSharding(mesh, REPLICATED)
 
 
 def put_as(x: np.ndarray, sharding: NamedSharding) -> Array:
@@ -121,12 +110,12 @@ def part_of_batch(mesh: Mesh) -> tuple[int, int]:
     The part depends on the process's place on the data axis, so processes that hold different towers of the same
     examples read the same part. Raises UserError if the data axis does not divide among the processes.
     """
-    here = [[device.process_index == jax.process_index() for device in row] for row in mesh.devices]
-    rows = [row for row, mine in enumerate(here) if any(mine)]
+    here = jax.process_index()
+    rows = [row for row, devices in enumerate(mesh.devices) if any(device.process_index == here for device in devices)]
     part, rest = divmod(rows[0], len(rows))
     if rest or mesh.shape[DATA] % len(rows) or rows != list(range(rows[0], rows[0] + len(rows))):
         raise UserError(
-            f"process {jax.process_index()} holds rows {rows} of the {mesh.shape[DATA]} rows of the data axis, which "
+            f"process {here} holds rows {rows} of the {mesh.shape[DATA]} rows of the data axis, which "
             "is not an equal part of the batch; give all processes the same number of devices, and a "
             "config.mesh.data that divides among them"
         )
@@ -165,21 +154,14 @@ def of_state(state: Any, mesh: Mesh, fc_sharding: str) -> Any:
 
 
 def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_sharding: str = "tower") -> Callable:
-    """Turn the program of one tower into a program of the whole mesh.
+    """Turn the program of one tower, `(params, batch, constants) -> result`, into one of all towers on `mesh`.
 
-    Args:
-        tower_program: `(params, batch, constants) -> result`, with the parameters of one tower. If fully connected
-            kernels are split over the data axis, it receives its share of them and sums over that axis itself.
-        mesh: the mesh to run on.
-        out: EXAMPLES if the program returns leaves [B, ...] that are the same in all towers; CLASSES if each tower
-            returns leaves [B, C / towers], which are put side by side: [B, C].
-        fc_sharding: as in `config.mesh`.
-
-    Returns:
-        `(params, batch, constants) -> result`, with params [tower, ...], a batch [B, ...] and replicated constants.
+    The new program takes params [tower, ...], a batch [B, ...] and replicated constants. If `out` is EXAMPLES, all
+    towers return the same leaves [B, ...]; if CLASSES, each returns its [B, C / towers], put side by side: [B, C].
+    Where kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
     """
     if mesh.shape[TOWER] > 1 or splits_inputs(mesh, fc_sharding):
-        # With one device on the data axis, call the batch replicated: JAX would "sum" gradients over it otherwise.
+        # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
         examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
 
         def on_one_device(params, batch, constants):

@@ -1,5 +1,6 @@
 """What runs on the devices, each a single jitted call: a training step, an evaluation step, log-probabilities."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,13 +69,10 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
 
 
 @jax.jit
-def _finite(tree: Any) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def is_finite(state: TrainState) -> bool:
-    """Whether all parameters and momenta are finite. Waits for the device."""
-    return bool(_finite((state.params, state.opt_state)))
+def is_finite(state: TrainState) -> Array:
+    """Whether all parameters and momenta are finite."""
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def clear_metrics(state: TrainState) -> TrainState:
@@ -132,15 +130,15 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
         return new_state, StepReport(loss, votes.any())
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
-    options = {"donate_argnums": 0} if donate else {}
-    return _compiled(train_step, mesh, config.train.deterministic, out_shardings=(shardings, None), **options)
+    options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
+    return _compiled(train_step, mesh, config.train.deterministic, **options)
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """Make `(params, batch, statistics) -> Metrics` at test time, over 1 or 10 views of each image (paper 4.1)."""
 
     def tower_program(params, batch, statistics):
-        return metrics.outcomes(_log_probabilities(config, params, batch.image, statistics, views), batch.label)
+        return metrics.outcomes(_log_probabilities(config, views, params, batch.image, statistics), batch.label)
 
     outcomes = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
 
@@ -155,10 +153,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
 
     The probabilities are the mean over `views`, 1 or 10, of each image (paper 4.1).
     """
-
-    def tower_program(params, image, statistics):
-        return _log_probabilities(config, params, image, statistics, views)
-
+    tower_program = functools.partial(_log_probabilities, config, views)
     log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
 
     def predict(*inputs):
@@ -167,7 +162,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
     return _compiled(predict, mesh, config.train.deterministic)
 
 
-def _log_probabilities(config: Config, params: Any, image: Array, statistics: Any, views: int) -> Array:
+def _log_probabilities(config: Config, views: int, params: Any, image: Array, statistics: Any) -> Array:
     """The logarithm of the mean probability over the views: [B, H, W, 3] -> [B, C] of this tower's classes."""
     view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
     examples, views, size, _, _ = view.shape

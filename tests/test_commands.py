@@ -67,7 +67,7 @@ def trained(tmp_path_factory) -> Path:
         f"--workdir={home / 'run'}",
         env={"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
     )
-    assert "one tower a device" in output
+    assert "one tower per device" in output
     assert re.search(
         r"step 48/48  epoch 8.00  loss [\d.]+  top-1 error [\d.]+%  \d+ images/s  waiting for data \d+%  00:00 left",
         output,

@@ -37,7 +37,7 @@ def outputs(path: Path) -> str:
 EXPECTED = (
     "60,965,224 parameters",
     "659,272 neurons",
-    "one tower a device",
+    "one tower per device",
     "conv1: 55 x 55 x 96  -> pooled 27 x 27",
     "step 540  epoch 12  test: loss",
     "fc7: {'tower': 2, 'unit': 256}",

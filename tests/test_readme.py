@@ -188,7 +188,7 @@ def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
             line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment() | {"PATH": path}
         )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
-        assert "mesh data=1 x tower=2 on cpu (cpu): one tower a device" in done.stdout
+        assert "mesh data=1 x tower=2 on cpu (cpu): one tower per device" in done.stdout
         assert "60,965,224" in done.stdout
         assert expected in done.stdout
 
@@ -198,7 +198,7 @@ def test_local_launch_script(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | {"PATH": path})
     assert done.returncode == 0, done.stderr
-    assert "one tower a device" in done.stdout and "finished step 2" in done.stdout
+    assert "one tower per device" in done.stdout and "finished step 2" in done.stdout
     usage = subprocess.run(["bash", "launch/local.sh"], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2 and "CONFIG WORKDIR [DEVICES]" in usage.stderr
 

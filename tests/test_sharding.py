@@ -113,7 +113,7 @@ def test_the_state_is_born_sharded(tiny):
 def test_automatic_layout():
     assert dict(sharding.make_mesh(1, 0, 2).shape) == {"data": 1, "tower": 2}
     assert dict(sharding.make_mesh(4, 0, 2).shape) == {"data": 4, "tower": 1}
-    assert "one tower a device" in sharding.describe(sharding.make_mesh(1, 2, 2), 2)
+    assert "one tower per device" in sharding.describe(sharding.make_mesh(1, 2, 2), 2)
     assert "all 2 towers on each device" in sharding.describe(sharding.make_mesh(4, 1, 2), 2)
 
 

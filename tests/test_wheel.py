@@ -78,7 +78,7 @@ def test_an_installed_wheel_needs_no_checkout(wheel, dependencies, tmp_path):
     where = run("python", "-c", "import alexnet_jax; print(alexnet_jax.__file__)")
     assert where.startswith(str(env))
     flags = ["--config=digits", "--workdir=runs/x", "--simulated_devices=2", "--config.train.epochs=12"]
-    assert "one tower a device" in (trained := run("alexnet", "train", *flags)) and "finished step 540" in trained
+    assert "one tower per device" in (trained := run("alexnet", "train", *flags)) and "finished step 540" in trained
     assert re.search(r"top-1 error +[\d.]+%  \[", run("alexnet", "evaluate", "--workdir=runs/x"))
     assert run("alexnet", "predict", "--workdir=runs/x", "digit.png").startswith("digit.png\n")
     assert "wrote runs/x/report.html" in run("alexnet", "report", "--workdir=runs/x")
