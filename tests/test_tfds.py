@@ -48,7 +48,7 @@ def prepare(
     shards: int | None = None,
 ) -> Path:
     """Prepare the set `bugs` with the features `named` below `directory`, and return its folder."""
-    named = named or {"image": features.Image(), "label": features.ClassLabel(names=CLASSES)}
+    chosen = named or {"image": features.Image(), "label": features.ClassLabel(names=CLASSES)}
 
     with tensorflow_datasets.core.registered.skip_registration():
 
@@ -57,7 +57,7 @@ def prepare(
             BUILDER_CONFIGS = [tensorflow_datasets.core.BuilderConfig(name=config)] if config else []
 
             def _info(self):
-                return tensorflow_datasets.core.DatasetInfo(builder=self, features=features.FeaturesDict(named))
+                return tensorflow_datasets.core.DatasetInfo(builder=self, features=features.FeaturesDict(chosen))
 
             def _split_generators(self, download_manager):
                 return {split: self._generate_examples(split, count) for split, count in counts.items()}
@@ -65,7 +65,7 @@ def prepare(
             def _generate_examples(self, split, count) -> Iterator[tuple[int, dict]]:
                 for i in range(count):
                     values: dict[str, object] = {}
-                    for key, feature in named.items():
+                    for key, feature in chosen.items():
                         if isinstance(feature, features.Image):
                             values[key] = jpeg(split, i)
                         elif isinstance(feature, features.ClassLabel):

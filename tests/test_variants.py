@@ -191,7 +191,7 @@ def test_arguments_of_the_other_configs():
     with pytest.raises(UserError, match="the argument norm is unknown; write cifar_four_layer or cifar_four_layer:lrn"):
         config_files.load("cifar_four_layer:norm")
     for name in ("scales", "scales:large"):
-        with pytest.raises(UserError, match=r"there is no scale .*; write scales:NAME with one of small, small_cifar, "):
+        with pytest.raises(UserError, match=r"there is no scale .*; write scales:NAME with one of small, "):
             config_files.load(name)
 
 

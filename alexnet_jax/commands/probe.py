@@ -5,8 +5,8 @@
 Logistic regression and a linear SVM are trained on the features of the last hidden layer, and a linear SVM on the HOG
 of the same centre crops (9 orientations, cells of an eighth of the side in whole pixels, blocks of 2 x 2 cells). All
 see the same images, at most --images of each split, drawn at random; all inputs are centred and scaled to a mean
-square length of 1. C is chosen from 0.1, 1, 10, 100 and 1000 by the fewest errors on a fifth of the training images; the
-classifier is then trained on all of them. Each error comes with its 95 % Wilson interval.
+square length of 1. C is chosen from 0.1, 1, 10, 100 and 1000 by the fewest errors on a fifth of the training images;
+the classifier is then trained on all of them. Each error comes with its 95 % Wilson interval.
 Needs scikit-image: pip install "alexnet_jax[features]".
 """
 
