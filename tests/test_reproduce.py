@@ -169,3 +169,11 @@ def test_an_unknown_base_is_an_error(monkeypatch):
     monkeypatch.setitem(SCALES, "odd", {"network": "nowhere"})
     with pytest.raises(UserError, match="there is no config file nowhere; give the path of one, or one of "):
         trial_config(Trial("paper", 0, None), "odd", "")
+
+
+def test_a_trial_that_diverges_is_recorded_and_ends_nothing(tmp_path):
+    """Its claim is then inconclusive, and the command goes on with the others."""
+    config = trial_config(Trial("paper", 0, 1e30), "smoke", "")
+    config = config_files.changed(config, train={"epochs": 9, "max_steps": 9})
+    experiments._carry_out(config, tmp_path / "trial")
+    assert experiments.result(tmp_path / "trial") == {"diverged": True, "steps": None}
