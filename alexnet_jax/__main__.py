@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     start_up.prepare_process()
     if argv[:1] == ["train"]:  # its flags are absl's: configs are overridden as --config.KEY=VALUE
-        from alexnet_jax import main as training
+        from alexnet_jax.main import start
 
-        training.start(["alexnet train", *argv[1:]])
+        start(["alexnet train", *argv[1:]])
     elif argv and argv[0] in MODULES:
         parser = argparse.ArgumentParser(
             prog=f"alexnet {argv[0]}", formatter_class=argparse.RawDescriptionHelpFormatter

@@ -32,7 +32,7 @@ class Loop:
     def run(self) -> int:
         """Train to the last step, or until asked to stop. Returns the step it ended at, whose state is saved."""
         try:
-            while not self._pause():
+            while not self._between_steps():
                 self._take_step()
         except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
             if processes.several():  # the others wait in a step that cannot take place
@@ -43,7 +43,7 @@ class Loop:
             raise DataError(f"{error}{saved if self._step else ''}") from None
         return self._step
 
-    def _pause(self) -> bool:
+    def _between_steps(self) -> bool:
         """Between two steps: validate and save if it is time to. Returns whether to stop."""
         last = self._step >= self._last_step or self._log.target_reached
         due = self._step > 0 and (last or self._step % self._validation_interval == 0)

@@ -66,8 +66,8 @@ class Replay(NamedTuple):
         first = next((f"{name} ({count} numbers)" for name, count in origin.items()), "the update")
         return NonFinite(
             f"the loss, a gradient or a parameter is not finite at step {step + 1}; first {first}. The state before "
-            f"that step and its examples are in {directory / NONFINITE}; the checkpoints are older and intact. Give a "
-            "smaller --config.optim.learning_rate and another --workdir; --config.start takes over learned layers"
+            f"that step and its examples are in {directory / NONFINITE}; checkpoints, if any, are older and intact. "
+            "Give a smaller --config.optim.learning_rate and another --workdir; to keep layers see --config.start"
         )
 
     def origin(self, state: steps.TrainState, batch: Any) -> dict[str, int]:

@@ -1,11 +1,11 @@
-"""The folder of one training run, and what it holds besides checkpoints and logs:
+"""The folder of one training run:
 
     config.json       the resolved config
     run.json          class names, fingerprint of the data, and for each start its versions and devices
     statistics.npz    mean image and colour eigenvectors of the training set
     checkpoints/      see checkpoint.py
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
-    evaluation.json   what `alexnet evaluate` measured last, if it was run
+    evaluation.json   what `alexnet evaluate` measured last, if it was run; beside it what the other commands write
     lock              held by the run that is active here
     damaged/          checkpoints that turned out to be damaged, if any
     nonfinite/        the step at which training became unstable, if any: see nonfinite.py
