@@ -97,7 +97,7 @@ class Loop:
             self._saved = self._step
 
     def _validate(self) -> None:
-        """Validate, log the result, and let the learning rate's schedule know; nothing of it if asked to stop."""
+        """Validate, log the result, and let the learning rate's schedule know. Does nothing if asked to stop."""
         step, split, schedule = self._step, self._config.data.eval_split, self._config.optim.schedule
         result = self._trainer.validate(step, self._state)
         if result is None:

@@ -1,4 +1,4 @@
-"""A training run in progress: what it reads and writes, and what it can do. When it does it, loop.py says."""
+"""A training run in progress: what it reads and writes, and what it can do; loop.py decides when."""
 
 import contextlib
 import dataclasses

@@ -84,7 +84,7 @@ def _opened(
             writer.message(f"{sharding.describe(mesh, towers)}; {inputs.order.steps_per_epoch} steps an epoch")
             for warning in warnings:
                 writer.message(f"warning: {warning}")
-            if first:
+            if checkpoints.latest_step() is not None:  # an imported network is of step 0
                 writer.message(f"resuming from step {first} of {directory}")
             trainer = Trainer(config, directory, inputs, checkpoints, writer, batches, Stop(asked, mesh), alive)
             yield trainer, state, position

@@ -61,12 +61,12 @@ def load(path: Path) -> Predictions | None:
     """What `save` wrote; None if there is nothing that can be read."""
     try:
         saved = arrays.zipped(path, Predictions._fields)
-        said, label, example, step, data = (saved[name] for name in Predictions._fields)
-        found = Predictions(said, label, example, int(step), str(data))
+        scores, label, example, step, data = (saved[name] for name in Predictions._fields)
+        found = Predictions(scores, label, example, int(step), str(data))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     count = label.size
-    expected = [(np.float32, (count, said.size // max(1, count))), (np.int32, (count,)), (np.int32, (count,))]
+    expected = [(np.float32, (count, scores.size // max(1, count))), (np.int32, (count,)), (np.int32, (count,))]
     return found if [(array.dtype, array.shape) for array in found[:3]] == expected else None
 
 
@@ -91,15 +91,15 @@ def tuned(several: Sequence[Predictions]) -> list[float]:
 
     An error with them is no estimate for other images: the weights have seen the labels.
     """
-    weights, best = [1.0] * len(several), score(average(several))["top5_error"]
+    weights, lowest = [1.0] * len(several), score(average(several))["top5_error"]
     improved = True
     while improved:
         improved = False
         for i, weight in itertools.product(range(len(several)), GRID.tolist()):
             trial = [*weights[:i], weight, *weights[i + 1 :]]
             error = score(average(several, trial))["top5_error"] if any(trial) else 1.0
-            if error < best:
-                weights, best, improved = trial, error, True
+            if error < lowest:
+                weights, lowest, improved = trial, error, True
     return weights
 
 
@@ -113,8 +113,9 @@ def score(found: Predictions) -> dict[str, Any]:
     """Mean loss (nats), top-1 and top-5 error (fractions), each error's Wilson interval, and the count of images."""
     own = found.log_probabilities[np.arange(len(found.label)), found.label]
     result: dict[str, Any] = {"loss": float(-own.mean(dtype=np.float64))}
+    better = rivals(found)
     for k in (1, 5):
-        wrong = int((rivals(found) >= k).sum())
+        wrong = int((better >= k).sum())
         result[f"top{k}_error"] = wrong / len(own)
         result[f"top{k}_interval"] = interval(wrong, len(own))
     return result | {"count": len(own)}
