@@ -127,11 +127,11 @@ def test_prepare_resumed_after_a_kill_gives_the_same_bytes(image_folder, tmp_pat
         command(tmp_path / "killed"), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     parts = tmp_path / "killed" / "parts"
-    while killed.poll() is None and len(list(parts.glob("train*"))) < 3:
+    while killed.poll() is None and len(list(parts.glob("train*.npz"))) < 3:
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*")}
+    kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*.npz")}
     assert kept and not (tmp_path / "killed" / "manifest.json").exists()
     times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
     with pytest.raises(

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import confusion, network, predictions
 from alexnet_jax.run import workdir

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import IO, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 import xxhash
 from pydantic import Field
 
+from alexnet_jax.data import files
 from alexnet_jax.errors import DataError, UserError
 
 FORMAT = 2
@@ -150,7 +150,7 @@ def problem(directory: Path, file: File, content: bool) -> str:
 def write(directory: Path, manifest: Manifest) -> Manifest:
     """Write the manifest with its checksum, and return it with that."""
     sealed = _sealed(manifest)
-    write_text(directory / NAME, sealed.model_dump_json(indent=2) + "\n")
+    files.write_text(directory / NAME, sealed.model_dump_json(indent=2) + "\n")
     return sealed
 
 
@@ -168,18 +168,3 @@ def checksum(path: Path) -> str:
     """The 128-bit XXH3 of a file's content, in hexadecimal."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: readers see the old content or the new, never a mixture."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        flush(file)
-    temporary.replace(path)
-
-
-def flush(file: IO) -> None:
-    """Make what was written to a file survive a power failure."""
-    file.flush()
-    os.fsync(file.fileno())

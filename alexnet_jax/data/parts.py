@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from alexnet_jax.data import arrays, manifest
+from alexnet_jax.data import arrays, files, manifest
 from alexnet_jax.data.blocks import Block
 from alexnet_jax.data.statistics import Sums, zero_sums
 from alexnet_jax.errors import UserError
@@ -47,17 +47,12 @@ class OpenShard:
         """Make the shard durable, give it its name, and save what is known of it."""
         with _os_errors():
             self._file.close()
-        with self._temporary.open("rb") as file:
-            manifest.flush(file)
-        self._temporary.replace(self._path)
+        files.replace(self._temporary, self._path)
         shard = manifest.Shard(**manifest.describe(self._path).model_dump(), count=self._sums.images)
         part = Part(shard=shard, contents=self._contents)
-        unsaved = self._path.parent / PARTS / "tmp.npz"
         encoded = np.frombuffer(part.model_dump_json().encode(), np.uint8)
-        with unsaved.open("wb") as file:
+        with files.replacing(_path(self._path.parent, self._path.name)) as temporary, temporary.open("wb") as file:
             np.savez(file, part=encoded, pixels=self._sums.pixels, products=self._sums.products)
-            manifest.flush(file)
-        unsaved.replace(_path(self._path.parent, self._path.name))
         return part
 
     def abandon(self) -> None:
@@ -97,7 +92,7 @@ def locked(output: Path, plan: str) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it does
         except BlockingIOError:
             raise UserError(f"another process is preparing {output}; wait, or give another --output") from None
-        manifest.write_text(output / PARTS / "plan", plan)
+        files.write_text(output / PARTS / "plan", plan)
         try:
             yield
         finally:

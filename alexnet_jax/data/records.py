@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from alexnet_jax.data import arrays, images, manifest, open_files
+from alexnet_jax.data import arrays, files, images, manifest
 from alexnet_jax.data.manifest import Manifest, PackedSplit
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
@@ -168,7 +168,7 @@ def open_split(directory: Path, described: Manifest, split: str) -> Packed:
     for file in (described.mean_image, *packed.files()):
         if problem := manifest.problem(directory, file, content=file not in packed.shards):
             raise DataError(f"{problem}; {CURE}")
-    open_files.allow(len(packed.shards))
+    files.allow_open(len(packed.shards))
     statistics_of(directory, described)  # confirms the size that the manifest claims
     try:
         opened = (Raw if described.store == "raw" else Jpeg)(directory, packed, described.size)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from alexnet_jax.data import arrays
-from alexnet_jax.data.manifest import flush
+from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError
 
 QUERIES = 1024  # images whose neighbours are searched for in one pass over a file
@@ -77,14 +77,8 @@ def save(path: Path, parts: Iterable[Named], about: About) -> int:
         spool.flush()
         vectors = np.memmap(spool, np.float32, "r").reshape(len(names), -1)
         everything = Named(names, np.concatenate(labels) if labels else None, vectors)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with temporary.open("wb") as file:
-                (_write_npz if path.suffix == ".npz" else _write_parquet)(file, everything, json.dumps(about._asdict()))
-                flush(file)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            (_write_npz if path.suffix == ".npz" else _write_parquet)(file, everything, json.dumps(about._asdict()))
     return len(names)
 
 

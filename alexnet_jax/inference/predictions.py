@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from alexnet_jax import metrics
 from alexnet_jax.data import arrays
+from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError
 
 GRID = np.linspace(0, 1, 21)  # weights that `tuned` tries, as the authors' script did
@@ -51,10 +52,8 @@ def best(scores: np.ndarray, k: int) -> list[int]:
 
 
 def save(path: Path, predictions: Predictions) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **predictions._asdict())
-    temporary.replace(path)
 
 
 def load(path: Path) -> Predictions | None:

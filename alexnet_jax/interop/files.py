@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from alexnet_jax.data import manifest
+from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import foreign
@@ -53,12 +54,8 @@ def export(network: Network, path: Path) -> None:
     """
     with _function(path, WRITERS, "written") as write:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
+        with replacing(path) as temporary:
             write(temporary, network)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def imported(

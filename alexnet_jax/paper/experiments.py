@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from alexnet_jax import training
 from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
-from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import NonFinite
 from alexnet_jax.inference import network
 from alexnet_jax.paper.claims import ARMS

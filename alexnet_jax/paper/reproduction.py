@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax.data import manifest
-from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.files import write_text
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.paper import claims, curves, experiments, facts
 from alexnet_jax.paper.claims import CLAIMS, Claim, Outcome

@@ -16,8 +16,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import model, sharding, steps
+from alexnet_jax.data.files import write_text
 from alexnet_jax.data.loader import Order
-from alexnet_jax.data.manifest import write_text
 from alexnet_jax.errors import NonFinite
 from alexnet_jax.optim import Validation
 from alexnet_jax.run import checkpoint, processes

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from alexnet_jax.data import arrays
 from alexnet_jax.data.datasets import Dataset, open_dataset
-from alexnet_jax.data.manifest import write_text
+from alexnet_jax.data.files import write_text
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.run import config_files, processes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import open_files
+from alexnet_jax.data import files
 from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources.source import Image, Source, Split
@@ -35,7 +35,7 @@ def tfds(name: str, path: Path | None = None) -> Source:
         )
     image, label, classes = _features(builder)
     infos = {OUR_NAMES.get(name, name): info for name, info in builder.info.splits.items() if info.num_examples}
-    open_files.allow(sum(info.num_shards for info in infos.values()))
+    files.allow_open(sum(info.num_shards for info in infos.values()))
     splits = {}
     for split, info in infos.items():
         if read := _reader(builder, info, image, label, len(classes)):

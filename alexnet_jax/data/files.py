@@ -1,0 +1,48 @@
+"""Files that are written whole or not at all, and how many of them may be open."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet_jax.errors import UserError
+
+OTHERS = 256  # files that the rest of the program may open
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which becomes `path` at the end: readers see the old content or the new, no mixture.
+
+    It survives a power failure from then on. After an error, `path` is as before.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace(temporary: Path, path: Path) -> None:
+    """Rename a complete file, after making sure that its content is on the disk."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def allow_open(more: int) -> None:
+    """Raise the limit by `more` open files: many systems allow 1024 unless asked. UserError if they permit no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(list(Path("/dev/fd").iterdir())) + more + OTHERS
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UserError(f"{more} shards must be open at once, but the system allows {hard} files; raise `ulimit -n`")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
