@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import peers, rounds
-from alexnet_jax.bench.rounds import Pipeline
+from alexnet_jax.bench import measuring, peers
+from alexnet_jax.bench.measuring import Pipeline
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
@@ -69,7 +69,7 @@ def test_a_row_for_every_stage_and_pipeline(measured, data):
 
 def test_ratios_are_medians_of_each_rounds_ratio():
     """In made-up rounds in which the ratio of the medians is another."""
-    assert rounds.ratio([10, 40, 30], [10, 20, 10]) == 2
+    assert measuring.ratio([10, 40, 30], [10, 20, 10]) == 2
     rates = {
         "read raw": [1.0, 1.0, 1.0],
         "alexnet_jax raw": [10.0, 40.0, 30.0],

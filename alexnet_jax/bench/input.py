@@ -9,31 +9,43 @@ import argparse
 import contextlib
 import itertools
 import os
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from tabulate import tabulate
 
-from alexnet_jax.bench import copies, options, peers, rounds
-from alexnet_jax.bench.copies import Copies
-from alexnet_jax.bench.rounds import Pipeline, Stream
-from alexnet_jax.data import loader, records
-from alexnet_jax.data.loader import Order
+from alexnet_jax.bench import measuring, peers
+from alexnet_jax.bench.measuring import Pipeline
+from alexnet_jax.bench.peers import Stream
+from alexnet_jax.data import loader, manifest, packing, records
+from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.sources.source import Image, Source, Split
 from alexnet_jax.errors import UserError
 
-TORCH, TFDATA = "torch DataLoader jpeg", {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
-PEERS = {"ratio_to_torch": {"raw": TORCH, "jpeg": TORCH}, "ratio_to_tfdata": TFDATA}
+TORCH, TO_DEVICE = "torch DataLoader jpeg", "host-to-device"
+RATIOS = ("ratio_to_torch", "ratio_to_tfdata")
 HEADINGS = ("", "cores", "images/s", "least..most", "per core", "to torch", "to tf.data")
-TO_DEVICE = "host-to-device"
 PREFETCH = 4  # batches, as in configs/paper.py
+QUALITY = 95  # of JPEGs made from raw data: the default of `alexnet prepare`
+
+
+class Copies(NamedTuple):
+    """The same images in every form that a pipeline reads."""
+
+    raw: records.Packed
+    jpeg: records.Jpeg
+    files: list[str]  # JPEGs
+    tfrecords: dict[str, list[str]]  # store -> files; empty without TensorFlow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, count, seconds = parser.add_argument, options.positive_int, options.positive_float
+    add, count, seconds = parser.add_argument, measuring.positive_int, measuring.positive_float
     add("--data", type=Path, required=True, help="folder that `alexnet prepare` wrote, of either store")
     add("--split", default="train", help="split of the data (default: train)")
     add("--batch", type=count, default=128, help="images a batch (default: 128)")
@@ -42,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=count, default=5, help="rounds, each of which measures everything once (default: 5)")
     add("--seconds", type=seconds, default=3, help="time per pipeline and round; a third per stage (default: 3)")
     add("--step_rate", type=seconds, help="images/s of a training step, to see whether it or the input is the limit")
-    add("--json", type=options.output_file, help="file to write the table to")
+    add("--json", type=measuring.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,89 +63,122 @@ def run(arguments: argparse.Namespace) -> None:
     if not 1 <= cores <= len(available):
         raise UserError(f"--cores {cores} must be in 1..{len(available)}: this process may use {len(available)} cores")
     os.sched_setaffinity(0, available[:cores])  # for all threads and processes that the pipelines start
-    pixels, labels, quality = copies.first_images(arguments.data, arguments.split, arguments.images)
-    images = -(-arguments.images // arguments.batch) * arguments.batch
-    size, memory = pixels.shape[1], (PREFETCH + cores) * arguments.batch * pixels[0].nbytes
-    print(f"{options.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
+    pixels, labels, quality = _first_images(arguments)
+    batch, size = arguments.batch, pixels.shape[1]
+    images, memory = -(-arguments.images // batch) * batch, (PREFETCH + cores) * batch * pixels[0].nbytes
+    print(f"{measuring.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
     print(f"our loader holds at most {PREFETCH} + {cores} batches, {memory / 1e6:,.0f} MB of host memory")
     repeated = f", {len(pixels)} of {arguments.data} repeated" if images > len(pixels) else ""
-    print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {arguments.batch}")
+    print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {batch}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
-        data = copies.write(folder, pixels, labels, images, quality, cores)
-        pipelines = [*_stages(data, arguments.batch), *_whole(data, arguments.batch, cores)]
+        pipelines = _pipelines(_write(folder, pixels, labels, images, quality, cores), batch, cores)
         for pipeline in pipelines:
             if pipeline.batches:
                 stack.callback(pipeline.batches.close)
-        rates = rounds.measure(pipelines, arguments.batch, arguments.rounds, arguments.seconds)
-    rows = [row(pipeline, rates, arguments.batch) for pipeline in pipelines]
-    print(f"\n{table(rows)}\n")
-    print("\n".join(limits(rows, arguments.step_rate)))
-    options.write(arguments.json, rows)
+        rates = measuring.rates(pipelines, batch, arguments.rounds, arguments.seconds)
+    rows = [row(pipeline, rates, batch) for pipeline in pipelines]
+    print(f"\n{table(rows)}\n", *limits(rows, arguments.step_rate), sep="\n")
+    measuring.write(arguments.json, rows)
 
 
-def _stages(data: Copies, batch: int) -> list[Pipeline]:
-    """The steps of the loader, each by itself in one thread."""
-    order = Order(len(data.files), batch, seed=0)
+def _first_images(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int]:
+    """The images to read: [n, size, size, 3] uint8, their labels [n] int32, and the quality of their JPEGs."""
+    described = manifest.read(arguments.data)
+    dataset = open_dataset("prepared", str(arguments.data), described.size, len(described.classes))
+    images = split_of(dataset, arguments.split, "--split")
+    index = np.arange(min(arguments.images, len(images.labels)))
+    pixels = np.empty((len(index), images.size, images.size, 3), np.uint8)
+    if bad := images.read(index, pixels):
+        example = "{}: {}".format(*next(iter(bad.items())))
+        raise UserError(f"{len(bad)} images of {arguments.data} are damaged, such as {example}; prepare them again")
+    return pixels, images.labels[index], described.quality or QUALITY
+
+
+def _write(folder: Path, pixels: np.ndarray, labels: np.ndarray, images: int, quality: int, cores: int) -> Copies:
+    """Write `images` images to `folder`, by repeating `pixels` [n, size, size, 3] with `labels` [n]."""
+    cure = "give fewer --images, or a folder on another disk as TMPDIR"
+    needed, free = 3 * images * pixels[0].nbytes, shutil.disk_usage(folder).free  # pixels twice, JPEGs three times
+    if needed > free:
+        raise UserError(f"{folder} needs {needed / 1e9:.3g} GB and its disk has {free / 1e9:.3g} GB free; {cure}")
+
+    def read(i: int) -> Image:
+        return Image(pixels[i % len(pixels)], int(labels[i % len(pixels)]))
+
+    def pack(store: Literal["raw", "jpeg"]) -> Any:
+        settings = packing.Settings(store, pixels.shape[1], quality, max_corrupt=0)
+        written = packing.pack(source, folder / store, settings, show_progress=False)
+        return records.open_split(folder / store, written, "train")
+
+    classes = [str(i) for i in range(int(labels.max()) + 1)]
+    source = Source(classes, {"train": Split([f"train/{i}" for i in range(images)], None, read)}, {})
+    try:
+        raw, jpeg = pack("raw"), pack("jpeg")
+        files = [folder / f"{i:07d}.jpg" for i in range(images)]
+        for i, file in enumerate(files):
+            file.write_bytes(jpeg.record(i))
+        tfrecords = {}
+        if peers.installed("tensorflow"):
+            contents = {"raw": (read(i).content for i in range(images)), "jpeg": map(jpeg.record, range(images))}
+            tfrecords = {store: peers.write_tfrecords(folder, store, each, cores) for store, each in contents.items()}
+    except OSError as error:
+        raise UserError(f"cannot write the images to {folder}: {error}; {cure}") from None
+    return Copies(raw, jpeg, [str(file) for file in files], tfrecords)
+
+
+def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
+    """The steps of our loader, each by itself in one thread; then whole pipelines, ours and its peers."""
+    order = loader.Order(len(data.files), batch, seed=0)
+    reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
     images = np.empty((batch, data.raw.size, data.raw.size, 3), np.uint8)
     image, device = images[:1].copy(), jax.devices()[0]
 
-    def each(function: Callable) -> Stream:
+    def one_by_one(function: Callable) -> Stream:
         for number in itertools.count():
             for i in order.batch(number)[0]:
                 function(i)
             yield number
 
-    def whole(split: records.Packed) -> Stream:
+    def in_batches(split: records.Packed) -> Stream:
         return (split.read(order.batch(number)[0], images) for number in itertools.count())
-
-    to_device = (jax.device_put(images, device).block_until_ready() for _ in itertools.count())
-    return [
-        Pipeline("read raw", "read", "raw", 1, each(lambda i: data.raw.read(i[None], image))),
-        Pipeline("batch raw", "batch", "raw", 1, whole(data.raw)),
-        Pipeline("read jpeg", "read", "jpeg", 1, each(lambda i: data.jpeg.record(int(i)))),
-        Pipeline("read, decode jpeg", "decode", "jpeg", 1, each(lambda i: data.jpeg.read(i[None], image))),
-        Pipeline("batch jpeg", "batch", "jpeg", 1, whole(data.jpeg)),
-        Pipeline(TO_DEVICE, TO_DEVICE, None, 1, to_device),
-    ]
-
-
-def _whole(data: Copies, batch: int, cores: int) -> list[Pipeline]:
-    """Our loader and its peers, from the store to batches."""
-    order = Order(len(data.files), batch, seed=0)
-    reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
 
     def ours(split: records.Packed) -> Stream:
         with contextlib.closing(loader.Batches(split, order, 0, peers.FOREVER, reading)) as batches:
             yield from batches
 
-    torch = peers.torch_jpeg(data.files, batch, cores) if peers.installed("torch") else None
-
-    def tfdata(store: str, by_records: bool) -> Stream | None:
+    def tfdata(name: str, store: str, by_records: bool) -> Pipeline:
         files = data.tfrecords.get(store)
-        return peers.tfdata(files, store, batch, data.raw.size, cores, by_records) if files else None
+        stream = peers.tfdata(files, store, batch, data.raw.size, cores, by_records) if files else None
+        return Pipeline(name, "whole", store, cores, stream, peers.TFDATA_AHEAD + cores)
 
-    ahead, tfdata_ahead = PREFETCH + cores, peers.TFDATA_AHEAD + cores
+    to_device = (jax.device_put(images, device).block_until_ready() for _ in itertools.count())
+    torch = peers.torch_jpeg(data.files, batch, cores) if peers.installed("torch") else None
     return [
-        Pipeline("alexnet_jax raw", "whole", "raw", cores, ours(data.raw), ahead),
-        Pipeline(TFDATA["raw"], "whole", "raw", cores, tfdata("raw", False), tfdata_ahead),
-        Pipeline("tf.data raw, by records", "whole", "raw", cores, tfdata("raw", True), tfdata_ahead),
-        Pipeline("alexnet_jax jpeg", "whole", "jpeg", cores, ours(data.jpeg), ahead),
+        Pipeline("read raw", "read", "raw", 1, one_by_one(lambda i: data.raw.read(i[None], image))),
+        Pipeline("batch raw", "batch", "raw", 1, in_batches(data.raw)),
+        Pipeline("read jpeg", "read", "jpeg", 1, one_by_one(lambda i: data.jpeg.record(int(i)))),
+        Pipeline("read, decode jpeg", "decode", "jpeg", 1, one_by_one(lambda i: data.jpeg.read(i[None], image))),
+        Pipeline("batch jpeg", "batch", "jpeg", 1, in_batches(data.jpeg)),
+        Pipeline(TO_DEVICE, TO_DEVICE, None, 1, to_device),
+        Pipeline("alexnet_jax raw", "whole", "raw", cores, ours(data.raw), PREFETCH + cores),
+        tfdata("tf.data raw", "raw", by_records=False),
+        tfdata("tf.data raw, by records", "raw", by_records=True),
+        Pipeline("alexnet_jax jpeg", "whole", "jpeg", cores, ours(data.jpeg), PREFETCH + cores),
         Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.TORCH_AHEAD * cores),
-        Pipeline(TFDATA["jpeg"], "whole", "jpeg", cores, tfdata("jpeg", True), tfdata_ahead),
+        tfdata("tf.data jpeg", "jpeg", by_records=True),
     ]
 
 
 def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
     """A row of the table, ready for JSON: the median rate, and for whole pipelines the ratios to their peers."""
-    own, ratios = rates.get(pipeline.name), {}
-    for key, names in PEERS.items():
-        peer = rates.get(names[str(pipeline.store)]) if pipeline.stage == "whole" else None
-        ratios[key] = rounds.ratio(own, peer) if own and peer else None
+    own = rates.get(pipeline.name)
+    compared = rates if own and pipeline.stage == "whole" else {}
+    peer_rates = [compared.get(peer) for peer in (TORCH, f"tf.data {pipeline.store}")]
+    ratios = [measuring.ratio(own, peer) if own and peer else None for peer in peer_rates]
     return {
         "pipeline": pipeline.name,
         "images_per_s": statistics.median(own) if own else None,
-        **ratios,
+        **dict(zip(RATIOS, ratios, strict=True)),
         "cores": pipeline.cores,
         "batch": batch,
         "stage": pipeline.stage,
@@ -148,11 +193,10 @@ def table(rows: list[dict]) -> str:
         cells = ["", "not installed"]
         if row["rounds"]:
             rate, cores = row["images_per_s"], row["cores"]
-            ratios = ["-" if row[key] is None else f"{row[key]:.2f}x" for key in PEERS]
-            cells = [cores, f"{rate:,.0f}", rounds.spread(row["rounds"]), f"{rate / cores:,.0f}", *ratios]
+            ratios = ["-" if row[key] is None else f"{row[key]:.2f}x" for key in RATIOS]
+            cells = [cores, f"{rate:,.0f}", measuring.spread(row["rounds"]), f"{rate / cores:,.0f}", *ratios]
         lines.append([row["pipeline"], *cells])
-    align = ("left", *("right",) * (len(HEADINGS) - 1))
-    return tabulate(lines, HEADINGS, tablefmt="plain", disable_numparse=True, colalign=align)
+    return tabulate(lines, HEADINGS, "plain", disable_numparse=True, stralign="right", colalign=["left"])
 
 
 def limits(rows: list[dict], step_rate: float | None) -> Iterator[str]:

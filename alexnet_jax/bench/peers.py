@@ -6,7 +6,7 @@ Both packages are optional: only the functions that need one import it. The stre
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.bench.rounds import Stream
-
+Stream = Generator[object, None, None]  # endless; its values are ignored
 FOREVER = 2**62
 TORCH_AHEAD = 2  # batches that each worker holds ready: PyTorch's default prefetch_factor
 TFDATA_AHEAD = 4  # batches. AUTOTUNE would double it at every pause between rounds, which must not be timed

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from alexnet_jax.bench import options, rounds
+from alexnet_jax.bench import measuring
 from alexnet_jax.data import blocks, images, packing
 from alexnet_jax.data.packing import Settings
 from alexnet_jax.data.sources.registry import open_source
@@ -23,14 +23,14 @@ BLOCK = 32  # images that a thread takes at once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, count = parser.add_argument, options.positive_int
+    add, count = parser.add_argument, measuring.positive_int
     add("--source", default="folder", help="as for `alexnet prepare` (default: folder)")
     add("--input", type=Path, required=True, help="as for `alexnet prepare`: the source's folder or file")
     add("--images", type=count, default=12000, help="images to pack, repeated if there are fewer (default: 12000)")
     add("--size", type=count, default=256, help="height and width to store, pixels (default: 256)")
     add("--quality", type=int, default=95, help="quality of the JPEGs (default: 95)")
     add("--rounds", type=count, default=5, help="rounds, each of which packs all images once a store (default: 5)")
-    add("--json", type=options.output_file, help="file to write the table to")
+    add("--json", type=measuring.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"{name} is corrupt ({error}); give other images") from None
     repeated = Split([str(i) for i in range(count)], None, lambda i: different[i % len(different)])
     source = Source(source.classes, {"train": repeated}, {})
-    print(options.machine())
+    print(measuring.machine())
     print(f"{count} images, {len(different)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
     stores = [Settings(store, arguments.size, arguments.quality, max_corrupt=0.0) for store in ("raw", "jpeg")]
     packed, alone = (collections.defaultdict[str, list[float]](list) for _ in range(2))
@@ -61,11 +61,11 @@ def run(arguments: argparse.Namespace) -> None:
     rows = []
     for store in packed:
         whole, bare = statistics.median(packed[store]), statistics.median(alone[store])
-        ratio = rounds.ratio(packed[store], alone[store])
+        ratio = measuring.ratio(packed[store], alone[store])
         work = "decode, scale" + (", encode" if store == "jpeg" else "")
         print(f"prepare --store {store:4}  {whole:6,.0f} images/s, {ratio:6.1%} of {bare:,.0f} for {work} alone")
         rows.append({"store": store, "images_per_s": whole, "alone_images_per_s": bare, "ratio_to_alone": ratio})
-    options.write(arguments.json, rows)
+    measuring.write(arguments.json, rows)
 
 
 def _seconds_alone(split: Split, settings: Settings) -> float:

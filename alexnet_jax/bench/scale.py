@@ -17,7 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from alexnet_jax import augment, optim, sharding, steps
-from alexnet_jax.bench import options
+from alexnet_jax.bench import measuring
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
@@ -147,11 +147,11 @@ def _summed(parameters: float, data: int) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, count = parser.add_argument, options.positive_int
+    add, count = parser.add_argument, measuring.positive_int
     add("--config", default="paper", help="config file, or the name of an installed one (default: paper)")
     add("--devices", type=count, nargs="+", default=[1, 2, 8, 64], help="numbers of devices (default: 1 2 8 64)")
     add("--batch", type=count, default=128, help="images for each part of the data axis (default: 128)")
-    add("--json", type=options.output_file, help="file to write the table to")
+    add("--json", type=measuring.output_file, help="file to write the table to")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -165,7 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"--devices {devices}: more than one must be a multiple of the {towers} towers")
         data = devices // tower
         layouts += [(data, tower, fc_sharding) for fc_sharding in ("tower", "data_tower")[: min(data, 2)]]
-    print(options.machine())
+    print(measuring.machine())
     rows, lines = [], []
     for data, tower, fc_sharding in tqdm(layouts, desc="compiling", leave=False, disable=None):
         batch = arguments.batch * data
@@ -183,4 +183,4 @@ def run(arguments: argparse.Namespace) -> None:
     headings = ("devices", "mesh", "fc_sharding", *(f"{purpose}, MB" for purpose in PURPOSES), "all, to the model")
     align = ("right", "right", "left", *("right",) * 5)
     print(tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align))
-    options.write(arguments.json, rows)
+    measuring.write(arguments.json, rows)

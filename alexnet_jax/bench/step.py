@@ -6,8 +6,13 @@ device, which it crops, mirrors and recolours; PyTorch is given float images and
 """
 
 import argparse
+import collections
+import re
 import statistics
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,35 +21,47 @@ import numpy as np
 from tabulate import tabulate
 
 from alexnet_jax import optim, sharding, steps
-from alexnet_jax.bench import options, peers, profile, rounds
-from alexnet_jax.bench.rounds import Pipeline, Stream
+from alexnet_jax.bench import measuring, peers
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.paper import facts
 from alexnet_jax.run_config import Config
 
 OURS, PEAK = "alexnet_jax", "matrix product"
+STEPS = 3  # to profile
+REST = "the rest"
+PARTS = {  # part of a step -> pattern of the scopes in the compiled program; the first that matches counts
+    "copies": "^/$",  # no scope: an operation of the compiler's own, most of them before convolutions
+    "collectives": r"/exchange/|psum|pmax|/reduce_scatter|/all_gather|/all_to_all",
+    "normalization": r"/lrn/|/map_norm/",
+    "pooling": r"/pool/",
+    "dropout": r"/dropout/",
+    "optimizer": r"/optimizer/",
+    "images": r"/images/",
+    "convolution": r"/conv\d/",
+    "fully connected": r"/fc\d/",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add, count = parser.add_argument, options.positive_int
-    options.add_program(parser)
+    add, count = parser.add_argument, measuring.positive_int
+    measuring.add_program(parser)
     add("--batch", type=count, nargs="+", default=[32], help="images a step, over all devices (default: 32)")
     add("--forward", action="store_true", help="measure the forward pass of prediction, not a training step")
     add("--rounds", type=count, default=5, help="rounds, each of which times everything once (default: 5)")
-    add("--seconds", type=options.positive_float, default=4, help="time per contender and round (default: 4)")
+    add("--seconds", type=measuring.positive_float, default=4, help="time per contender and round (default: 4)")
     add("--peak_size", type=count, default=2048, help="rows of the matrices whose product is the peak (default: 2048)")
     add("--no_torch", action="store_true", help="leave PyTorch out")
-    add("--json", type=options.output_file, help="file to write the results to, one per batch size")
+    add("--json", type=measuring.output_file, help="file to write the results to, one per batch size")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    configs = [options.config(arguments, batch, {"data.source": "synthetic"}) for batch in arguments.batch]
+    configs = [measuring.config(arguments, batch, {"data.source": "synthetic"}) for batch in arguments.batch]
     results = []
     for config in configs:
         results.append(_measure(arguments, config))
         show(results[-1])
-    options.write(arguments.json, results)
+    measuring.write(arguments.json, results)
 
 
 def _measure(arguments: argparse.Namespace, config: Config) -> dict:
@@ -57,13 +74,15 @@ def _measure(arguments: argparse.Namespace, config: Config) -> dict:
         device = "cuda" if mesh.devices.flat[0].platform == "gpu" else "cpu"
         for name, settings in torch_net.variants(device).items():
             contenders[name] = torch_net.stepper(config, device, not arguments.forward, **settings)
-    pipelines = [Pipeline(name, "whole", None, 1, _endless(contender)) for name, contender in contenders.items()]
-    rates = rounds.measure(pipelines, 1, arguments.rounds, arguments.seconds)
-    measured = {"shares": profile.shares(program, step, mesh.size), "memory_bytes_a_device": _memory(program, mesh)}
-    return summary(config, arguments, rates) | measured | options.conditions(arguments, config.train.batch_size)
+    pipelines = [
+        measuring.Pipeline(name, "whole", None, 1, _endless(contender)) for name, contender in contenders.items()
+    ]
+    rates = measuring.rates(pipelines, 1, arguments.rounds, arguments.seconds)
+    measured = {"shares": shares(program, step, mesh.size), "memory_bytes_a_device": _memory(program, mesh)}
+    return summary(config, arguments, rates) | measured | measuring.conditions(arguments, config.train.batch_size)
 
 
-def _endless(step: Callable[[], Any]) -> Stream:
+def _endless(step: Callable[[], Any]) -> peers.Stream:
     while True:
         yield jax.block_until_ready(step())
 
@@ -113,12 +132,38 @@ def _memory(program: Any, mesh: jax.sharding.Mesh) -> int:
     return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
+def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, float]:
+    """Each part's share of the time of `step`, which runs `program` once, largest first; they add up to 1.
+
+    XLA's profile on CPU lacks the time of what threads share: convolutions, and the products in the gradients of
+    fully connected kernels. It is in REST. Elsewhere each kernel has its time, and REST is what lies between.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                jax.block_until_ready(step())
+            total = devices * (time.perf_counter() - start)
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(file))
+    operations = re.findall(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$", program.as_text(), re.MULTILINE)
+    scopes = {name: (re.findall(r'op_name="([^"]*)"', rest) or [""])[0] for name, rest in operations}
+    seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
+    for event in (event for plane in profile.planes for line in plane.lines for event in line.events):
+        name = dict(event.stats).get("hlo_op")
+        if name in scopes and not event.name.startswith("end:"):
+            matches = (part for part, pattern in PARTS.items() if re.search(pattern, f"{scopes[name]}/"))
+            seconds[next(matches, "other")] += event.duration_ns / 1e9
+    seconds[REST] = max(0, total - sum(seconds.values()))
+    return {part: duration / total for part, duration in sorted(seconds.items(), key=lambda item: -item[1])}
+
+
 def summary(config: Config, arguments: argparse.Namespace, rates: dict[str, list[float]]) -> dict:
     """The speeds and how they compare, ready for JSON. `rates`: contender -> steps per second, one number a round."""
     batch, devices = config.train.batch_size, config.mesh.data * config.mesh.tower
     images = {name: [batch * rate for rate in each] for name, each in rates.items() if name != PEAK}
     medians = {name: statistics.median(each) for name, each in images.items()}
-    ratios = {name: rounds.ratio(images[OURS], each) for name, each in images.items() if name != OURS}
+    ratios = {name: measuring.ratio(images[OURS], each) for name, each in images.items() if name != OURS}
     best = max(ratios, key=lambda name: medians[name], default=None)
     layers = facts.layers(config)
     flop = sum(2 * layer.multiply_adds if arguments.forward else layer.training_flop for layer in layers)
@@ -143,7 +188,7 @@ def show(result: dict) -> None:
     rows = []
     for name, rates in result["rounds"].items():
         ratio = f"{result['ratios'][name]:.2f}x" if name in result["ratios"] else ""
-        rows.append((name, f"{statistics.median(rates):,.1f}", rounds.spread(rates, 1), ratio))
+        rows.append((name, f"{statistics.median(rates):,.1f}", measuring.spread(rates, 1), ratio))
     headings, align = ("", "images/s", "least..most", "ours is"), ("left", *("right",) * 3)
     print(f"\n{result['machine']}")
     print(

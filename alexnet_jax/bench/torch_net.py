@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from alexnet_jax.inference import activations
-from alexnet_jax.interop import layouts
+from alexnet_jax.interop import networks
 from alexnet_jax.interop.torch_alexnet import AlexNet
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
@@ -17,10 +17,10 @@ from alexnet_jax.run_config import Config
 
 def net(spec: Model) -> AlexNet:
     """A model in PyTorch, with all parameters 0. Raises UserError if PyTorch lacks one of its layers."""
-    layouts.check(spec)
+    networks.check_layers(spec)
     shapes, _ = activations.shapes(spec)
     zeros = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda node: type(node) is tuple)
-    state = {name: torch.from_numpy(array) for name, array in layouts.to_torch(spec, zeros).items()}
+    state = {name: torch.from_numpy(array) for name, array in networks.to_torch(spec, zeros).items()}
     return AlexNet(spec.model_dump(), state)
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from alexnet_jax import training
-from alexnet_jax.bench import options
+from alexnet_jax.bench import measuring
 from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
@@ -19,10 +19,10 @@ LINES = 10  # of the log, each of them a measurement; the first is not counted
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder that `alexnet prepare` wrote")
-    options.add_program(parser)
-    add("--batch", type=options.positive_int, default=128, help="images a step, over all devices (default: 128)")
+    measuring.add_program(parser)
+    add("--batch", type=measuring.positive_int, default=128, help="images a step, over all devices (default: 128)")
     add("--steps", type=int, default=100, help=f"steps, {LINES} or more (default: 100)")
-    add("--json", type=options.output_file, help="file to write the results to")
+    add("--json", type=measuring.output_file, help="file to write the results to")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
         "train.max_steps": arguments.steps,
         "train.log_every_steps": arguments.steps // LINES,
     }
-    config = options.config(arguments, arguments.batch, changes)
+    config = measuring.config(arguments, arguments.batch, changes)
     train_split = config.data.train_split
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
         directory = Path(folder) / "run"
@@ -51,9 +51,9 @@ def run(arguments: argparse.Namespace) -> None:
         "hours_of_the_paper": hours,
         "lines": [line["images_per_s"] for line in lines],
         "store": store,
-        **options.conditions(arguments, arguments.batch),
+        **measuring.conditions(arguments, arguments.batch),
     }
     print(f"\n{result['machine']}; {result['device']}")
     print(f"{speed:,.1f} images/s from {store} records, waiting for data {waited:.1%} of the time")
     print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
-    options.write(arguments.json, result)
+    measuring.write(arguments.json, result)

@@ -1,4 +1,4 @@
-"""Command-line options that measurements share, and the conditions that they record with a result."""
+"""What measurements share: options, rates over several rounds, and the conditions that are recorded with a result."""
 
 import argparse
 import datetime
@@ -6,17 +6,33 @@ import json
 import os
 import platform
 import re
+import statistics
+import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from tqdm import tqdm
 
+from alexnet_jax.bench.peers import Stream
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
 LIBRARIES = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
-PEERS = ("torch", "tensorflow", "tensorflow-cpu")
+LIBRARIES += ("torch", "tensorflow", "tensorflow-cpu")
+WARM_UP = 1 / 3  # of the measured time; it also lets the previous pipeline fill its buffers and fall quiet
+
+
+class Pipeline(NamedTuple):
+    """An endless producer of batches."""
+
+    name: str
+    stage: str  # of the input; "whole" if it runs all stages at once
+    store: str | None  # the form of its data
+    cores: int  # that it may keep busy
+    batches: Stream | None  # None if it is not installed
+    ahead: int = 0  # batches it may have ready before it is asked for one; they are not timed
 
 
 def positive_float(text: str) -> float:
@@ -71,7 +87,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     installed = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
-    versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES + PEERS if name in installed)
+    versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES if name in installed)
     return f"{model[1] if model else platform.processor()}; Python {platform.python_version()}, {versions}"
 
 
@@ -94,3 +110,35 @@ def write(file: Path | None, result: Any) -> None:
     """Write a result as JSON to the file that --json names, if any."""
     if file:
         file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def rates(pipelines: list[Pipeline], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """The images/s of each installed pipeline, a number a round; a single stage is timed for a third of `seconds`.
+
+    They run in turn, so that a drift of the machine's speed hits all.
+    """
+    measured: dict[str, list[float]] = {pipeline.name: [] for pipeline in pipelines if pipeline.batches}
+    for pipeline in tqdm(pipelines * rounds, desc="measuring", unit="", leave=False, disable=None):
+        if pipeline.batches:
+            share = seconds if pipeline.stage == "whole" else seconds / 3
+            _per_second(pipeline.batches, share * WARM_UP, pipeline.ahead + 1)
+            measured[pipeline.name].append(batch * _per_second(pipeline.batches, share))
+    return measured
+
+
+def _per_second(batches: Stream, seconds: float, least: int = 1) -> float:
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or count < least:
+        next(batches)
+        count += 1
+    return count / elapsed
+
+
+def ratio(rates: list[float], others: list[float]) -> float:
+    """The median over the rounds of the ratio of two rates."""
+    return statistics.median(rate / other for rate, other in zip(rates, others, strict=True))
+
+
+def spread(rates: list[float], digits: int = 0) -> str:
+    """The lowest and the highest rate."""
+    return f"{min(rates):,.{digits}f}..{max(rates):,.{digits}f}"
