@@ -1,5 +1,6 @@
 """The report: its numbers, every kind of network, and the page in a browser."""
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -15,12 +16,11 @@ from PIL import Image
 from alexnet_jax import model, optim, sharding, steps
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.records import Images
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import activations, feature_store
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.paper import architecture, curves, images, kernels, page, runs, tables, units
-from alexnet_jax.paper.figures import Picture, Table
-from alexnet_jax.paper.images import Splits
+from alexnet_jax.paper import architecture, curves, examples, kernels, page, report
+from alexnet_jax.paper.report import Splits
 from alexnet_jax.run import checkpoint, config_files, kernel_images, workdir
 from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
@@ -68,7 +68,7 @@ def network(trained) -> Network:
 
 @pytest.fixture(scope="module")
 def splits(network) -> Splits:
-    return images.open_splits(network, None)
+    return report.open_splits(network, None)
 
 
 def read(of_split: Images, index: np.ndarray) -> np.ndarray:
@@ -118,8 +118,8 @@ def placed(network: Network, mesh, pixels: np.ndarray):
 
 def test_nearest_images_are_the_nearest(network, splits):
     step, index = network.features_step(None), np.arange(0, 300, 2)
-    _, queries = images.compute(network, step, splits.evaluation, np.array([3, 200]))
-    readable, features = images.compute(network, step, splits.train, index)
+    _, queries = report.compute(network, step, splits.evaluation, np.array([3, 200]))
+    readable, features = report.compute(network, step, splits.train, index)
     assert features.shape == (150, network.config.model.fc7.features) and (readable == index).all()
     for query, rows in zip(queries.astype(np.float64), feature_store.nearest(queries, [features], 6)[0], strict=True):
         distances = [sum((float(a) - b) ** 2 for a, b in zip(row, query, strict=True)) for row in features]
@@ -152,11 +152,11 @@ class Damaged(NamedTuple):
 
 def test_unreadable_images_are_left_out(network, splits, capsys):
     index = np.arange(40, 60)
-    readable, _ = images.compute(network, network.features_step(None), Damaged(splits.train, 3), index)
+    readable, _ = report.compute(network, network.features_step(None), Damaged(splits.train, 3), index)
     assert readable.tolist() == [i for i in index.tolist() if i % 3]
     assert "image 42" in capsys.readouterr().out
     with pytest.raises(DataError, match="none of the images can be read"):
-        images.compute(network, network.features_step(None), Damaged(splits.train, 1), index)
+        report.compute(network, network.features_step(None), Damaged(splits.train, 1), index)
 
 
 def test_units_show_their_highest_responses(network, splits):
@@ -164,14 +164,14 @@ def test_units_show_their_highest_responses(network, splits):
     pixels = read(splits.evaluation, index)
     step = activations.make_step(network.config, network.mesh, "response", ("conv3",))
     responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
-    strongest = units.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
-    assert strongest.image.shape == (2, 8, units.PATCHES) and list(strongest.units) == list(range(8))
+    strongest = examples.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
+    assert strongest.image.shape == (2, 8, examples.PATCHES) and list(strongest.units) == list(range(8))
     for tower in range(2):
         for unit in range(8):
             highest = responses[:, tower, :, :, unit].max(axis=(1, 2))
             rows = [int(np.flatnonzero(index == i)[0]) for i in strongest.image[tower, unit]]
-            assert len(set(rows)) == units.PATCHES
-            np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][: units.PATCHES], rtol=1e-5)
+            assert len(set(rows)) == examples.PATCHES
+            np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][: examples.PATCHES], rtol=1e-5)
             for i, (row, column) in zip(rows, strongest.position[tower, unit], strict=True):
                 assert responses[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
 
@@ -199,8 +199,8 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
     for layer in ("conv1", "conv2", "conv3", "conv5"):
         side = shapes[f"{layer}_response"][0]
         for place in {0, side // 2, side - 1}:
-            first, last = units.receptive_field(spec, layer, place)
-            low, high = units.receptive_field(spec, layer, place, clipped=False)
+            first, last = examples.receptive_field(spec, layer, place)
+            low, high = examples.receptive_field(spec, layer, place, clipped=False)
             assert 0 <= first <= last < spec.image_size and low <= first and last <= high
 
             def changed(rows: slice | list[int], layer=layer, place=place) -> bool:
@@ -218,9 +218,9 @@ def test_a_receptive_field_is_all_that_a_response_depends_on(make):
 def test_a_patch_is_cut_at_its_position():
     spec = config_files.parse(tiny_config()).model
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-    patch = units.cut(image, spec, "conv1", (10, 0))
+    patch = examples.cut(image, spec, "conv1", (10, 0))
     assert patch.shape == (5, 5, 3)  # rows 8..12, columns -2..2
-    assert (patch[:, :2] == units.GREY).all() and (patch[:, 2:] == image[8:13, :3]).all()
+    assert (patch[:, :2] == examples.GREY).all() and (patch[:, 2:] == image[8:13, :3]).all()
 
 
 def test_chroma_shares():
@@ -285,7 +285,7 @@ def test_figure_2_has_the_papers_shapes():
 
 
 def test_figure_1_marks_the_first_line_at_the_target(trained):
-    (reported,) = runs.open_runs([trained])
+    (reported,) = report.open_runs([trained])
     lines = [
         {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
         for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
@@ -296,21 +296,33 @@ def test_figure_1_marks_the_first_line_at_the_target(trained):
         (lines, True, True), (lines[:1], True, True), (lines[1:2], False, True), ([], False, False)
     ):  # fmt: skip
         logged = [reported._replace(log=log)]
-        assert isinstance(curves.figure1(logged)[0], Picture) == has_figure1
-        assert isinstance(curves.learning(logged)[0], Picture) == has_curves
+        for draw, has_lines in ((curves.figure1, has_figure1), (curves.learning, has_curves)):
+            with contextlib.nullcontext() if has_lines else pytest.raises(UserError, match="logged yet"):
+                assert draw(logged)["figure"].axes[0].lines
 
 
 def test_tables_have_a_row_for_a_run_on_imagenet(trained):
-    (digits,) = runs.open_runs([trained])
+    (digits,) = report.open_runs([trained])
     wordnet = dataclasses.replace(digits.network, classes=[f"n{i:08d}" for i in range(1000)])
-    result = {"split": "val", "views": 10, "top1_error": 0.4071, "top5_error": 0.1824}
+    result = digits.evaluation | {"split": "val", "views": 10, "top1_error": 0.4071, "top5_error": 0.1824}
     ours = digits._replace(name="ours", network=wordnet, evaluation=result)
-    first, second, *notes = tables.tables([digits, ours])
-    assert isinstance(first, Table) and isinstance(second, Table) and isinstance(notes[0], str)
-    assert second.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %", "-")
-    assert len(first.rows) == 3 and "is not on ImageNet" in notes[0]
-    (first, *_) = tables.tables([ours._replace(evaluation=result | {"split": "test"})])
-    assert isinstance(first, Table) and first.rows[-1] == ("ours, 10 view(s)", "40.7 %", "18.2 %")
+    first, second, notes = the_papers_tables(page.render([digits, ours], None))
+    assert second[-1] == ["ours, 10 view(s)", "40.7 %", "18.2 %", "-"] and len(second) == 6
+    assert len(first) == 3 and first[-1] == ["CNN", "37.5 %", "17.0 %"]
+    assert "is not on ImageNet" in notes and "ours" not in notes
+    test = ours._replace(evaluation=result | {"split": "test"})
+    others = [ours._replace(name="new", evaluation=None), ours._replace(evaluation=result | {"split": "train"})]
+    first, second, notes = the_papers_tables(page.render([digits, test, *others], None))
+    assert first[-1] == ["ours, 10 view(s)", "40.7 %", "18.2 %"] and (len(first), len(second)) == (4, 5)
+    assert "new is on ImageNet, but has not been evaluated yet" in notes and "ours was evaluated on train" in notes
+
+
+def the_papers_tables(html: str) -> tuple[list[list[str]], list[list[str]], str]:
+    """The rows of Tables 1 and 2, and what follows them."""
+    section = html[html.index('<section id="tables">') : html.index('<section id="config">')]
+    first, second = (re.findall("<tr>(.*?)</tr>", table) for table in re.findall("(?s)<tbody>(.*?)</tbody>", section))
+    rows = [[re.findall("<td>(.*?)</td>", row) for row in table] for table in (first, second)]
+    return *rows, section.rpartition("</table>")[2]
 
 
 def no_hidden_layers():
@@ -330,7 +342,7 @@ def one_tower():
 
 @pytest.mark.parametrize("make", [no_hidden_layers, one_tower])
 def test_any_network_has_a_page(make, tmp_path):
-    html = page.render(runs.open_runs([a_run(tmp_path / "run", make())]), None)
+    html = page.render(report.open_runs([a_run(tmp_path / "run", make())]), None)
     assert "not evaluated yet" in html and "nothing has been logged yet" in html
     assert html.count("Left out") == 2  # the curves
     assert f"in {'conv5' if make is no_hidden_layers else 'fc7'} (32 numbers)" in html
@@ -354,7 +366,7 @@ def test_the_report_says_that_its_data_is_missing(trained, tmp_path):
     text = (tmp_path / "run" / "config.json").read_text()
     text = text.replace('"source": "digits"', '"source": "prepared"').replace('"directory": ""', '"directory": "gone"')
     (tmp_path / "run" / "config.json").write_text(text)
-    html = page.render(runs.open_runs([tmp_path / "run"]), None)
+    html = page.render(report.open_runs([tmp_path / "run"]), None)
     assert len(re.findall(r"Left out: [^<]*\bgone\b[^<]*--data DIR", html)) == 3
     message = run("alexnet_jax", "report", "--workdir", tmp_path / "run", "--data=none", code=2)
     assert re.search(r"\bnone\b.*--data DIR", message)

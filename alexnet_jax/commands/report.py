@@ -8,7 +8,8 @@ curves cover all runs; sections about a single network show the first run's.
 import argparse
 from pathlib import Path
 
-from alexnet_jax.paper import page, runs
+from alexnet_jax.paper import page
+from alexnet_jax.paper.report import open_runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    opened = runs.open_runs(arguments.workdir)
     output = arguments.output or arguments.workdir[0] / "report.html"
-    output.write_text(page.render(opened, arguments.data), encoding="utf-8")
+    output.write_text(page.render(open_runs(arguments.workdir), arguments.data), encoding="utf-8")
     print(f"wrote {output}")

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,8 +10,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Model
-from alexnet_jax.paper import figures
-from alexnet_jax.paper.figures import Block
+from alexnet_jax.paper.report import WIDTH
 
 BOX = (0.84, 0.56)  # width and height of a box; towers are 1 apart, and so are layers
 
@@ -58,10 +57,10 @@ def links(spec: Model) -> list[tuple[str, int, int]]:
     return [(box.layer, *pair) for box, pair in itertools.product(boxes(spec), pairs) if box.crosses]
 
 
-def figure2(spec: Model, name: str) -> list[Block]:
-    """The layers of the network called `name`, tower by tower."""
+def figure2(spec: Model) -> dict[str, Any]:
+    """The figure of the layers, tower by tower; the number of parameters; and the layers at which towers meet."""
     column = boxes(spec)
-    figure = Figure(figsize=(max(figures.WIDTH, 3 * spec.towers), len(column) + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(WIDTH, 3 * spec.towers), len(column) + 1.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, spec.towers), ylim=(-len(column) - 0.5, 0.6))
     axes.axis("off")
@@ -79,14 +78,7 @@ def figure2(spec: Model, name: str) -> list[Block]:
     for layer, start, end in links(spec):
         _arrow(axes, rows[layer], start, end, "tab:red")
     parameters = sum(math.prod(shape) for leaves in activations.shapes(spec)[0].values() for shape in leaves.values())
-    crossing = ", ".join(box.layer for box in column if box.crosses)
-    count = f"{spec.towers} towers" if spec.towers > 1 else "one tower"
-    caption = (
-        f"{name}: {parameters:,} parameters in {count}. Each box is one tower's share of a layer: its kernels, their "
-        "output, and what follows. "
-        + (f"Red arrows cross between towers, at {crossing}." if crossing else "Nothing crosses between towers.")
-    )
-    return [figures.plot(figure, "Layers of each tower", caption)]
+    return {"figure": figure, "parameters": parameters, "crossing": [box.layer for box in column if box.crosses]}
 
 
 def _arrow(axes: Axes, row: int, start: int, end: int, colour: str) -> None:

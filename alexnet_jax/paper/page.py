@@ -1,15 +1,27 @@
-"""The report as one HTML page. A section that lacks what it needs says why it is left out."""
+"""The report as one self-contained HTML page; its text is in report.html.j2.
 
+A section that lacks what it needs says why it is left out.
+"""
+
+import base64
 import functools
-from collections.abc import Callable, Sequence
+import io
+import re
+from collections.abc import Callable
+from typing import Any
 
 import jinja2
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import architecture, curves, examples, images, kernels, tables, units
-from alexnet_jax.paper.figures import Block, Details, Section
-from alexnet_jax.paper.runs import ReportedRun
+from alexnet_jax.paper import architecture, curves, examples, kernels, report
+from alexnet_jax.paper.report import ReportedRun
 from alexnet_jax.run import config_files
+
+DPI = 150
+MOSAIC_PIXELS = 900  # small pictures are enlarged, by a whole factor, to about this width
 
 
 def render(runs: list[ReportedRun], data: str | None) -> str:
@@ -17,41 +29,52 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
 
     Raises UserError if `data` is given and cannot be opened.
     """
-    loader = jinja2.PackageLoader("alexnet_jax", "paper")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    name, network, *_ = runs[0]
-    towers = network.config.model.towers
-    return environment.get_template("report.html.j2").render(
-        title=", ".join(run.name for run in runs),
-        about=f"{name}: {towers} tower{'s' if towers > 1 else ''}, step {network.step:,}."
-        + (" Sections about a single network show this run's." if len(runs) > 1 else ""),
-        sections=_sections(runs, data),
-    )
-
-
-def _sections(runs: list[ReportedRun], data: str | None) -> list[Section]:
-    name, network, *_ = runs[0]
-    splits = functools.cache(lambda: images.open_splits(network, data))
+    network = runs[0].network
+    splits = functools.cache(lambda: report.open_splits(network, data))
     if data is not None:
         splits()
-    contents: list[tuple[str, str, Callable[[], Sequence[Block]]]] = [
-        ("results", "Results", lambda: curves.results(runs)),
+    sections: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
+        ("results", "Results", dict),
         ("learning", "Learning curves", lambda: curves.learning(runs)),
         ("figure1", "Figure 1: training error rate", lambda: curves.figure1(runs)),
-        ("figure2", "Figure 2: the architecture", lambda: architecture.figure2(network.config.model, name)),
+        ("figure2", "Figure 2: the architecture", lambda: architecture.figure2(network.config.model)),
         ("figure3", "Figure 3: the kernels of conv1", lambda: kernels.figure3(runs)),
         ("figure4-left", "Figure 4, left: predictions", lambda: examples.figure4_left(network, splits())),
         ("figure4-right", "Figure 4, right: nearest images", lambda: examples.figure4_right(network, splits())),
-        ("units", "What units of conv3 and conv5 respond to", lambda: units.patches(network, splits())),
-        ("tables", "Tables 1 and 2", lambda: tables.tables(runs)),
+        ("units", "What units of conv3 and conv5 respond to", lambda: examples.units(network, splits())),
+        ("tables", "Tables 1 and 2", dict),
+        ("config", "Config", dict),
     ]
-    sections = []
-    for id_, title, make in contents:
+    contents = []
+    for id_, title, make in sections:
         try:
-            sections.append(Section(id_, title, make()))
+            contents.append((id_, title, make()))
         except UserError as error:
-            sections.append(Section(id_, title, [f"Left out: {error}."]))
-    configs = [Details(f"config.json of {run.name}", config_files.to_json(run.network.config)) for run in runs]
-    return [*sections, Section("config", "Config", configs)]
+            contents.append((id_, title, {"left_out": error}))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("alexnet_jax", "paper"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"uri": data_uri, "json": config_files.to_json}
+    environment.tests["imagenet"] = is_imagenet
+    return environment.get_template("report.html.j2").render(runs=runs, sections=contents)
+
+
+def data_uri(picture: Figure | np.ndarray) -> str:
+    """Encode a picture. Pixels [H, W, 3] uint8 are enlarged without smoothing if small, and become a JPEG if not."""
+    out, kind = io.BytesIO(), "png"
+    if isinstance(picture, Figure):
+        picture.savefig(out, format=kind, dpi=DPI)
+    else:
+        scale = max(1, MOSAIC_PIXELS // picture.shape[1])
+        kind = "png" if scale > 1 else "jpeg"
+        Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(out, kind, quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def is_imagenet(classes: list[str]) -> bool:
+    """Whether the classes are a thousand WordNet ids, as in the challenges."""
+    return len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes)

@@ -1,21 +1,56 @@
-"""Which images a report shows, and what the network computes for them."""
+"""What the sections of a report share: its runs, the images that it shows, and how figures are drawn."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import matplotlib
 import numpy as np
 
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Subset
-from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.network import Network, open_workdir
+from alexnet_jax.run import kernel_images, workdir
 
+matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # equal figures give equal files
+matplotlib.rcParams["text.parse_math"] = False  # names of runs and classes may contain a $
+
+WIDTH = 6.5  # of a figure, inches: 8-point text stays readable at the width of a phone
 SEED = 0  # for drawing the images
+
+
+class ReportedRun(NamedTuple):
+    name: str
+    network: Network
+    log: list[dict]  # the lines of metrics.jsonl
+    evaluation: dict | None  # the contents of evaluation.json
+
+    @property
+    def conv1_kernels(self) -> np.ndarray:
+        """[tower, k, k, 3, F] float64; those of the middle place if every place has its own."""
+        kernels = np.asarray(self.network.params["conv1"]["kernel"], np.float64)
+        return kernel_images.at_one_place(kernels, self.network.config.model.conv1.kernel)
 
 
 class Splits(NamedTuple):
     train: Images
     evaluation: Images
+
+
+def open_runs(directories: list[Path]) -> list[ReportedRun]:
+    """Open runs, each named after its folder, or by its whole path where two folders have the same name.
+
+    Raises UserError if a folder is not a workdir with a checkpoint.
+    """
+    networks = [open_workdir(directory) for directory in directories]
+    names = [opened.name for opened in networks]
+    if len(set(names)) < len(names):
+        names = [str(directory) for directory in directories]
+    return [
+        ReportedRun(name, opened, workdir.read_metrics(directory), workdir.read_evaluation(directory))
+        for name, opened, directory in zip(names, networks, directories, strict=True)
+    ]
 
 
 def open_splits(network: Network, data: str | None) -> Splits:
