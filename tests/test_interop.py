@@ -98,7 +98,7 @@ def test_layers_that_other_programs_lack_are_refused(tmp_path):
 )
 def test_a_missing_library_is_named(suffix, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "alexnet_jax.interop.onnx_export", raising=False)
+    monkeypatch.delitem(sys.modules, "alexnet_jax.interop.onnx_files", raising=False)
     with pytest.raises(UserError, match=rf"^{module}\S* is not installed: pip install"):
         files.export(random_network(small()), tmp_path / f"net{suffix}")
     assert list(tmp_path.iterdir()) == []

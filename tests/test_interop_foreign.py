@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from alexnet_jax import augment, metrics, model, sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import Network
-from alexnet_jax.interop import caffe, files, foreign, networks, onnx_import, state_dicts
+from alexnet_jax.interop import caffe, files, foreign, networks, onnx_files, state_dicts
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork, Preprocessing
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
@@ -309,7 +309,7 @@ def test_a_graph_that_is_not_an_alexnet_is_refused(tmp_path):
         graph = helper.make_graph([node], "g", [image], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
         onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
         with pytest.raises(UserError, match=expected):
-            onnx_import.read(tmp_path / "g.onnx")
+            onnx_files.read(tmp_path / "g.onnx")
 
 
 @pytest.mark.parametrize("activated", [("fc6",), (), ("fc6", "fc7", "fc8")])

@@ -49,10 +49,9 @@ message NetParameter {
 """
 FIELD = r"(repeated )?(\w+) (\w+) = (\d+)(?: \[(packed)?(?:default = ([\d.]+))?\])?;"
 # Layer types by their numbers before 2015, and by their names since.
-TYPES = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 23: "TanH"}
+TYPES: dict[int | str, str] = {4: "Convolution", 14: "InnerProduct", 15: "LRN", 17: "Pooling", 18: "ReLU", 23: "TanH"}
 IGNORED = {1, 5, 6, 8, 12, 20, 21, 22} | {"Accuracy", "Data", "Dropout", "Flatten", "ImageData", "Input", "Python"}
 IGNORED |= {"Softmax", "SoftmaxWithLoss", "Split"}
-OPERATIONS = {"ReLU": "activation", "TanH": "activation", "LRN": "lrn", "Pooling": "pool"}
 
 
 def _net_parameter() -> Any:
@@ -88,49 +87,51 @@ def read(path: Path) -> ForeignNetwork:
     is_stated = len(dims) == 4 and dims[-1]  # in few files
     network = ForeignNetwork(path, [], {"image_size": dims[-1]} if is_stated else {})
     for layer in [*net.layers, *net.layer]:
-        kind = TYPES.get(layer.type, layer.type) if isinstance(layer.type, int) else layer.type
-        if kind in ("Convolution", "InnerProduct"):
-            ndim, settings = (4, _settings(kind, layer, path)) if kind == "Convolution" else (2, {})
-            network.layers.append(ForeignLayer(layer.name, *_weights(layer, ndim, path), settings | {"then": []}))
-        elif kind in OPERATIONS and network.layers:
-            network.follow(OPERATIONS[kind], _settings(kind, layer, path), layer.name)
-        elif kind not in IGNORED:
-            raise UserError(f"{path}: layer {layer.name} is of type {kind}, which is not supported")
+        _append(network, layer)
     if not network.layers:
         raise UserError(f"{path} holds no layers with weights; give the .caffemodel, not the .prototxt")
     return network
 
 
-def _weights(layer: Any, ndim: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _append(network: ForeignNetwork, layer: Any) -> None:
+    """Append a layer to the network, or the operation that it is to the last one."""
+    kind, where = TYPES.get(layer.type, layer.type), f"{network.path}: {layer.name}"
+    match kind:
+        case "Convolution":
+            conv = layer.convolution_param
+            if any(factor != 1 for factor in conv.dilation):
+                raise UserError(f"{where} is dilated, which is not supported")
+            padding, stride = [*conv.pad, conv.pad_h][0], [*conv.stride, conv.stride_h or 1][0]
+            settings = {"stride": stride, "padding": (padding, padding), "then": ()}
+            network.layers.append(ForeignLayer(layer.name, *_weights(layer, 4, where), settings))
+        case "InnerProduct":
+            network.layers.append(ForeignLayer(layer.name, *_weights(layer, 2, where), {"then": ()}))
+        case "ReLU" | "TanH":
+            network.follow("activation", kind.lower(), where)
+        case "LRN":
+            norm = layer.lrn_param
+            if norm.norm_region:
+                raise UserError(f"{where} normalizes within each map, which is not supported")
+            network.follow("lrn", lrn(norm.local_size, norm.alpha, norm.beta, norm.k), where)
+        case "Pooling":
+            pool = layer.pooling_param
+            if pool.pool or pool.pad:
+                raise UserError(f"{where} is not max-pooling without padding, which alone is supported")
+            # Caffe always rounds up.
+            network.follow("pool", {"window": pool.kernel_size, "stride": pool.stride, "ceil": True}, where)
+        case _ if kind not in IGNORED:
+            raise UserError(f"{where} is of type {kind}, which is not supported")
+
+
+def _weights(layer: Any, ndim: int, where: str) -> tuple[np.ndarray, np.ndarray]:
     """The weight, with `ndim` axes, and the bias."""
     if not layer.blobs:
-        raise UserError(f"{path}: {layer.name} has no weights; give the .caffemodel, not the .prototxt")
+        raise UserError(f"{where} has no weights; give the .caffemodel, not the .prototxt")
     arrays = []
     for blob in layer.blobs:
         shape = list(blob.shape.dim) or [blob.num, blob.channels, blob.height, blob.width]
         if np.prod(shape, dtype=np.int64) != len(blob.data):
-            raise DataError(f"{path} is damaged: {layer.name} holds {len(blob.data):,} numbers for the shape {shape}")
+            raise DataError(f"{where} is damaged: it holds {len(blob.data):,} numbers for the shape {shape}")
         arrays.append(np.array(blob.data, np.float32).reshape(shape))
     weight = arrays[0].reshape(arrays[0].shape[-ndim:])
     return weight, arrays[1].reshape(-1) if len(arrays) > 1 else np.zeros(len(weight), np.float32)
-
-
-def _settings(kind: str, layer: Any, path: Path) -> dict[str, Any]:
-    """The settings of a convolution (keys of model_config.Conv) or of an operation (keys of model_config.Model)."""
-    if kind == "Convolution":
-        conv = layer.convolution_param
-        if any(factor != 1 for factor in conv.dilation):
-            raise UserError(f"{path}: {layer.name} is dilated, which is not supported")
-        padding = (list(conv.pad) or [conv.pad_h])[0]
-        return {"stride": (list(conv.stride) or [conv.stride_h or 1])[0], "padding": (padding, padding)}
-    if kind == "LRN":
-        norm = layer.lrn_param
-        if norm.norm_region:
-            raise UserError(f"{path}: {layer.name} normalizes within each map, which is not supported")
-        return lrn(norm.local_size, norm.alpha, norm.beta, norm.k)
-    if kind == "Pooling":
-        pool = layer.pooling_param
-        if pool.pool or pool.pad:
-            raise UserError(f"{path}: {layer.name} is not max-pooling without padding, which alone is supported")
-        return {"pool": {"window": pool.kernel_size, "stride": pool.stride, "ceil": True}}  # Caffe always rounds up
-    return {"activation": kind.lower()}

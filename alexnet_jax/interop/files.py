@@ -20,14 +20,14 @@ READERS = {
     ".safetensors": "state_dicts:read_safetensors",
     ".pth": "state_dicts:read_pth",
     ".pt": "state_dicts:read_pth",
-    ".onnx": "onnx_import:read",
+    ".onnx": "onnx_files:read",
     ".caffemodel": "caffe:read",
 }
 WRITERS = {
     ".safetensors": "state_dicts:write_safetensors",
     ".pth": "state_dicts:write_pth",
-    ".onnx": "onnx_export:write",
-    ".stablehlo": "stablehlo:write",
+    ".onnx": "onnx_files:write",
+    ".stablehlo": "networks:write_stablehlo",
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import Network
-from alexnet_jax.interop import layouts
+from alexnet_jax.interop import networks
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
@@ -19,7 +19,7 @@ class ForeignLayer(NamedTuple):
     name: str
     weight: np.ndarray  # [out, in / groups, k, k], or [out, in]
     bias: np.ndarray  # [out]
-    settings: dict[str, Any] | None  # keys of model_config.Conv (fully connected: only `then`); None: not in the file
+    settings: dict[str, Any]  # keys of model_config.Conv (fully connected: `then`) that the file states
 
 
 class ForeignNetwork(NamedTuple):
@@ -27,16 +27,17 @@ class ForeignNetwork(NamedTuple):
     layers: list[ForeignLayer]
     model: dict[str, Any]  # keys of model_config.Model that the file states: image_size, lrn, pool, activation
 
-    def follow(self, operation: str, settings: dict[str, Any], name: str) -> None:
-        """Append an operation to the last layer's `then`, with its settings as keys of model_config.Model.
+    def follow(self, operation: str, value: Any, where: str) -> None:
+        """Append an operation to the last layer's `then`; `value` is its setting in model_config.Model.
 
-        Raises UserError if these differ from an earlier operation's: here all layers share them.
+        Raises UserError if that differs from an earlier one: here all layers share them.
         """
-        assert self.layers[-1].settings is not None
-        self.layers[-1].settings["then"].append(operation)
-        for key, value in settings.items():
-            if self.model.setdefault(key, value) != value:
-                raise UserError(f"{self.path}: {name} has {key} = {value}, but earlier layers have {self.model[key]}")
+        if not self.layers:
+            raise UserError(f"{where} comes before all layers, which is not supported")
+        settings = self.layers[-1].settings
+        settings["then"] = (*settings["then"], operation)
+        if self.model.setdefault(operation, value) != value:
+            raise UserError(f"{where} has {operation} = {value}, but earlier layers have {self.model[operation]}")
 
 
 class Preprocessing(NamedTuple):
@@ -56,9 +57,9 @@ PREPROCESSING = {
 
 
 def lrn(n: int, alpha: float, beta: float, k: float) -> dict[str, Any]:
-    """Caffe's or ONNX's normalization as keys of model_config.Model; alpha is of the mean over n channels there."""
+    """Caffe's or ONNX's normalization as model_config.Lrn; their alpha is that of the mean over n channels."""
     alpha, beta, k = (float(f"{number:.7g}") for number in (alpha, beta, k))  # the decimals that became float32
-    return {"lrn": {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}}
+    return {"k": k, "n": n, "alpha": alpha / n, "beta": beta, "across_towers": True}
 
 
 def convert(
@@ -95,7 +96,7 @@ def convert(
         rows.append([name, layer.name, "x".join(map(str, weight.shape)), "; ".join(done)])
     size = max(base.data.size, model["image_size"])
     config = config_files.changed(base, model=model, data={"source": "prepared", "size": size})
-    if groups != layouts.groups(config.model):
+    if groups != networks.groups(config.model):
         raise UserError(f"{foreign.path}: layers must have 1 group or the same number of groups, but have {groups}")
     mean = np.array(preprocessing.mean, np.float32)[:: -1 if preprocessing.bgr else 1] / preprocessing.scale
     mean_image = np.full((size, size, 3), mean)
@@ -104,7 +105,7 @@ def convert(
     classes = classes or [f"class {i}" for i in range(config.model.num_classes)]
     if len(classes) != config.model.num_classes:
         raise UserError(f"--classes names {len(classes)} classes, but the network has {config.model.num_classes}")
-    params = layouts.from_torch(config.model, tensors)
+    params = networks.from_torch(config.model, tensors)
     return Network(config, statistics, params, classes, 0, foreign.path), rows + _common_rows(config, mean)
 
 
@@ -140,9 +141,9 @@ def _settings(where: str, name: str, layer: ForeignLayer, groups: int, towers: i
     """A layer's settings, as keys of model_config.Conv, Dense or Head."""
     features = {} if name == "fc8" else {"features": len(layer.weight)}
     if not name.startswith("conv"):
-        expected = [] if name == "fc8" else ["activation"]
-        if layer.settings is not None and layer.settings["then"] != expected:
-            actual, needed = (", ".join(then) or "nothing" for then in (layer.settings["then"], expected))
+        expected = () if name == "fc8" else ("activation",)
+        if (then := layer.settings.get("then", expected)) != expected:
+            actual, needed = (", ".join(each) or "nothing" for each in (then, expected))
             raise UserError(f"{where} is followed by {actual}, but {name} can only be followed by {needed}")
         return features | {"exchange": True}
     height, width = layer.weight.shape[2:]
@@ -153,8 +154,7 @@ def _settings(where: str, name: str, layer: ForeignLayer, groups: int, towers: i
     elif towers > 1:
         done.append("kernels split over the towers" if name == "conv1" else "sees all towers")
     exchange = name != "conv1" and groups == 1 and towers > 1
-    settings = features | {"kernel": height, "shared": True, "exchange": exchange}
-    return settings | (layer.settings | {"then": tuple(layer.settings["then"])} if layer.settings else {})
+    return features | {"kernel": height, "shared": True, "exchange": exchange} | layer.settings
 
 
 def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: list[str]) -> np.ndarray:

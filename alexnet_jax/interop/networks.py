@@ -1,22 +1,34 @@
-"""Networks as named tensors with metadata, which exported files hold, and as new workdirs."""
+"""Networks as named tensors with metadata, which exported files hold; as StableHLO programs; and as new workdirs.
+
+The tensors are in PyTorch's array layout, which Caffe and ONNX share. Values are only moved:
+
+here      kernel [tower, k, k, in, out / towers] or [tower, in, out / towers]; feature maps are flattened as [H, W, C]
+PyTorch   weight [out, in / groups, k, k] or [out, in]; groups are towers; feature maps are flattened as [C, H, W]
+"""
 
 import json
 from pathlib import Path
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.inference import activations
 from alexnet_jax.inference.network import Network
-from alexnet_jax.interop import layouts
+from alexnet_jax.model_config import Model
 from alexnet_jax.run import checkpoint, config_files, workdir
 
 FORMAT = 1
 METADATA = "alexnet_jax"  # the key under which files hold the metadata; other programs' files do not have it
 MEAN = "mean_image"  # the name of the mean image among the tensors
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of StableHLO programs
+
+Params = dict[str, dict[str, np.ndarray]]
 
 
 def to_workdir(network: Network, directory: Path) -> None:
@@ -34,6 +46,23 @@ def to_workdir(network: Network, directory: Path) -> None:
             checkpoint.save(checkpoints, 0, state.replace(params=params), position, config.model_dump(mode="json"))
 
 
+def write_stablehlo(path: Path, network: Network) -> None:
+    """Write a program `image -> probabilities`, [batch, size, size, 3] uint8 -> [batch, classes] float32.
+
+    It holds the weights, and runs any batch size on one device of any of PLATFORMS.
+    """
+    config = network.config
+    logits = activations.logits(config, sharding.make_mesh(1, 1, config.model.towers))
+    params, statistics = jax.tree.map(jnp.asarray, jax.device_get((network.params, network.statistics)))
+
+    def program(image):
+        return jax.nn.softmax(logits(params, image, statistics), axis=-1)
+
+    size = config.data.size
+    image = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("batch"), size, size, 3), jnp.uint8)
+    path.write_bytes(jax.export.export(jax.jit(program), platforms=PLATFORMS)(image).serialize())
+
+
 def to_tensors(network: Network) -> tuple[dict[str, np.ndarray], str]:
     """A network as tensors by name, and the rest as JSON. Raises UserError if PyTorch has no such layer."""
     mean_image, *colours = network.statistics
@@ -44,7 +73,7 @@ def to_tensors(network: Network) -> tuple[dict[str, np.ndarray], str]:
         "colours": [array.tolist() for array in colours],  # eigenvalues and eigenvectors, which only training needs
         "step": network.step,
     }
-    tensors = layouts.to_torch(network.config.model, jax.device_get(network.params))
+    tensors = to_torch(network.config.model, jax.device_get(network.params))
     return tensors | {MEAN: mean_image}, json.dumps(metadata)
 
 
@@ -62,6 +91,81 @@ def from_tensors(tensors: dict[str, np.ndarray], metadata: str, path: Path) -> N
         if tuple(array.shape for array in statistics) != shapes or len(classes) > config.model.num_classes:
             raise ValueError("its mean image, colours or classes do not fit its config")
         step = int(values.get("step", 0))  # files of earlier versions do not have it
-        return Network(config, statistics, layouts.from_torch(config.model, tensors), classes, step, path)
+        return Network(config, statistics, from_torch(config.model, tensors), classes, step, path)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())[:300]}; export it again") from None
+
+
+def groups(spec: Model) -> dict[str, int]:
+    """The number of groups of each convolution: more than one where a tower sees only its own feature maps."""
+    return {name: 1 if name == "conv1" or conv.exchange else spec.towers for name, conv in spec.convs()}
+
+
+def check_layers(spec: Model) -> None:
+    """Raise UserError if PyTorch has no equivalent of one of the layers."""
+    local = [name for name, conv in spec.convs() if not conv.shared]
+    sees_all = {name: dense.exchange for name, dense in spec.hidden()} | {"fc8": spec.fc8.exchange}
+    apart = [name for name, exchange in sees_all.items() if not exchange and spec.towers > 1]
+    if local or apart:
+        what = "has separate kernels for every position" if local else "sees only its own tower"
+        raise UserError(
+            f"{', '.join(local or apart)} {what}, which other programs have no layer for; export to .stablehlo, which "
+            "can hold any network"
+        )
+
+
+def to_torch(spec: Model, params: Params) -> dict[str, np.ndarray]:
+    """Parameters as float32 tensors `LAYER.weight` and `LAYER.bias`. Raises UserError as `check_layers` does."""
+    check_layers(spec)
+    first_dense, maps = _first_dense(spec)
+    tensors = {}
+    for name, leaves in params.items():
+        kernel, bias = np.asarray(leaves["kernel"]), np.asarray(leaves["bias"]).reshape(-1)
+        if kernel.ndim == 5:  # [tower, k, k, in, out] -> [tower, out, in, k, k]
+            weight = kernel.transpose(0, 4, 3, 1, 2).reshape(-1, kernel.shape[3], *kernel.shape[1:3])
+        else:
+            weight = kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
+            if name == first_dense:
+                weight = weight.reshape(-1, *maps).transpose(0, 3, 1, 2).reshape(weight.shape)
+        if name == "fc8":  # it may have more columns than classes
+            weight, bias = weight[: spec.num_classes], bias[: spec.num_classes]
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+    return tensors
+
+
+def from_torch(spec: Model, tensors: dict[str, np.ndarray]) -> Params:
+    """The parameters of `to_torch`'s tensors, or of another program's under the same names.
+
+    Columns of fc8 without a class are zero. Raises UserError if a tensor has the wrong shape.
+    """
+    check_layers(spec)
+    towers, (first_dense, (height, width, channels)) = spec.towers, _first_dense(spec)
+    params: Params = {}
+    for name, leaves in activations.shapes(spec)[0].items():
+        *kernel_size, fan_in, units = leaves["kernel"][1:]
+        outputs = spec.num_classes if name == "fc8" else towers * units
+        expected = {"weight": (outputs, fan_in, *kernel_size), "bias": (outputs,)}
+        weight, bias = (np.asarray(tensors[f"{name}.{kind}"], np.float32) for kind in expected)
+        for tensor, (kind, shape) in zip((weight, bias), expected.items(), strict=True):
+            if tensor.shape != shape:
+                raise UserError(
+                    f"{name}.{kind} has the shape {tensor.shape}, but the config's network needs {shape}; give the "
+                    "--config of the network that the weights belong to"
+                )
+        if missing := towers * units - outputs:
+            weight, bias = np.pad(weight, ((0, missing), (0, 0))), np.pad(bias, (0, missing))
+        if weight.ndim == 4:
+            kernel = weight.reshape(towers, units, *weight.shape[1:]).transpose(0, 3, 4, 2, 1)
+        else:
+            if name == first_dense:
+                weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(weight.shape)
+            kernel = weight.reshape(towers, units, -1).transpose(0, 2, 1)
+        params[name] = {"bias": bias.reshape(towers, units), "kernel": np.ascontiguousarray(kernel)}
+    return params
+
+
+def _first_dense(spec: Model) -> tuple[str, tuple[int, int, int]]:
+    """The first fully connected layer, and the shape [H, W, C] of its input over all towers."""
+    name = next((name for name, _ in spec.hidden()), "fc8")
+    height, width, channels = activations.shapes(spec)[1][f"{spec.convs()[-1][0]}_output"]
+    return name, (height, width, channels * spec.towers)

@@ -76,5 +76,5 @@ def _foreign(tensors: dict[str, np.ndarray], path: Path) -> ForeignNetwork:
     layers = []
     for name in sorted(weights, key=order):
         bias = tensors.get(biases[name], np.zeros(len(tensors[name]), np.float32))
-        layers.append(ForeignLayer(name.removesuffix("weight").rstrip("._"), tensors[name], bias, None))
+        layers.append(ForeignLayer(name.removesuffix("weight").rstrip("._"), tensors[name], bias, {}))
     return ForeignNetwork(path, layers, {})
