@@ -1,21 +1,20 @@
 """All tests run on four simulated CPU devices, with JAX's implicit promotions switched off."""
 
-import atexit
 import io
 import os
+import platform
 import shutil
 import signal
-import tempfile
+import time
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most tests compile the same few programs; the commands that tests start inherit this cache. Each pytest process has
-# its own: a process could read an entry while another is still writing it.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="alexnet_jax_tests_")
+# All tests, and the commands that they start, share one cache of compiled programs, which is kept between runs.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/compiled" / platform.node())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -35,12 +34,20 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, handler)
 
-atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-faults", action="store_true", help="write tests/faults/results.json; see there")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Delete compiled programs that are a month old: those of code as it was."""
+    if not hasattr(session.config, "workerinput"):
+        for path in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*"):
+            if time.time() - path.stat().st_mtime > 30 * 24 * 3600:
+                path.unlink(missing_ok=True)
 
 
 def encoded(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:

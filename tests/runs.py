@@ -11,7 +11,10 @@ import numpy as np
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.run import checkpoint, config_files, workdir
+from tests import forks
 from tests.conftest import ROOT
+
+Process = subprocess.Popen[str] | forks.Process
 
 # A config file for the command: 23 steps an epoch, as quick as possible.
 CONFIG = """
@@ -37,13 +40,16 @@ def command(home: Path, directory: str, *flags: str, devices: int = 2) -> list[s
     return [*base, f"--workdir={home / directory}", *flags]
 
 
-def start(command: list[str]) -> subprocess.Popen[str]:
+def start(command: list[str]) -> Process:
+    """Start a command; `python -m MODULE` as in forks.py."""
+    if command[:2] == [sys.executable, "-m"]:
+        return forks.Process(*command[2:], cwd=ROOT, env=environment())
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     )
 
 
-def end(process: subprocess.Popen[str], code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:
+def end(process: Process, code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:
     """The output of a process, which must end with `code`, without a traceback, within `seconds`."""
     try:
         out, messages = process.communicate(timeout=seconds)
@@ -59,7 +65,7 @@ def run(command: list[str], code: int = 0) -> str:
     return end(start(command), code)
 
 
-def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -> list[subprocess.Popen[str]]:
+def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -> list[Process]:
     """Start `count` processes of one run; `last` are further flags of the last one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,7 +74,7 @@ def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -
     return [start([*command, *joined, f"--process_id={i}", *(last if i == count - 1 else ())]) for i in range(count)]
 
 
-def until(process: subprocess.Popen[str], text: str) -> list[str]:
+def until(process: Process, text: str) -> list[str]:
     """Read the output of a process up to the line with `text`."""
     assert process.stdout is not None
     lines: list[str] = []

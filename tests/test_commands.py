@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import errors
+from tests import forks
 from tests.conftest import ROOT
 from tests.runs import environment
 
@@ -31,16 +30,11 @@ def get_config():
 
 def run(*arguments, code: int = 0, cwd: Path = ROOT, env: dict | None = None) -> str:
     """Output and messages of `python -m ARGUMENTS`, which must end with `code` and without a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", *(str(a) for a in arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=environment() | (env or {}),
-    )
-    assert done.returncode == code, done.stdout[-1000:] + done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    process = forks.Process(*map(str, arguments), cwd=cwd, env=environment() | (env or {}))
+    output, messages = process.communicate()
+    assert process.returncode == code, output[-1000:] + messages[-3000:]
+    assert "Traceback" not in messages
+    return output + messages
 
 
 @pytest.fixture(scope="module")
