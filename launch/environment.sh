@@ -18,16 +18,20 @@ find_python() {
 
 # Each step reports its own failure, since `set -e` may be off where this is sourced on another machine.
 make_environment() {
-    local extras python wanted
+    local extras python wanted started=$SECONDS
     extras=$(IFS=,; echo "$*")
     python=$(find_python) || return 1
     wanted="$(cat pyproject.toml launch/constraints.txt) $("$python" -V) ${extras}"
     if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
         if [ "$(.venv/bin/python -V 2>/dev/null)" != "$("$python" -V)" ]; then rm -rf .venv; fi
-        echo "installing into .venv with $("$python" -V) ..."
+        # Python compiles what it imports; pip would compile everything, which takes longer than the rest.
+        local installer=pip install=(.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-compile)
+        if command -v uv >/dev/null; then installer=uv install=(uv pip install --quiet --python .venv/bin/python); fi
+        echo "installing into .venv with $("$python" -V) and $installer${extras:+, for $extras} ..."
         "$python" -m venv .venv || { echo "error: the module venv is missing; on Debian: apt install python3-venv" >&2; return 1; }
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c launch/constraints.txt -e ".${extras:+[$extras]}" || return 1
+        "${install[@]}" -c launch/constraints.txt -e ".${extras:+[$extras]}" || return 1
         echo "$wanted" > .venv/installed
+        echo "installed in $((SECONDS - started)) s"
     fi
     PATH="$PWD/.venv/bin:$PATH"
 }

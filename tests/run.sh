@@ -1,17 +1,29 @@
 #!/usr/bin/env bash
 # All checks from nothing: format, lint, types, tests, in .venv made from the project's files.
-#   bash tests/run.sh [--peers] [PYTEST ARGUMENT...]
-# --peers installs PyTorch too and runs the tests that compare with it.
+#   bash tests/run.sh [--all] [PYTEST ARGUMENT...]
+# --all includes what takes long or needs large packages, which it installs: comparisons with PyTorch, the notebook, the
+# documents, pages in a browser, the longest faults.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-extras=(dev)
-if [ "${1:-}" = --peers ]; then
-    extras+=(peers)
+extras=dev selection=(-m "not long")
+if [ "${1:-}" = --all ]; then
+    extras=dev-all selection=()
     shift
 fi
-. launch/environment.sh "${extras[@]}"
-ruff format --check .
-ruff check .
-mypy
-if [ $# -eq 0 ]; then set -- -m "not long"; fi # those are run by hand: `pytest -m long`
-pytest --numprocesses=2 --dist=loadfile "$@"
+times=()
+
+timed() { # NAME COMMAND...
+    local name=$1 started=$SECONDS
+    shift
+    "$@"
+    times+=("$name $((SECONDS - started)) s")
+}
+
+install() { . launch/environment.sh "$extras"; }
+lint() { ruff format --check . && ruff check .; }
+
+timed install install
+timed "format and lint" lint
+timed types mypy
+timed tests pytest --numprocesses=2 --dist=worksteal "${selection[@]}" "$@"
+echo "all checks passed: $(IFS=,; echo "${times[*]}")" | sed 's/,/, /g'

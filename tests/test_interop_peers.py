@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch. `bash tests/run.sh --peers` installs it and runs these tests."""
+"""Weights to and from PyTorch. `bash tests/run.sh --all` installs it and runs these tests."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from alexnet_jax.run import config_files
 from tests.networks import NETWORKS, assert_same, log_probabilities, log_softmax, pictures, random_network, small
 from tests.runs import environment
 
-torch = pytest.importorskip("torch", reason="needs PyTorch, which `bash tests/run.sh --peers` installs")
+torch = pytest.importorskip("torch", reason="needs PyTorch, which `bash tests/run.sh --all` installs")
 from alexnet_jax.interop import torch_alexnet  # noqa: E402
 
 

@@ -1,6 +1,6 @@
 """The same network in PyTorch, with groups for towers: forward pass, loss and every gradient.
 
-PyTorch is large and not a dependency: `bash tests/run.sh --peers` installs it and runs these tests.
+PyTorch is large and not a dependency: `bash tests/run.sh --all` installs it and runs these tests.
 """
 
 import jax
@@ -13,7 +13,7 @@ from tests.conftest import random_batch
 from tests.meshes import on_mesh, train
 from tests.tiny import tiny_config
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed; `bash tests/run.sh --peers` installs it")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; `bash tests/run.sh --all` installs it")
 from alexnet_jax.bench import torch_net  # noqa: E402
 
 

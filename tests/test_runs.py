@@ -94,7 +94,7 @@ def test_kernels_as_an_image():
 
 
 def test_weights_and_biases(tmp_path):
-    pytest.importorskip("wandb", reason="wandb is not here; `bash tests/run.sh --peers` installs it")
+    pytest.importorskip("wandb", reason="wandb is not here; `bash tests/run.sh --all` installs it")
     flags = ["--config.train.wandb_project=alexnet", "--config.train.max_steps=6"]
     env = {"WANDB_MODE": "offline"}
     line = runs.command(tmp_path, "run", *flags)[2:]
