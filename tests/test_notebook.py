@@ -46,6 +46,7 @@ EXPECTED = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_from_a_clean_kernel(tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     arguments = [sys.executable, "-c", EXECUTE, str(NOTEBOOK), str(tmp_path / "done.ipynb")]
