@@ -112,7 +112,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 def browser():
     """A real, headless one."""
     api = pytest.importorskip(
-        "playwright.sync_api", reason="needs a browser: `bash tests/run.sh --all` installs playwright"
+        "playwright.sync_api", reason="`bash tests/run.sh --all` installs playwright"
     )
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
