@@ -118,7 +118,7 @@ def test_the_command_shares_runs_and_resumes(tmp_path):
     assert rows["conv_share"]["verdict"] == "contradicted"
     assert rows["time"]["verdict"] == rows["lrn"]["verdict"] == "not run"
     result = experiments.result(tmp_path / "smoke/no_lrn/seed1")
-    assert result is not None and result["steps"] is None and not result["diverged"]
+    assert result["steps"] is None and not result["diverged"]
     assert [result[f"views{views}"]["views"] for views in (1, 10)] == [1, 10] and 0 <= result["train_error"] <= 1
     assert workdir.read_evaluation(tmp_path / "smoke/no_lrn/seed1") == result["views10"]
     assert len(workdir.read_metrics(tmp_path / "smoke/no_lrn/seed1")) >= 2
@@ -133,17 +133,18 @@ def test_the_tables_of_finished_runs(tmp_path, monkeypatch):
     """From results on disk to verdicts; `carry_out` is replaced by made-up results."""
     rng = np.random.default_rng(0)
 
-    def made_up(trials, scale, data, directory, jobs):
+    def made_up(study, trials):
         for trial in trials:
             error = {"paper": 0.30, "no_lrn": 0.34, "one_gpu": 0.301}.get(trial.arm, 0.3) + rng.normal(0, 0.002)
             slowdown = 1 + abs(np.log((trial.rate or 1e-2) / 1e-2))  # 0.01 is the best rate
             steps = (100 if trial.arm == "relu" else 620) * slowdown + trial.seed / 10
-            path = directory / trial.name / experiments.RESULT
+            path = study.directory / trial.name / experiments.RESULT
             path.parent.mkdir(parents=True, exist_ok=True)
             views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}
             curve = [{"split": "train", "step": s, "epoch": s / 10, "top1_error": 50 / (1 + s)} for s in (1, 400)]
             (path.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
             path.write_text(json.dumps({"steps": steps, "train_error": 0.2, "diverged": False, **views}))
+        return {trial: experiments.result(study.directory / trial.name) for trial in trials}
 
     monkeypatch.setattr(experiments, "carry_out", made_up)
     train = SimpleNamespace(count=10_000, skipped=[])

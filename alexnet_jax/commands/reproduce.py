@@ -12,7 +12,6 @@ from pathlib import Path
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.paper import experiments, reproduction
 from alexnet_jax.paper.claims import CLAIMS
-from alexnet_jax.paper.reproduction import Study
 
 NAMES = [claim.id for claim in CLAIMS]
 
@@ -38,9 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.data and arguments.scale != "smoke":
         raise UserError("give --data DIR, a folder that `alexnet prepare` wrote (CIFAR-10 for --scale small)")
     data = str(Path(arguments.data).absolute()) if arguments.data else ""
-    study = Study(arguments.scale, data, arguments.output / arguments.scale, arguments.seeds)
+    directory = arguments.output / arguments.scale
+    study = experiments.Study(arguments.scale, data, directory, arguments.seeds, arguments.jobs)
     try:
-        table, files = reproduction.reproduce(study, names, arguments.jobs)
+        table, files = reproduction.reproduce(study, names)
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"finished runs are kept in {study.directory}; repeat the command to continue") from None
+        raise Interrupted(f"finished runs are kept in {directory}; repeat the command to continue") from None
     print(f"\n{table}\nwrote {', '.join(map(str, files))}")

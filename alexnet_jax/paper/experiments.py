@@ -39,6 +39,14 @@ SCALES = {  # scale -> base of an arm -> the config that the arm starts from
 SCALES["smoke"] = SCALES["small"]
 
 
+class Study(NamedTuple):
+    scale: str  # one of SCALES
+    data: str  # folder of prepared images; "": the embedded digits
+    directory: Path  # of the runs and tables
+    seeds: int  # runs of each network
+    jobs: int  # runs at a time
+
+
 class Trial(NamedTuple):
     arm: str
     seed: int
@@ -76,15 +84,16 @@ def trial_config(trial: Trial, scale: str, data: str) -> Config:
     return config_files.parse(values)
 
 
-def carry_out(trials: list[Trial], scale: str, data: str, directory: Path, jobs: int) -> None:
-    """Train those of `trials` that are not finished yet, `jobs` at a time, each in a process of its own.
+def carry_out(study: Study, trials: list[Trial]) -> dict[Trial, dict[str, Any]]:
+    """Train those of `trials` that are not finished yet, each in a process of its own. Returns the results of all.
 
     Raises UserError if a trial's folder belongs to another config or other data, or its training fails.
     """
-    configs = {trial: trial_config(trial, scale, data) for trial in trials}
+    directory = study.directory
+    configs = {trial: trial_config(trial, study.scale, study.data) for trial in trials}
     unfinished = [trial for trial, config in configs.items() if not _is_finished(directory / trial.name, config)]
     done = len(configs) - len(unfinished)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(study.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
         try:
             running = {pool.submit(_carry_out, configs[trial], directory / trial.name): trial for trial in unfinished}
             for future in as_completed(running):
@@ -94,6 +103,7 @@ def carry_out(trials: list[Trial], scale: str, data: str, directory: Path, jobs:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return {trial: result(directory / trial.name) for trial in trials}
 
 
 def _is_finished(directory: Path, config: Config) -> bool:
@@ -125,14 +135,13 @@ def _carry_out(config: Config, directory: Path) -> None:
         write_text(directory / RESULT, json.dumps(outcome, indent=2) + "\n")
 
 
-def result(directory: Path) -> dict[str, Any] | None:
-    """The result of the trial in `directory`; None if it is not finished.
+def result(directory: Path) -> dict[str, Any]:
+    """The result of the finished trial in `directory`.
 
     diverged; steps, to the training error at which it was to stop (None: not reached, or none was set); and, of a trial
     without such an error, train_error and the evaluations views1 and views10.
     """
-    path = directory / RESULT
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads((directory / RESULT).read_text())
 
 
 def training_log(directory: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -51,16 +50,9 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
             contents.append((id_, title, make()))
         except UserError as error:
             contents.append((id_, title, {"left_out": error}))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("alexnet_jax", "paper"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return report.template("report.html.j2").render(
+        runs=runs, sections=contents, uri=data_uri, is_imagenet=is_imagenet, to_json=config_files.to_json
     )
-    environment.filters |= {"uri": data_uri, "json": config_files.to_json}
-    environment.tests["imagenet"] = is_imagenet
-    return environment.get_template("report.html.j2").render(runs=runs, sections=contents)
 
 
 def data_uri(picture: Figure | np.ndarray) -> str:

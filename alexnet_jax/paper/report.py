@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jinja2
 import matplotlib
 import numpy as np
 
@@ -58,6 +59,19 @@ def open_splits(network: Network, data: str | None) -> Splits:
     dataset, config = network.dataset(data), network.config.data
     splits = {"config.data.train_split": config.train_split, "config.data.eval_split": config.eval_split}
     return Splits(*(split_of(dataset, split, key) for key, split in splits.items()))
+
+
+def template(name: str) -> jinja2.Template:
+    """The template `name` of this folder."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("alexnet_jax", "paper"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name)
 
 
 def sample(count: int, most: int) -> np.ndarray:

@@ -1,31 +1,27 @@
 """The test of the paper's claims: the networks to train for them, the outcome of each claim, and the tables."""
 
+import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from alexnet_jax.data import manifest
 from alexnet_jax.data.files import write_text
 from alexnet_jax.data.sources.imagenet import EDITIONS
-from alexnet_jax.paper import claims, curves, experiments, facts
+from alexnet_jax.paper import claims, curves, experiments, facts, report
 from alexnet_jax.paper.claims import CLAIMS, Claim, Outcome
-from alexnet_jax.paper.experiments import RATES, Trial
+from alexnet_jax.paper.experiments import RATES, Study, Trial
 from alexnet_jax.run import config_files
 
 ROUNDING = 0.02  # how far a fact may be from the round number in the paper
 Trials = dict[str, list[Trial]]  # arm -> its trials, one a seed
+Results = dict[Trial, dict[str, Any]]  # as `experiments.result`
 
 
-class Study(NamedTuple):
-    scale: str  # one of `experiments.SCALES`
-    data: str  # folder of prepared images; "": the embedded digits
-    directory: Path  # of the runs and tables
-    seeds: int  # runs of each network
-
-
-def reproduce(study: Study, names: Sequence[str], jobs: int = 1) -> tuple[str, list[Path]]:
-    """Test the claims with the ids `names`, and those tested in the study's folder before, by `jobs` runs at a time.
+def reproduce(study: Study, names: Sequence[str]) -> tuple[str, list[Path]]:
+    """Test the claims with the ids `names`, and those tested in the study's folder before.
 
     Runs that are finished are not trained again; interrupted ones are resumed. Returns the table of all claims,
     Markdown, and the files written: claims.md, claims.json, runs.json and, if a claim about speed is tested,
@@ -35,16 +31,16 @@ def reproduce(study: Study, names: Sequence[str], jobs: int = 1) -> tuple[str, l
     known = {claim.id: claim for claim in CLAIMS}
     reasons = {claim.id: _obstacle(claim, study) if claim.id in names else claim.why for claim in CLAIMS}
     tested = [known[name] for name in names if not reasons[name] and known[name].arms]
-    trials = _train(study, tested, jobs)
+    trials, results = _train(study, tested)
     outcomes = {}
     for claim in CLAIMS:
         if claim.measure == "fact":
             outcomes[claim] = _check_fact(claim)
         elif claim in tested and study.scale != "smoke":
-            outcomes[claim] = _judge(claim, trials, study.directory)
+            outcomes[claim] = _judge(claim, trials, results)
         else:
             outcomes[claim] = Outcome(reasons[claim.id], "not run")
-    return _write(study, tested, trials, outcomes)
+    return _write(study, tested, trials, results, outcomes)
 
 
 def _tested_before(directory: Path) -> list[str]:
@@ -71,41 +67,23 @@ def _obstacle(claim: Claim, study: Study) -> str:
     return ""
 
 
-def _train(study: Study, tested: list[Claim], jobs: int) -> Trials:
+def _train(study: Study, tested: list[Claim]) -> tuple[Trials, Results]:
     """Train the arms of the claims, those with a grid of learning rates at the one that is best with seed 0."""
     arms = list(dict.fromkeys(arm for claim in tested for arm in claim.arms))
     arms.sort(key=lambda arm: arm not in RATES)
-    experiments.carry_out(_grid(arms), study.scale, study.data, study.directory, jobs)
-    rates = {arm: _best_rate(arm, study.directory) for arm in arms if arm in RATES}
+    grids = {arm: [Trial(arm, 0, rate) for rate in RATES[arm]] for arm in arms if arm in RATES}
+    results = experiments.carry_out(study, list(itertools.chain(*grids.values())))
+    rates = {arm: min(grid, key=lambda trial: results[trial]["steps"] or math.inf).rate for arm, grid in grids.items()}
     trials = {arm: [Trial(arm, seed, rates.get(arm)) for seed in range(study.seeds)] for arm in arms}
-    experiments.carry_out(_all_trials(trials), study.scale, study.data, study.directory, jobs)
-    return trials
+    return trials, results | experiments.carry_out(study, list(itertools.chain(*trials.values())))
 
 
-def _grid(arms: Sequence[str]) -> list[Trial]:
-    return [Trial(arm, 0, rate) for arm in arms if arm in RATES for rate in RATES[arm]]
-
-
-def _all_trials(trials: Trials) -> list[Trial]:
-    """The trials of the arms, after those that their learning rates were chosen by."""
-    return list(dict.fromkeys([*_grid(list(trials)), *(trial for several in trials.values() for trial in several)]))
-
-
-def _best_rate(arm: str, directory: Path) -> float:
-    return min(RATES[arm], key=lambda rate: _steps(Trial(arm, 0, rate), directory) or float("inf"))
-
-
-def _steps(trial: Trial, directory: Path) -> int | None:
-    """The steps to the target error; None if it was not reached, or the trial was not carried out."""
-    return (experiments.result(directory / trial.name) or {}).get("steps")
-
-
-def _judge(claim: Claim, trials: Trials, directory: Path) -> Outcome:
-    results = [[experiments.result(directory / trial.name) or {} for trial in trials[arm]] for arm in claim.arms]
-    if any(result.get("diverged") for arm in results for result in arm):
+def _judge(claim: Claim, trials: Trials, all_results: Results) -> Outcome:
+    results = [[all_results[trial] for trial in trials[arm]] for arm in claim.arms]
+    if any(result["diverged"] for arm in results for result in arm):
         return Outcome("a run diverged", "inconclusive")
     if claim.measure == "steps":
-        return _judge_speed(claim, [[result["steps"] for result in arm] for arm in results], trials, directory)
+        return _judge_speed(claim, trials, all_results)
     errors = [_percentages(arm, "views10") for arm in results]
     centre = [_percentages(arm, "views1") for arm in results]
     if claim.measure == "views":
@@ -122,13 +100,14 @@ def _percentages(results: list[dict[str, Any]], views: str) -> list[float]:
     return [100 * result[views]["top1_error"] for result in results]
 
 
-def _judge_speed(claim: Claim, steps: list[list[int]], trials: Trials, directory: Path) -> Outcome:
+def _judge_speed(claim: Claim, trials: Trials, results: Results) -> Outcome:
     """Compare the arms at their own best learning rates, and, for information, both at that of the first."""
+    steps = [[results[trial]["steps"] for trial in trials[arm]] for arm in claim.arms]
     if not all(all(arm) for arm in steps):
         return Outcome("25 % was not reached", "inconclusive")
     rate, other_rate = (trials[arm][0].rate for arm in claim.arms)
     outcome = claims.judge_ratio(*steps)
-    fast, slow = (_steps(Trial(arm, 0, rate), directory) for arm in claim.arms)
+    fast, slow = (results.get(Trial(arm, 0, rate), {}).get("steps") for arm in claim.arms)
     both = f"; both at {rate:g}: {slow / fast:.1f}x" if fast and slow else ""
     return outcome._replace(ours=f"{outcome.ours[:-1]}, learning rates {rate:g} and {other_rate:g}{both})")
 
@@ -149,18 +128,21 @@ def _check_fact(claim: Claim) -> Outcome:
     return Outcome(f"{ours:,}", "borne out" if abs(ours / paper - 1) < ROUNDING else "contradicted")
 
 
-def _write(study: Study, tested: list[Claim], trials: Trials, outcomes: dict[Claim, Outcome]) -> tuple[str, list[Path]]:
+def _write(
+    study: Study, tested: list[Claim], trials: Trials, results: Results, outcomes: dict[Claim, Outcome]
+) -> tuple[str, list[Path]]:
     study.directory.mkdir(parents=True, exist_ok=True)
     rows = [
         {**claim._asdict(), **outcome._asdict(), "scale": study.scale, "data": _trained_on(claim, outcome, study)}
         for claim, outcome in outcomes.items()
     ]
-    table = _markdown(study, tested, rows)
-    logs = {trial: experiments.training_log(study.directory / trial.name) for trial in _all_trials(trials)}
+    table = report.template("claims.md.j2").render(
+        study=study, tested=tested, rows=rows, several=claims.SEVERAL, tolerance=claims.TOLERANCE, rounding=ROUNDING
+    )
+    logs = {trial: experiments.training_log(study.directory / trial.name) for trial in results}
     runs = []
-    for trial, log in logs.items():
-        result = experiments.result(study.directory / trial.name) or {}
-        curve = [(line["step"], line["top1_error"]) for line in log]
+    for trial, result in results.items():
+        curve = [(line["step"], line["top1_error"]) for line in logs[trial]]
         runs.append(json.dumps({"run": trial.name, **result, "training": curve}))
     files = [study.directory / name for name in ("claims.md", "claims.json", "runs.json")]
     texts = (table, json.dumps(rows, indent=2) + "\n", "[\n" + ",\n".join(runs) + "\n]\n")
@@ -171,23 +153,6 @@ def _write(study: Study, tested: list[Claim], trials: Trials, outcomes: dict[Cla
         files.append(study.directory / "figure1.svg")
         figure.savefig(files[-1], metadata={"Date": None})
     return table, files
-
-
-def _markdown(study: Study, tested: list[Claim], rows: list[dict[str, Any]]) -> str:
-    lines = [
-        f"Scale {study.scale}, {study.seeds} seeds: `alexnet reproduce --scale {study.scale} --seeds {study.seeds} "
-        f"--claims {','.join(claim.id for claim in tested)} --data DATA`.",
-        "",
-        "Intervals are 95 % confidence intervals over the seeds. A claim is borne out if the whole interval lies above "
-        f"0 points (colour_noise: 1 point, relu: {claims.SEVERAL:g}x), and contradicted if none of it does. A fact may "
-        f"be {ROUNDING:.0%} off, and an error {claims.TOLERANCE} points above the paper's.",
-        "",
-        "| claim | section | the paper says | paper | 2012 log | ours | verdict | trained on |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    columns = ("id", "section", "words", "paper", "log", "ours", "verdict", "data")
-    lines += [f"| {' | '.join(row[column] for column in columns)} |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def _trained_on(claim: Claim, outcome: Outcome, study: Study) -> str:
