@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import sharding, steps
-from alexnet_jax.data.blocks import stored_pixels
+from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.inference.network import Network
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax.data.blocks import Settings
-from alexnet_jax.data.packing import pack
+from alexnet_jax.data.packing import Settings, pack
 from alexnet_jax.data.sources import archives, imagenet
 from alexnet_jax.data.sources.source import Source
 from alexnet_jax.errors import UserError

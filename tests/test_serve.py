@@ -23,7 +23,7 @@ import pytest
 from fastapi import HTTPException
 from PIL import Image
 
-from alexnet_jax.data.blocks import stored_pixels
+from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.inference import network
 from alexnet_jax.inference.network import Network

@@ -5,30 +5,25 @@ import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 
-class Header(NamedTuple):
-    shape: tuple[int, ...]
-    fortran: bool  # the first index varies fastest
-    dtype: np.dtype
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header that `np.save` wrote: the shape, whether the first index varies fastest, and the type.
 
-
-def header(file: IO[bytes]) -> Header:
-    """Read the header that `np.save` wrote. Raises ValueError if it is invalid or announces Python objects."""
+    Raises ValueError if it is invalid or announces Python objects.
+    """
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("unknown version of the format")
-        parsed_header = Header(*np.lib.format.read_array_header_1_0(file))
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception as error:  # NumPy parses it as a Python literal, which can raise anything
         raise ValueError(f"invalid array header: {' '.join(str(error).split())[:200]}") from None
-    shape, _, dtype = parsed_header
     if dtype.hasobject or not dtype.itemsize or min(shape, default=0) < 0:
         raise ValueError(f"not an array of numbers: {dtype} {shape}")
-    return parsed_header
+    return shape, fortran, dtype
 
 
 def parsed(content: bytes) -> np.ndarray:
@@ -39,19 +34,6 @@ def parsed(content: bytes) -> np.ndarray:
     if needed != available:
         raise ValueError(f"{available:,} bytes of data, but {dtype} {shape} takes {needed:,}")
     return np.ndarray(shape, dtype, content, file.tell(), order="F" if fortran else "C")
-
-
-def load(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """The array that `np.save` wrote to `path`. Raises ValueError if it is damaged, not finite, or not as described."""
-    try:
-        array = parsed(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"{path} holds {array.dtype} {array.shape} and should hold {np.dtype(dtype)} {shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path} holds values that are not finite")
-    return array
 
 
 def zipped(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:

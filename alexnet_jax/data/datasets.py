@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data import manifest, records, statistics
-from alexnet_jax.data.blocks import stored_pixels
+from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.data.sources.registry import EMBEDDED, open_source
 from alexnet_jax.data.sources.source import Source
 from alexnet_jax.errors import UserError

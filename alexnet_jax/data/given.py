@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from alexnet_jax.data.blocks import stored_pixels
-from alexnet_jax.data.images import CorruptImage
+from alexnet_jax.data.images import CorruptImage, stored_pixels
 from alexnet_jax.data.sources.source import files_below, printable
 from alexnet_jax.errors import UserError
 

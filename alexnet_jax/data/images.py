@@ -108,6 +108,15 @@ def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if short > size else cv2.INTER_CUBIC)
 
 
+def stored_pixels(content: bytes | np.ndarray, size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """An image file, or RGB pixels [H, W, 3] uint8, as stored: [size, size, 3] uint8.
+
+    Raises CorruptImage if it cannot be decoded or has more than `max_pixels`.
+    """
+    decoded = decode(content, max_pixels) if isinstance(content, bytes) else Decoded(content, ())
+    return decoded._replace(pixels=to_square(decoded.pixels, size))
+
+
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Encode [H, W, 3] uint8 as a JPEG of quality 1..100."""
     pixels = np.ascontiguousarray(pixels)

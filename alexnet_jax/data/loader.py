@@ -135,10 +135,6 @@ class Batches(Iterator[Batch]):
         self._reported += len(new)
         return [f"bad record: {self._describe(i)}" for i in new]
 
-    def get_state(self) -> dict[str, int]:
-        """The number of the next batch, as {"next_index": n}."""
-        return self._iterator.get_state()
-
     def close(self) -> None:
         self._iterator.close()
 

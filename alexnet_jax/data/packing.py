@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data import manifest, parts, statistics
-from alexnet_jax.data.blocks import Settings, in_order, load
+from alexnet_jax.data import manifest, shards, statistics
 from alexnet_jax.data.manifest import Manifest
-from alexnet_jax.data.parts import Part
+from alexnet_jax.data.shards import Part, Settings, load, load_all
 from alexnet_jax.data.sources.source import Source, printable
 from alexnet_jax.errors import DataError, UserError
 
@@ -46,10 +45,10 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             if problem := manifest.problem(output, file, content=False):
                 raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
     else:
-        parts.check(output, plan)
+        shards.check(output, plan)
         _check_room(source, output, settings, show_progress)
         try:
-            with parts.locked(output, plan):
+            with shards.locked(output, plan):
                 packed = {name: _pack_split(name, source, output, settings, show_progress) for name in source.splits}
                 written = manifest.write(output, _manifest(source, packed, output, settings, plan))
         except BrokenPipeError:  # from printing
@@ -58,7 +57,7 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
             cure = f"{'make room' if full else 'make it writable'} and run the same command again"
             raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None
-    shutil.rmtree(output / parts.PARTS, ignore_errors=True)
+    shutil.rmtree(output / shards.PARTS, ignore_errors=True)
     return written
 
 
@@ -88,9 +87,9 @@ def _check_room(source: Source, output: Path, settings: Settings, show_progress:
         records = load(split, sample, settings).records
         bytes_per_image = round(1.1 * sum(map(len, records)) / len(records)) if records else bytes_per_image
     count = sum(len(split.names) for split in source.splits.values())
-    shards = 1 + count // _images_per_shard(settings)
+    shard_count = 1 + count // _images_per_shard(settings)
     # Each image also has a label, hash and name; each shard has sums and ArrayRecord's padding.
-    total = count * (bytes_per_image + 128) + shards * (settings.size**2 * 24 + 2**17)
+    total = count * (bytes_per_image + 128) + shard_count * (settings.size**2 * 24 + 2**17)
     # Unfinished shards will be overwritten.
     needed = max(total - sum(path.stat().st_size for path in output.glob("*-of-*")), 0)
     free = shutil.disk_usage(next(path for path in (output, *output.absolute().parents) if path.exists())).free
@@ -110,13 +109,11 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     split = source.splits[name]
     total, per_shard = len(split.names), _images_per_shard(settings)
     per_block = max(1, min(BLOCK_BYTES // (settings.size**2 * 3), per_shard))
-    starts, ending = range(0, total, per_shard), parts.ENDINGS[settings.store]
-    shards = {
-        f"{name}-{n:05d}-of-{len(starts):05d}.{ending}": range(total)[i:][:per_shard] for n, i in enumerate(starts)
-    }
-    known = ((file, parts.read(output, file)) for file in shards)
-    finished = {file: part for file, part in known if part and not part.contents.skipped}  # they may be mended by now
-    unfinished = {file: indices for file, indices in shards.items() if file not in finished}
+    starts, ending = range(0, total, per_shard), shards.ENDINGS[settings.store]
+    names = [f"{name}-{n:05d}-of-{len(starts):05d}.{ending}" for n in range(len(starts))]
+    images_of = {file: range(total)[i:][:per_shard] for file, i in zip(names, starts, strict=True)}
+    finished = {file: part for file in names if (part := shards.read(output, file))}
+    unfinished = {file: indices for file, indices in images_of.items() if file not in finished}
     blocks = [indices[i:][:per_block] for indices in unfinished.values() for i in range(0, len(indices), per_block)]
     skipped: list[manifest.Skipped] = []
     finishing: list[Future[Part]] = []
@@ -124,12 +121,12 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
     if show_progress and done:
         print(f"{name}: {done} of {total} images are already packed", flush=True)
     with (
-        contextlib.closing(in_order(lambda indices: load(split, indices, settings), blocks)) as loaded,
+        contextlib.closing(load_all(split, blocks, settings)) as loaded,
         ThreadPoolExecutor(1) as finisher,  # makes a shard durable while the next one is written
         tqdm(total=total, desc=f"{name} images", unit="", initial=done, disable=None if show_progress else True) as bar,
     ):
         for file, indices in unfinished.items():
-            shard = parts.OpenShard(output, file, settings.size)
+            shard = shards.OpenShard(output, file, settings.size)
             try:
                 for _ in range(0, len(indices), per_block):
                     block = next(loaded)
@@ -152,12 +149,12 @@ def _pack_split(name: str, source: Source, output: Path, settings: Settings, sho
                     f"again, or remove them and give a new --output:\n{listed}"
                 )
     finished |= zip(unfinished, (part.result() for part in finishing), strict=True)
-    return [finished[file] for file in shards]
+    return [finished[file] for file in names]
 
 
 def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, settings: Settings, plan: str) -> Manifest:
     splits = {name: _packed_split(name, split_parts, source, output) for name, split_parts in packed.items()}
-    sums = sum((parts.sums(output, part) for part in packed["train"]), statistics.zero_sums(settings.size))
+    sums = sum((shards.sums(output, part) for part in packed["train"]), statistics.zero_sums(settings.size))
     of_training = statistics.of_sums(sums)
     np.save(output / MEAN_IMAGE, of_training.mean_image)
     return Manifest(

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import xxhash
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from numpy.typing import DTypeLike
 
 from alexnet_jax.data import arrays, files, images, manifest
 from alexnet_jax.data.manifest import Manifest, PackedSplit
@@ -91,8 +92,8 @@ class Packed:
 
     def __init__(self, directory: Path, split: PackedSplit, size: int):
         self.size = size
-        self.labels = arrays.load(directory / split.labels.name, (split.count,), np.int32)
-        self.hashes = arrays.load(directory / split.hashes.name, (split.count,), np.uint64)
+        self.labels = _array(directory / split.labels.name, (split.count,), np.int32)
+        self.hashes = _array(directory / split.hashes.name, (split.count,), np.uint64)
         self._names_file = directory / split.names.name
         self._shards = [directory / shard.name for shard in split.shards]
         self._ends = np.cumsum([shard.count for shard in split.shards])
@@ -118,6 +119,11 @@ class Packed:
     def _record(self, i: int, shard: int, position: int, out: np.ndarray) -> bytes | memoryview:
         """The record of image `i`, number `position` in `shard`: its JPEG, or its pixels, read into `out`."""
         raise NotImplementedError
+
+    def problem(self, i: int) -> str:
+        """Read image `i`, and say what is wrong with it; "" if nothing is."""
+        bad = self.read(np.array([i]), np.empty((1, self.size, self.size, 3), np.uint8))
+        return f"image {i}, {self.name(i)}, in {bad[0]}" if bad else ""
 
     def name(self, i: int) -> str:
         return self._names[i]
@@ -172,19 +178,28 @@ def open_split(directory: Path, described: Manifest, split: str) -> Packed:
     statistics_of(directory, described)  # confirms the size that the manifest claims
     try:
         opened = (Raw if described.store == "raw" else Jpeg)(directory, packed, described.size)
+        if not 0 <= opened.labels.min() <= opened.labels.max() < len(described.classes):
+            raise ValueError(f"{packed.labels.name} has labels beyond the {len(described.classes)} classes")
+        return opened
     except (RuntimeError, ValueError) as error:  # the first from ArrayRecord
         raise DataError(f"the split {split} of {directory} is damaged: {error}; {CURE}") from None
-    count = len(described.classes)
-    if not 0 <= opened.labels.min() <= opened.labels.max() < count:
-        raise DataError(f"{directory / packed.labels.name} has labels beyond the {count} classes; {CURE}")
-    return opened
 
 
 def statistics_of(directory: Path, described: Manifest) -> Statistics:
     """The statistics of packed data. Raises DataError if the mean image is damaged or has the wrong size."""
-    try:
-        mean_image = arrays.load(directory / described.mean_image.name, (described.size, described.size, 3), np.float32)
-    except ValueError as error:
-        raise DataError(f"{error}; {CURE}") from None
+    mean_image = _array(directory / described.mean_image.name, (described.size, described.size, 3), np.float32)
     eigenvalues, eigenvectors = (np.array(x, np.float32) for x in (described.eigenvalues, described.eigenvectors))
     return Statistics(mean_image, eigenvalues, eigenvectors)
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """The array in a file. Raises DataError if it is damaged, not finite, or not as described."""
+    try:
+        array = arrays.parsed(path.read_bytes())
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"it holds {array.dtype} {array.shape} and should hold {np.dtype(dtype)} {shape}")
+        if not np.isfinite(array).all():
+            raise ValueError("it holds values that are not finite")
+        return array
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}; {CURE}") from None

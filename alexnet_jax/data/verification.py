@@ -1,16 +1,16 @@
 """Check that data is intact and complete: packed data, or a source before it is packed."""
 
-import functools
+import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
-from alexnet_jax.data import images, manifest, parts, records
-from alexnet_jax.data.blocks import Item, Result, in_order
+from alexnet_jax.data import images, manifest, records, shards
 from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.source import Source, Split
 from alexnet_jax.errors import UserError
@@ -26,10 +26,26 @@ class Check(NamedTuple):
     problems: list[str]  # empty if the check passed
 
 
-class SplitHashes(NamedTuple):
-    hashes: np.ndarray  # [N] uint64, equal for equal images; 0: unknown
-    labels: np.ndarray  # [N] int32
-    name: Callable[[int], str]  # of image `i`
+class Unpacked:
+    """A split of a source, to be checked like records.Packed. Reading its images fills in their hashes and labels."""
+
+    def __init__(self, split: Split):
+        self._split, self.name = split, split.names.__getitem__
+        count = len(split.names)
+        self.labels = np.full(count, -1, np.int32) if split.labels is None else split.labels
+        self.hashes = np.zeros(count, np.uint64)  # equal for equal images; 0: unknown
+
+    def problem(self, i: int) -> str:
+        try:
+            content, self.labels[i] = self._split.read(i)
+            pixels = images.decode(content).pixels if isinstance(content, bytes) else content
+        except (images.CorruptImage, OSError) as error:
+            return f"{self.name(i)}: {error}"
+        self.hashes[i] = xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data, seed=pixels.shape[0])
+        return ""
+
+
+Checked = records.Packed | Unpacked
 
 
 def check(path: Path, source_name: str | None, quick: bool, max_duplicates: float) -> Iterator[Check]:
@@ -45,7 +61,7 @@ def check(path: Path, source_name: str | None, quick: bool, max_duplicates: floa
         if (path / manifest.NAME).is_file():
             yield from packed(path, quick, max_duplicates)
             return
-        if (path / parts.PARTS).is_dir():
+        if (path / shards.PARTS).is_dir():
             raise UserError(f"{path} is an unfinished preparation; run the same prepare command again first")
         if path.is_file():
             raise UserError(f"{path} is a file; give the folder that contains it, or its --source")
@@ -73,39 +89,40 @@ def packed(directory: Path, quick: bool, max_duplicates: float) -> Iterator[Chec
 
     files = described.files()
     compared = "lengths, and checksums except those of shards" if quick else "lengths and checksums"
-    yield Check("files", f"{len(files)} files: {compared}", list(filter(None, _in_parallel(problem, files, "files"))))
-    opened: dict[str, SplitHashes] = {}
+    yield Check("files", f"{len(files)} files: {compared}", _problems(problem, files, "files"))
+
+    opened: dict[str, Checked] = {}
     for name, split in described.splits.items():
         try:
-            reader = records.open_split(directory, described, name)
+            reader = opened[name] = records.open_split(directory, described, name)
         except UserError as error:
             yield Check(f"{name} images", "cannot be opened", [str(error)])
             continue
         yield _check_counts(name, reader.labels, described.classes, split.published, len(split.skipped))
-        yield _check_records(name, reader, quick)
-        opened[name] = SplitHashes(reader.hashes, reader.labels, reader.name)
+        yield _check_images(name, reader, quick)
     yield from _check_duplicates(opened, max_duplicates)
 
 
 def source(source: Source, quick: bool, max_duplicates: float) -> Iterator[Check]:
     """Check images before they are packed: counts, every image, duplicates."""
-    opened: dict[str, SplitHashes] = {}
+    opened: dict[str, Checked] = {}
     for name, split in source.splits.items():
-        total = len(split.names)
-        chosen = _chosen(total, quick)
-        read = list(_in_parallel(functools.partial(_read, split), chosen, f"{name} images"))
-        hashes = np.array([number for _, number, _ in read], np.uint64)
-        labels = np.array([label for label, _, _ in read], np.int32)
-        opened[name] = SplitHashes(hashes, labels, split.names.__getitem__)
+        reader = opened[name] = Unpacked(split)
+        images_check = _check_images(name, reader, quick)
         if not quick or split.labels is not None:
-            all_labels = labels if split.labels is None else split.labels
-            yield _check_counts(name, all_labels, source.classes, source.published.get(name), 0)
-        problems = [f"{split.names[i]}: {problem}" for i, (_, _, problem) in zip(chosen, read, strict=True) if problem]
-        yield Check(f"{name} images", f"{len(chosen):,} of {total:,} decoded", problems)
+            yield _check_counts(name, reader.labels, source.classes, source.published.get(name), 0)
+        yield images_check
     if quick:
         yield Check("duplicates", "not checked: that takes every image", [])
     else:
         yield from _check_duplicates(opened, max_duplicates)
+
+
+def _check_images(name: str, split: Checked, quick: bool) -> Check:
+    total = len(split.labels)
+    chosen = range(0, total, max(1, total // SAMPLE)) if quick else range(total)
+    problems = _problems(split.problem, chosen, f"{name} images")
+    return Check(f"{name} images", f"{len(chosen):,} of {total:,} decoded", problems)
 
 
 def _check_counts(
@@ -135,29 +152,7 @@ def _check_counts(
     return Check(f"{name} counts", summary, problems)
 
 
-def _check_records(name: str, split: records.Packed, quick: bool) -> Check:
-    chosen = _chosen(len(split.labels), quick)
-
-    def problem(i: int) -> str:
-        bad = split.read(np.array([i]), np.empty((1, split.size, split.size, 3), np.uint8))
-        return f"image {i}, {split.name(i)}, in {bad[0]}" if bad else ""
-
-    problems = list(filter(None, _in_parallel(problem, chosen, f"{name} images")))
-    return Check(f"{name} images", f"{len(chosen):,} of {len(split.labels):,} read and decoded", problems)
-
-
-def _read(split: Split, i: int) -> tuple[int, int, str]:
-    """Label, hash of the pixels (0 if unknown), and what is wrong with an image."""
-    label = -1 if split.labels is None else int(split.labels[i])
-    try:
-        content, label = split.read(i)
-        pixels = images.decode(content).pixels if isinstance(content, bytes) else content
-    except (images.CorruptImage, OSError) as error:
-        return label, 0, str(error)
-    return label, xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data, seed=pixels.shape[0]), ""
-
-
-def _check_duplicates(splits: dict[str, SplitHashes], max_duplicates: float) -> Iterator[Check]:
+def _check_duplicates(splits: dict[str, Checked], max_duplicates: float) -> Iterator[Check]:
     """Find images of other splits that are training images too, pixel by pixel."""
     train = splits.pop("train", None)
     if train is None:
@@ -179,15 +174,8 @@ def _check_duplicates(splits: dict[str, SplitHashes], max_duplicates: float) -> 
         yield Check("duplicates", summary, problems)
 
 
-def _chosen(total: int, quick: bool) -> range:
-    """All images, or an evenly spaced sample."""
-    return range(0, total, max(1, total // SAMPLE)) if quick else range(total)
-
-
-def _in_parallel(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
-    """The results for all items, in order, computed on all cores."""
+def _problems(problem: Callable[[Any], str], items: Sequence[Any], what: str) -> list[str]:
+    """What `problem` says about the items, if anything, computed on all cores."""
     blocks = [items[i : i + BLOCK] for i in range(0, len(items), BLOCK)]
-    with tqdm(total=len(items), desc=what, unit="", disable=None) as bar:
-        for results in in_order(lambda block: [function(item) for item in block], blocks):
-            bar.update(len(results))
-            yield from results
+    options: dict[str, Any] = dict(desc=what, unit="", unit_scale=BLOCK, disable=None, max_workers=os.cpu_count())
+    return list(itertools.chain(*thread_map(lambda block: list(filter(None, map(problem, block))), blocks, **options)))

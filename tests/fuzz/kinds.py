@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from alexnet_jax.data import blocks, images, manifest, packing, records, verification
+from alexnet_jax.data import images, manifest, packing, records, verification
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.sources.cifar10 import cifar10
@@ -83,7 +83,7 @@ class Jpeg:
             images.decode_jpeg(content, out)
             accepted = True
         with contextlib.suppress(images.CorruptImage):
-            pixels, _ = blocks.stored_pixels(content, 16)
+            pixels, _ = images.stored_pixels(content, 16)
             assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
             accepted = True
         return accepted
