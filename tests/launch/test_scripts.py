@@ -129,6 +129,14 @@ def test_two_processes_train(tmp_path):
     assert not left
 
 
+@pytest.fixture
+def models() -> ModuleType:
+    """The models of Kubernetes' client."""
+    return pytest.importorskip(
+        "kubernetes.client.models", reason="`bash tests/run.sh --all` installs Kubernetes' client"
+    )
+
+
 def check_keys(models: ModuleType, value: object, kind: str, at: str) -> None:
     """Check that a Kubernetes object has only keys of its kind, by the client library's own `models`."""
     if kind.startswith("list["):
@@ -146,10 +154,8 @@ def check_keys(models: ModuleType, value: object, kind: str, at: str) -> None:
         assert type(value).__name__ == kind, f"{at} is not of type {kind}"
 
 
-def test_the_jobset_is_valid():
+def test_the_jobset_is_valid(models):
     """Its jobs by Kubernetes' models; its own keys by the list of those of jobset.x-k8s.io/v1alpha2."""
-    reason = "needs Kubernetes' client: `bash tests/run.sh --all` installs it"
-    models = pytest.importorskip("kubernetes.client.models", reason=reason)
     jobset = yaml.safe_load((ROOT / "launch/gke_jobset.yaml").read_text())
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert set(jobset) == {"apiVersion", "kind", "metadata", "spec"}
@@ -175,9 +181,9 @@ def test_the_jobset_is_valid():
     )
 
 
-def test_an_unknown_key_of_a_job_is_reported():
+def test_an_unknown_key_of_a_job_is_reported(models):
     with pytest.raises(AssertionError, match=r"template.spec.completion is unknown"):
-        check_keys({"spec": {"completion": 1}}, "V1JobTemplateSpec", "template")
+        check_keys(models, {"spec": {"completion": 1}}, "V1JobTemplateSpec", "template")
 
 
 def test_the_sky_task():
