@@ -3,10 +3,11 @@
 A message is one paragraph that names what is wrong and the cure; no stack trace is printed.
 """
 
+import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -53,6 +54,17 @@ class LostPeer(CommandError):
 
 class Interrupted(CommandError):
     prefix, code = "interrupted", EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def reading(problem: str, cure: str = "", kind: type[UserError] = DataError) -> Iterator[None]:
+    """Report whatever libraries raise for a damaged file as `kind`; but one that is missing or locked as it is."""
+    try:
+        yield
+    except (CommandError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise kind(f"{problem}: {' '.join(str(error).split())[:300]}{cure}") from None
 
 
 def exit_code(command: Callable[[], None]) -> int:
