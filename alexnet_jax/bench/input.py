@@ -175,16 +175,9 @@ def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
     compared = rates if own and pipeline.stage == "whole" else {}
     peer_rates = [compared.get(peer) for peer in (TORCH, f"tf.data {pipeline.store}")]
     ratios = [measuring.ratio(own, peer) if own and peer else None for peer in peer_rates]
-    return {
-        "pipeline": pipeline.name,
-        "images_per_s": statistics.median(own) if own else None,
-        **dict(zip(RATIOS, ratios, strict=True)),
-        "cores": pipeline.cores,
-        "batch": batch,
-        "stage": pipeline.stage,
-        "store": pipeline.store,
-        "rounds": own,
-    }
+    about = {"cores": pipeline.cores, "batch": batch, "stage": pipeline.stage, "store": pipeline.store}
+    speed = {"pipeline": pipeline.name, "images_per_s": statistics.median(own) if own else None}
+    return speed | dict(zip(RATIOS, ratios, strict=True)) | about | {"rounds": own}
 
 
 def table(rows: list[dict]) -> str:

@@ -1,7 +1,6 @@
 """What measurements share: options, rates over several rounds, and the conditions that are recorded with a result."""
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -71,15 +70,12 @@ def add_program(parser: argparse.ArgumentParser) -> None:
 
 
 def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -> Config:
-    """The config to measure with the options of `add_program`, `batch` images a step over all devices, and `changes`.
-
-    Call it before JAX starts: on a CPU it sets the number of devices.
-    """
+    """The config to measure, with `batch` images a step over all devices. Call it before JAX starts."""
     data, tower = arguments.mesh
-    jax.config.update("jax_num_cpu_devices", data * tower)  # other devices ignore it
-    sizes = {"mesh.data": data, "mesh.tower": tower, "train.batch_size": batch, "train.eval_batch_size": batch}
-    changes = sizes | {"train.compute_dtype": arguments.dtype} | changes
-    return config_files.parse(config_files.load(arguments.config, changes))
+    jax.config.update("jax_num_cpu_devices", data * tower)  # only a CPU heeds it
+    changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": arguments.dtype} | changes
+    sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
+    return config_files.parse(config_files.load(arguments.config, changes | sizes))
 
 
 def machine() -> str:
@@ -94,16 +90,10 @@ def machine() -> str:
 def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
     """What was measured, where and when, ready for JSON."""
     data, tower = arguments.mesh
-    return {
-        "config": arguments.config,
-        "mesh": f"{data}x{tower}",
-        "batch": batch,
-        "dtype": arguments.dtype,
-        "machine": machine(),
-        "device": f"{data * tower} x {jax.devices()[0].device_kind}",
-        "cores": len(os.sched_getaffinity(0)),
-        "date": datetime.date.today().isoformat(),
-    }
+    what = {"config": arguments.config, "mesh": f"{data}x{tower}", "batch": batch, "dtype": arguments.dtype}
+    device = f"{data * tower} x {jax.devices()[0].device_kind}"
+    where = {"machine": machine(), "device": device, "cores": len(os.sched_getaffinity(0))}
+    return what | where | {"date": time.strftime("%Y-%m-%d")}
 
 
 def write(file: Path | None, result: Any) -> None:

@@ -1,7 +1,7 @@
 """The same images through PyTorch's DataLoader and through tf.data, each in the fastest form that we know.
 
-Both packages are optional: only the functions that need one import it. The streams yield batches of images
-[B, size, size, 3] uint8 without labels, and never end, so that no pause between epochs is timed.
+Both are optional: only the functions that need one import it. The streams yield images [B, size, size, 3] uint8, and
+never end, so that no pause between epochs is timed.
 """
 
 import functools
@@ -58,11 +58,7 @@ def write_tfrecords(folder: Path, name: str, contents: Iterable[bytes], files: i
 
 
 def tfdata(paths: list[str], store: str, batch: int, size: int, threads: int, by_records: bool = True) -> Stream:
-    """TFRecords of JPEGs, decoded by TensorFlow's default decoder (its fast one), or of raw pixels.
-
-    Without `by_records` whole batches of raw pixels are decoded at once, which is faster than one record after another,
-    as one would write it first.
-    """
+    """TFRecords of JPEGs, or of raw pixels. Without `by_records`, raw batches are decoded at once: that is faster."""
     tf = _tensorflow()
     shape = (size, size, 3) if by_records else (-1, size, size, 3)
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from alexnet_jax.bench import measuring
-from alexnet_jax.data import blocks, images, packing
+from alexnet_jax.data import images, packing
 from alexnet_jax.data.packing import Settings
 from alexnet_jax.data.sources.registry import open_source
 from alexnet_jax.data.sources.source import Source, Split
@@ -51,13 +51,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"{count} images, {len(different)} of them different; {os.cpu_count()} threads; {arguments.rounds} rounds")
     stores = [Settings(store, arguments.size, arguments.quality, max_corrupt=0.0) for store in ("raw", "jpeg")]
     packed, alone = (collections.defaultdict[str, list[float]](list) for _ in range(2))
-    for _ in range(arguments.rounds):
-        for settings in stores:
-            alone[settings.store].append(count / _seconds_alone(repeated, settings))
-            with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
-                start = time.perf_counter()
-                packing.pack(source, Path(folder) / "data", settings, show_progress=False)
-                packed[settings.store].append(count / (time.perf_counter() - start))
+    for settings in stores * arguments.rounds:
+        alone[settings.store].append(count / _seconds_alone(repeated, settings))
+        with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
+            start = time.perf_counter()
+            packing.pack(source, Path(folder) / "data", settings, show_progress=False)
+            packed[settings.store].append(count / (time.perf_counter() - start))
     rows = []
     for store in packed:
         whole, bare = statistics.median(packed[store]), statistics.median(alone[store])
@@ -69,10 +68,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _seconds_alone(split: Split, settings: Settings) -> float:
-
     def work(start: int) -> None:
         for i in range(start, min(start + BLOCK, len(split.names))):
-            square, _ = blocks.stored_pixels(split.read(i).content, settings.size)
+            square, _ = images.stored_pixels(split.read(i).content, settings.size)
             if settings.store == "jpeg":
                 images.encode_jpeg(square, settings.quality)
 

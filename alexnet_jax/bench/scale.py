@@ -53,8 +53,7 @@ def collectives(program: str, mesh: dict[str, int]) -> list[Collective]:
     """The collectives in the text of a compiled program (`jax.stages.Compiled.as_text`) over a mesh data x tower."""
     found = []
     for results, kind, rest in COLLECTIVE.findall(program):
-        sizes = [(math.prod(_numbers(shape)), BYTES[dtype]) for dtype, shape in ARRAY.findall(results)]
-        arrays = [(elements, elements * width) for elements, width in sizes]
+        arrays = [(n := math.prod(_numbers(shape)), n * BYTES[dtype]) for dtype, shape in ARRAY.findall(results)]
         group = _group(rest, math.prod(mesh.values()))
         along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
         found.append(Collective(kind, arrays, len(group), TOWER if along_towers else DATA))
@@ -127,23 +126,19 @@ def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:
 def predicted(config: Config, data: int, tower: int) -> dict[str, float]:
     """The same from the costs of the layers (`alexnet facts`); no scalars."""
     images, towers = config.train.batch_size // data, config.model.towers
+    summed = 2 * (data - 1) / data * 4  # bytes that a device sends to sum a parameter's gradient over the data axis
     sent = dict.fromkeys(PURPOSES, 0.0)
     for layer in facts.layers(config):
         if tower > 1:
             sent[BETWEEN_TOWERS] += 2 * images * layer.link_bytes / towers
         is_conv = layer.name.startswith("conv")
         if is_conv or config.mesh.fc_sharding == "tower":
-            sent[CONV if is_conv else DENSE] += _summed(layer.parameters / tower, data)
+            sent[CONV if is_conv else DENSE] += summed * layer.parameters / tower
         else:  # forward each device passes its inputs on and gathers its sums; backward it is the other way round
             inputs, units = (layer.parameters - layer.neurons) / layer.neurons, layer.neurons / towers
             numbers = inputs * (data - 1) / data + units * (data - 1)
-            sent[DENSE] += 2 * images * 4 * numbers + _summed(units, data)  # biases are not split
+            sent[DENSE] += 2 * images * 4 * numbers + summed * units  # biases are not split
     return sent
-
-
-def _summed(parameters: float, data: int) -> float:
-    """The bytes that a device sends when the gradients of so many parameters are summed over the data axis."""
-    return 2 * (data - 1) / data * 4 * parameters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,6 +176,6 @@ def run(arguments: argparse.Namespace) -> None:
         megabytes = [f"{sent[purpose] / 1e6:,.3f}" for purpose in PURPOSES]
         lines.append([*layout.values(), *megabytes, "-" if ratio is None else f"{ratio:.4f}"])
     headings = ("devices", "mesh", "fc_sharding", *(f"{purpose}, MB" for purpose in PURPOSES), "all, to the model")
-    align = ("right", "right", "left", *("right",) * 5)
-    print(tabulate(lines, headings, tablefmt="plain", disable_numparse=True, colalign=align))
+    align = ["right", "right", "left"]
+    print(tabulate(lines, headings, "plain", disable_numparse=True, stralign="right", colalign=align))
     measuring.write(arguments.json, rows)

@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _measure(arguments: argparse.Namespace, config: Config) -> dict:
+    """The speeds and how they compare, ready for JSON."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
     program, step = our_step(config, mesh, not arguments.forward)
     contenders = {OURS: step, PEAK: peak(mesh, arguments.dtype, arguments.peak_size)}
@@ -77,9 +78,30 @@ def _measure(arguments: argparse.Namespace, config: Config) -> dict:
     pipelines = [
         measuring.Pipeline(name, "whole", None, 1, _endless(contender)) for name, contender in contenders.items()
     ]
-    rates = measuring.rates(pipelines, 1, arguments.rounds, arguments.seconds)
-    measured = {"shares": shares(program, step, mesh.size), "memory_bytes_a_device": _memory(program, mesh)}
-    return summary(config, arguments, rates) | measured | measuring.conditions(arguments, config.train.batch_size)
+    batch = config.train.batch_size
+    rates = measuring.rates(pipelines, batch, arguments.rounds, arguments.seconds)
+    products = max(rates.pop(PEAK)) / batch  # a second, of matrices
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    ratios = {name: measuring.ratio(rates[OURS], each) for name, each in rates.items() if name != OURS}
+    best = max(ratios, key=lambda name: medians[name], default=None)
+    layers = facts.layers(config)
+    flop = sum(2 * layer.multiply_adds if arguments.forward else layer.training_flop for layer in layers)
+    gflops, peak_gflops = flop * medians[OURS] / 1e9, 2 * mesh.size * arguments.peak_size**3 * products / 1e9
+    return {
+        "ours_images_per_s": medians[OURS],
+        "torch_images_per_s": best and medians[best],
+        "torch_variant": best,
+        "ratio": best and ratios[best],
+        "ratios": ratios,
+        "gflops": gflops,
+        "peak_gflops": peak_gflops,
+        "share_of_peak": gflops / peak_gflops,
+        "shares": shares(program, step, mesh.size),
+        "memory_bytes_a_device": _memory(program, mesh),
+        "what": "forward" if arguments.forward else "train",
+        "rounds": rates,
+        **measuring.conditions(arguments, batch),
+    }
 
 
 def _endless(step: Callable[[], Any]) -> peers.Stream:
@@ -89,12 +111,11 @@ def _endless(step: Callable[[], Any]) -> peers.Stream:
 
 def our_step(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any, Callable[[], Any]]:
     """The compiled program, and a function that runs it once on random images and returns its result."""
-    rng = np.random.default_rng(0)
-    size, count = config.data.size, config.train.batch_size
+    rng, size, count = np.random.default_rng(0), config.data.size, config.train.batch_size
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    labels = rng.integers(0, config.model.num_classes, count).astype(np.int32)
-    batch = Batch(images, labels, np.arange(count, dtype=np.int32), np.ones(count, bool))
-    batch = sharding.put(batch, mesh, sharding.EXAMPLES)
+    labels = rng.integers(0, config.model.num_classes, count, np.int32)
+    examples = Batch(images, labels, np.arange(count, dtype=np.int32), np.ones(count, bool))
+    batch = sharding.put(examples, mesh, sharding.EXAMPLES)
     grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
     constants = sharding.put(grey, mesh, sharding.REPLICATED)
     state = steps.init_state(config, mesh)
@@ -158,47 +179,17 @@ def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, flo
     return {part: duration / total for part, duration in sorted(seconds.items(), key=lambda item: -item[1])}
 
 
-def summary(config: Config, arguments: argparse.Namespace, rates: dict[str, list[float]]) -> dict:
-    """The speeds and how they compare, ready for JSON. `rates`: contender -> steps per second, one number a round."""
-    batch, devices = config.train.batch_size, config.mesh.data * config.mesh.tower
-    images = {name: [batch * rate for rate in each] for name, each in rates.items() if name != PEAK}
-    medians = {name: statistics.median(each) for name, each in images.items()}
-    ratios = {name: measuring.ratio(images[OURS], each) for name, each in images.items() if name != OURS}
-    best = max(ratios, key=lambda name: medians[name], default=None)
-    layers = facts.layers(config)
-    flop = sum(2 * layer.multiply_adds if arguments.forward else layer.training_flop for layer in layers)
-    gflops = flop * medians[OURS] / 1e9
-    peak_gflops = 2 * devices * arguments.peak_size**3 * max(rates[PEAK]) / 1e9
-    return {
-        "ours_images_per_s": medians[OURS],
-        "torch_images_per_s": best and medians[best],
-        "torch_variant": best,
-        "ratio": best and ratios[best],
-        "ratios": ratios,
-        "gflops": gflops,
-        "peak_gflops": peak_gflops,
-        "share_of_peak": gflops / peak_gflops,
-        "what": "forward" if arguments.forward else "train",
-        "rounds": images,
-    }
-
-
 def show(result: dict) -> None:
     """Print a result."""
     rows = []
     for name, rates in result["rounds"].items():
         ratio = f"{result['ratios'][name]:.2f}x" if name in result["ratios"] else ""
         rows.append((name, f"{statistics.median(rates):,.1f}", measuring.spread(rates, 1), ratio))
-    headings, align = ("", "images/s", "least..most", "ours is"), ("left", *("right",) * 3)
-    print(f"\n{result['machine']}")
-    print(
-        f"{result['what']}, {result['config']}, mesh {result['mesh']} on {result['device']} with {result['cores']} "
-        f"cores, batch {result['batch']}, {result['dtype']}, {len(result['rounds'][OURS])} rounds\n"
-    )
-    print(tabulate(rows, headings, tablefmt="plain", disable_numparse=True, colalign=align))
-    print(
-        f"\n{result['gflops']:,.0f} GFLOP/s, {result['share_of_peak']:.0%} of the {result['peak_gflops']:,.0f} that a "
-        f"matrix product reaches; {result['memory_bytes_a_device'] / 1e6:,.0f} MB on each device"
-    )
+    headings = ("", "images/s", "least..most", "ours is")
+    print("\n{machine}\n{what}, {config}, mesh {mesh} on {device} with {cores} cores".format(**result), end=", ")
+    print("batch {batch}, {dtype}, {count} rounds\n".format(count=len(result["rounds"][OURS]), **result))
+    print(tabulate(rows, headings, "plain", disable_numparse=True, stralign="right", colalign=["left"]))
+    print("\n{gflops:,.0f} GFLOP/s, {share_of_peak:.0%} of the {peak_gflops:,.0f} that a ".format(**result), end="")
+    print(f"matrix product reaches; {result['memory_bytes_a_device'] / 1e6:,.0f} MB on each device")
     shares = ", ".join(f"{part} {share:.1%}" for part, share in result["shares"].items())
     print(f"parts of a step: {shares}\n", flush=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from alexnet_jax.inference import activations
+from alexnet_jax import model
 from alexnet_jax.interop import networks
 from alexnet_jax.interop.torch_alexnet import AlexNet
 from alexnet_jax.model_config import Model
@@ -16,12 +16,10 @@ from alexnet_jax.run_config import Config
 
 
 def net(spec: Model) -> AlexNet:
-    """A model in PyTorch, with all parameters 0. Raises UserError if PyTorch lacks one of its layers."""
+    """An untrained model in PyTorch. Raises UserError if PyTorch lacks one of its layers."""
     networks.check_layers(spec)
-    shapes, _ = activations.shapes(spec)
-    zeros = jax.tree.map(lambda shape: np.zeros(shape, np.float32), shapes, is_leaf=lambda node: type(node) is tuple)
-    state = {name: torch.from_numpy(array) for name, array in networks.to_torch(spec, zeros).items()}
-    return AlexNet(spec.model_dump(), state)
+    params = jax.device_get(jax.jit(lambda key: model.init(spec, key))(jax.random.key(0, impl="rbg")))
+    return AlexNet(spec.model_dump(), {name: torch.tensor(x) for name, x in networks.to_torch(spec, params).items()})
 
 
 def variants(device: str) -> dict[str, dict[str, Any]]:
@@ -38,23 +36,17 @@ def variants(device: str) -> dict[str, dict[str, Any]]:
 def stepper(
     config: Config, device: str, train: bool, compile_mode: str | None, channels_last: bool
 ) -> Callable[[], None]:
-    """A function that runs one training step or, without `train`, one forward pass, on images already on the device.
-
-    The step is cross-entropy, its gradients, and SGD with momentum and weight decay in one fused call.
-    """
+    """A function that runs a training step, with fused SGD, or a forward pass, on images that are on the device."""
     rng = np.random.default_rng(0)
     batch, size = config.train.batch_size, config.model.image_size
-    model = net(config.model).to(device).train(train)
+    network = net(config.model).to(device).train(train)
     images = torch.tensor(rng.normal(0, 60, (batch, 3, size, size)).astype(np.float32), device=device)
     labels = torch.tensor(rng.integers(0, config.model.num_classes, batch), device=device)
     if channels_last:
-        model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.01)
+        network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
     rate, momentum, decay = config.optim.learning_rate, config.optim.momentum, config.optim.weights.weight_decay
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum, weight_decay=decay, fused=True)
-    compiled = model if compile_mode is None else torch.compile(model, mode=compile_mode)
+    optimizer = torch.optim.SGD(network.parameters(), rate, momentum, weight_decay=decay, fused=True)
+    compiled = network if compile_mode is None else torch.compile(network, mode=compile_mode)
     dtype = getattr(torch, config.train.compute_dtype)
 
     def step() -> None:

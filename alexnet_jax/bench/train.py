@@ -29,13 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.steps < LINES:
         raise UserError(f"--steps {arguments.steps} is too few; give {LINES} or more")
     store = manifest.read(arguments.data).store
-    changes = {
-        "data.source": "prepared",
-        "data.directory": str(arguments.data),
-        "train.epochs": 10**6,
-        "train.max_steps": arguments.steps,
-        "train.log_every_steps": arguments.steps // LINES,
-    }
+    changes = {"data.source": "prepared", "data.directory": str(arguments.data), "train.epochs": 10**6}
+    changes |= {"train.max_steps": arguments.steps, "train.log_every_steps": arguments.steps // LINES}
     config = measuring.config(arguments, arguments.batch, changes)
     train_split = config.data.train_split
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
@@ -45,14 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     lines = [row for row in rows if row["split"] == train_split and "images_per_s" in row][1:]
     speed, waited = (statistics.median(line[key] for line in lines) for key in ("images_per_s", "data_wait"))
     hours = PAPER_EPOCHS * facts.ILSVRC_2012 / speed / 3600
-    result = {
-        "images_per_s": speed,
-        "data_wait": waited,
-        "hours_of_the_paper": hours,
-        "lines": [line["images_per_s"] for line in lines],
-        "store": store,
-        **measuring.conditions(arguments, arguments.batch),
-    }
+    result = {"images_per_s": speed, "data_wait": waited, "hours_of_the_paper": hours, "store": store}
+    result |= {"lines": [line["images_per_s"] for line in lines]} | measuring.conditions(arguments, arguments.batch)
     print(f"\n{result['machine']}; {result['device']}")
     print(f"{speed:,.1f} images/s from {store} records, waiting for data {waited:.1%} of the time")
     print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
