@@ -1,4 +1,4 @@
-"""The page and its JSON endpoints."""
+"""The page and its JSON endpoints, and what every request passes before them."""
 
 import asyncio
 import contextlib
@@ -14,16 +14,22 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from alexnet_jax.data.blocks import stored_pixels
-from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage
+from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage, stored_pixels
 from alexnet_jax.inference import predictions
 from alexnet_jax.serving import explain
 from alexnet_jax.serving.batching import Batcher
 from alexnet_jax.serving.explain import HEAVY, Kernel, Neighbour, Served
-from alexnet_jax.serving.guard import Guard
 
 BEST = 5  # classes in an answer
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HEADERS = {
+    b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    b"script-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-store",
+}
+CLOSE = {"connection": "close"}  # after a refusal, since the rest of the body is not read
 
 
 class Limits(BaseModel):
@@ -122,7 +128,7 @@ class Endpoints:
             square=explain.SHARE,
             kernels=kernels,
             neighbours=neighbours,
-            no_neighbours=self.served.no_index,
+            no_neighbours=self.served.searched if isinstance(self.served.searched, str) else "",
         )
 
     async def _predict_one(self, image: UploadFile) -> Prediction:
@@ -150,6 +156,37 @@ class Endpoints:
         return [Scored(name=name, probability=probability) for name, probability in top]
 
 
+def guard(app: Any, max_bytes: int) -> Callable:
+    """ASGI middleware. Answers a body of more than `max_bytes` with 413, whether or not its length was declared."""
+
+    async def guarded(scope: dict, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        _, given, charset = headers.get(b"content-type", b"").lower().partition(b"charset=")
+        decodable = not given or charset.partition(b";")[0].strip(b' "') in (b"utf-8", b"utf8")
+        declared = headers.get(b"content-length", b"")
+        too_large = declared.isdigit() and int(declared) > max_bytes
+        received = 0
+
+        async def checked() -> dict:  # what it raises is answered by the application
+            nonlocal received
+            if not decodable:
+                raise HTTPException(400, "only UTF-8 is understood", CLOSE)
+            message = {} if too_large else await receive()
+            received += len(message.get("body", b""))
+            if too_large or received > max_bytes:
+                raise HTTPException(413, f"the request is larger than {max_bytes / 1e6:g} MB", CLOSE)
+            return message
+
+        async def extended(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message["headers"], *HEADERS.items()]}
+            await send(message)
+
+        await app(scope, checked, extended)
+
+    return guarded
+
+
 def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None]) -> FastAPI:
     """The application; `ready` is called once it answers. On a loopback `host` it only answers to loopback names."""
     batcher = Batcher(served.log_probabilities)
@@ -163,7 +200,7 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
 
     title, about = f"alexnet_jax: {served.net.name}", "Classifies images with a network trained by alexnet_jax."
     app = FastAPI(title=title, description=about, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, max_bytes=limits.max_bytes)
+    app.add_middleware(guard, max_bytes=limits.max_bytes)
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from fastapi import HTTPException
@@ -21,7 +20,6 @@ class Batcher:
     def __init__(self, step: Callable[[np.ndarray], np.ndarray]):
         self._step = step
         self._queue: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue(MAX_WAITING)
-        self._thread = ThreadPoolExecutor(1)
         self.images = self.passes = 0  # so far
 
     async def ask(self, image: np.ndarray) -> np.ndarray:
@@ -35,7 +33,6 @@ class Batcher:
 
     async def work(self) -> None:
         """Answer until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
             if self._queue.empty():
@@ -45,7 +42,7 @@ class Batcher:
             images, answers = zip(*batch, strict=True)
             self.images, self.passes = self.images + len(batch), self.passes + 1
             try:
-                results = await loop.run_in_executor(self._thread, self._step, padded(np.stack(images)))
+                results = await asyncio.to_thread(self._step, padded(np.stack(images)))
                 for answer, result in zip(answers, results, strict=False):
                     if not answer.done():  # else the client has left
                         answer.set_result(result)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from alexnet_jax.data.datasets import split_of
-from alexnet_jax.data.records import Images, spread
+from alexnet_jax.data.records import Images, Subset, spread
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations, feature_store, network
 from alexnet_jax.inference.feature_store import About, Named
@@ -40,12 +40,7 @@ class Neighbour(BaseModel):
     picture: str
 
 
-class Index(NamedTuple):
-    """The training images that are searched for neighbours."""
-
-    vectors: np.ndarray  # [N, units] float32
-    rows: np.ndarray  # [N] int: the index of each in `images`
-    images: Images
+Index = tuple[np.ndarray, Images]  # vectors [N, units] float32 of training images, and these N
 
 
 class Served(NamedTuple):
@@ -53,8 +48,7 @@ class Served(NamedTuple):
 
     net: Network
     kernels: list[list[str]]  # tower -> pictures of conv1's kernels; none if every place has kernels of its own
-    searched: Index | None
-    no_index: str  # why there is none
+    searched: Index | str  # for neighbours, or why not
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """[B, size, size, 3] uint8 -> [B, classes] float32, nats."""
@@ -62,19 +56,15 @@ class Served(NamedTuple):
 
 
 def open_served(directory: Path, data: str | None, most: int) -> Served:
-    """The newest network in a workdir, with at most `most` training images to search for neighbours.
-
-    All programs that requests will run are compiled.
-    """
+    """The newest network in a workdir, compiled, with at most `most` training images to search for neighbours."""
     net = network.open_workdir(directory)
     kernels: list[list[str]] = []
     if net.config.model.conv1.shared:
-        kernel = np.asarray(net.params["conv1"]["kernel"], np.float32)
-        factor = -(-LARGE // kernel.shape[1])
-        enlarged = kernel_images.as_images(kernel).repeat(factor, 2).repeat(factor, 3)
-        kernels = [[picture(image) for image in tower] for tower in enlarged]
-    index, why = _index(net, data, most) if most else (None, "the server was started with --neighbours_of 0")
-    served = Served(net, kernels, index, why)
+        images = kernel_images.as_images(np.asarray(net.params["conv1"]["kernel"], np.float32))
+        factor = -(-LARGE // images.shape[2])
+        kernels = [[picture(image) for image in tower] for tower in images.repeat(factor, 2).repeat(factor, 3)]
+    searched = _index(net, data, most) if most else "the server was started with --neighbours_of 0"
+    served = Served(net, kernels, searched)
     black = np.zeros((max(SIZES), net.config.data.size, net.config.data.size, 3), np.uint8)
     for count in SIZES:
         served.log_probabilities(black[:count])
@@ -83,14 +73,14 @@ def open_served(directory: Path, data: str | None, most: int) -> Served:
     return served
 
 
-def _index(net: Network, data: str | None, most: int) -> tuple[Index | None, str]:
+def _index(net: Network, data: str | None, most: int) -> Index | str:
     try:
         dataset = net.dataset(data)
         train = split_of(dataset, net.config.data.train_split, "config.data.train_split")
     except UserError as error:
         if data is not None:
             raise
-        return None, str(error)
+        return str(error)
     images = spread(train, min(most, len(train.labels)))
     origin = f"{net.identity} {dataset.fingerprint} {len(images.labels)}"
     about = About(activations.layer_of(net.config, None), origin, net.classes)
@@ -98,11 +88,11 @@ def _index(net: Network, data: str | None, most: int) -> tuple[Index | None, str
     with contextlib.suppress(FileNotFoundError, UserError):  # a damaged file is written again
         saved = feature_store.open_saved(path)
         if saved.about == about:
-            return Index(np.concatenate(list(saved.blocks())), np.array(saved.names).astype(int), images), ""
+            return np.concatenate(list(saved.blocks())), Subset(images, np.array(saved.names).astype(int))
     parts = [(part.example, part.result) for part in net.over(images, net.features_step(None), bad={})]
     rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
     feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
-    return Index(vectors, rows, images), ""
+    return vectors, Subset(images, rows)
 
 
 def picture(pixels: np.ndarray) -> str:
@@ -112,10 +102,10 @@ def picture(pixels: np.ndarray) -> str:
 
 
 def covered(pixels: np.ndarray, mean_image: np.ndarray, crop: int) -> np.ndarray:
-    """Copies of an image, each with another square of its centre crop covered by the mean image.
+    """Copies of an image, each with another square of its centre crop, of side `crop`, covered by the mean image.
 
-    Where the network becomes less sure of a class, the square covers evidence for it. `crop` is the side of the centre
-    crop: [size, size, 3] uint8 -> [GRID * GRID, size, size, 3] uint8, row by row.
+    [size, size, 3] uint8 -> [GRID * GRID, size, size, 3] uint8, row by row. A square that covers evidence for a class
+    makes the network less sure of it.
     """
     mean = np.clip(np.round(mean_image), 0, 255).astype(np.uint8)
     side = max(1, round(SHARE * crop))
@@ -142,15 +132,14 @@ def strongest_kernels(served: Served, pixels: np.ndarray) -> list[list[Kernel]]:
 
 def neighbours(served: Served, pixels: np.ndarray) -> list[Neighbour]:
     """The training images nearest to an image."""
-    if served.searched is None:
+    if isinstance(served.searched, str):
         return []
-    net, (vectors, rows, images) = served.net, served.searched
+    net, (vectors, images) = served.net, served.searched
     with HEAVY:
         query = net.ask(net.features_step(None), pixels[None])
         blocks = (vectors[start : start + feature_store.ROWS] for start in range(0, len(vectors), feature_store.ROWS))
         (nearest,), (distances,) = feature_store.nearest(query, blocks, NEIGHBOURS)
-        index = rows[nearest]
-        stored = np.empty((len(index), *pixels.shape), np.uint8)
-        images.read(index, stored)
-    shown = zip(images.labels[index], distances, net.centre_crop(stored), strict=True)
+        stored = np.empty((len(nearest), *pixels.shape), np.uint8)
+        images.read(nearest, stored)
+    shown = zip(images.labels[nearest], distances, net.centre_crop(stored), strict=True)
     return [Neighbour(name=net.classes[label], distance=d, picture=picture(crop)) for label, d, crop in shown]
