@@ -52,8 +52,9 @@ def rows() -> list[str]:
     drawn, y = [], TOP
     size = spec.image_size
     drawn.append(
-        f'<text class="mid" x="{(COLUMNS[0] + COLUMNS[1] + BOX) / 2}" y="30">image {size} x {size} x 3, the same to both'
-        f'</text><path d="M{COLUMNS[0] + BOX / 2} 52 V40 H{COLUMNS[1] + BOX / 2} V52" stroke="{GREY}" fill="none"/>'
+        f'<text class="mid" x="{(COLUMNS[0] + COLUMNS[1] + BOX) / 2}" y="30">'
+        f"image {size} x {size} x 3, the same to both</text>"
+        f'<path d="M{COLUMNS[0] + BOX / 2} 52 V40 H{COLUMNS[1] + BOX / 2} V52" stroke="{GREY}" fill="none"/>'
         + "".join(
             f'<text class="mid layer" x="{left + BOX / 2}" y="{TOP - 16}">device {tower}: tower {tower}</text>'
             for tower, left in enumerate(COLUMNS)
@@ -90,7 +91,8 @@ def rows() -> list[str]:
 
 def main() -> None:
     *drawn, height = rows()
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     background = f'<rect width="{WIDTH}" height="{height}" rx="12" fill="#fff" stroke="#d0d7de"/>'
     title = "<title>AlexNet on two devices: what each tower holds, and where they exchange their outputs</title>"
     svg = "\n".join([head, title, f"<style>{STYLE}</style>", background, *drawn, "</svg>"])

@@ -191,12 +191,12 @@ def test_a_locally_connected_layer(stride, padding):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-# --- README ---
+# --- The documents ---
 
 
-def test_every_difference_is_in_the_readme():
-    """README names each key in which the recipes differ in full."""
-    readme = (ROOT / "README.md").read_text()
+def test_every_difference_is_in_the_documents():
+    """The page names each key in which the recipes differ in full."""
+    page = (ROOT / "docs/recipes.md").read_text()
     text, code = (flat(recipe.get_config()) for recipe in (paper, code2012))
     different = [key for key, value in code.items() if value is not None and text.get(key) != value]
-    assert different and not [key for key in different if f"`{key}`" not in readme]
+    assert different and not [key for key in different if f"`{key}`" not in page]

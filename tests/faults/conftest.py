@@ -1,6 +1,6 @@
-"""What the fault tests share: the run without a fault, and the table in the README.
+"""What the fault tests share: the run without a fault, and the table in docs/trust.md.
 
-`python -m pytest tests/faults --write-faults` writes results.json, from which the README's table is made.
+`python -m pytest tests/faults --write-faults` writes results.json, from which that table is made.
 """
 
 import json
@@ -53,7 +53,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """The table in the README."""
+    """The table in docs/trust.md."""
     lines = ["| Fault | Tries | Lost | How it is reported |", "| --- | --- | --- | --- |"]
     columns = ("fault", "tries", "lost", "reported")
     return "\n".join(lines + [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows])

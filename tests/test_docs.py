@@ -1,0 +1,216 @@
+"""README and docs/ together: links, commands, configs and numbers; and the site that is built from them."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from alexnet_jax import __main__, errors
+from alexnet_jax.bench import results
+from alexnet_jax.run import config_files
+from tests.conftest import ROOT
+from tests.documents import COMMANDS, EVERYTHING, PAGES, anchors, trainings
+from tests.faults import conftest as faults
+from tests.runs import environment
+
+PROSE = " ".join(EVERYTHING.split())  # on one line
+TRAININGS = trainings(COMMANDS)
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_files_exist(name):
+    folder = (ROOT / name).parent
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", PAGES[name]):
+        if target.startswith("https://"):
+            continue
+        assert not target or (folder / target).exists(), target
+        page = os.path.relpath((folder / target).resolve(), ROOT) if target else name
+        if anchor and not name.startswith("launch/"):
+            assert anchor in anchors(PAGES[page]), f"{target}#{anchor}"
+
+
+def test_scripts_and_tests_exist():
+    named = re.findall(r"`(?:bash|pytest|python|python -m pytest) ((?:launch|tests|docs)/[\w/]+\.(?:sh|py))", PROSE)
+    assert len(named) >= 8
+    assert [file for file in named if not (ROOT / file).exists()] == []
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"@[A-Z]+@|TODO|TBD", EVERYTHING)
+
+
+def test_measured_numbers_are_those_of_the_results():
+    """The speeds of the input are those that the benchmarks printed, rounded."""
+    printed = (ROOT / "alexnet_jax/bench/results/input-2-cores.txt").read_text()
+    for store in ("raw", "jpeg"):
+        row = re.search(rf"alexnet_jax {store} +2 +([\d,]+) .* ([\d.]+)x +([\d.]+)x\n", printed)
+        assert row
+        speed = round(int(row[1].replace(",", "")), -1)
+        to_torch, to_tf = f"{float(row[2]):.2g}x", f"{float(row[3]):.1f}x"
+        assert f"| `--store {store}` | {speed:,} | {to_torch} | {to_tf} |" in PAGES["docs/data.md"]
+    raw, jpeg = re.findall(r"prepare --store \w+ .* ([\d.]+)% of", printed)
+    assert re.search(rf"{raw} % \(raw\) and {jpeg} % \(JPEG\)", PROSE)
+
+
+def test_the_tables_of_speed_are_those_of_the_results():
+    page = PAGES["docs/speed.md"].replace("](../", "](")  # the links there start at docs/
+    assert results.steps() in page and results.scale() in page
+
+
+def test_the_table_of_faults_is_that_of_the_tests():
+    assert faults.table(json.loads(faults.RESULTS.read_text())) in PAGES["docs/trust.md"]
+    soak = json.loads((ROOT / "tests/soak.json").read_text())
+    assert soak["cycles"] >= 100 and soak["equal bit for bit"] and f"[{soak['cycles']} kills and resumes]" in PROSE
+    assert f"bit for bit, {soak['cycles']} times in a row" in PAGES["README.md"]
+
+
+def test_promises_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGES["docs/trust.md"])
+    assert len(named) >= 16
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).exists(), (file, test)
+
+
+def test_exit_codes_are_those_of_the_program():
+    table = PAGES["docs/trust.md"].partition("| exit code |")[2]
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.M)}
+    codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    assert listed == codes - {errors.EXIT_KEYBOARD, errors.EXIT_OUTPUT_CLOSED}
+
+
+def test_the_claims_that_were_run_are_in_the_published_table():
+    published = (ROOT / "alexnet_jax/paper/results/small-cifar10/claims.md").read_text()
+    rows = re.findall(r"^\| (?:relu|two_gpus|lrn|lrn_cifar|pooling|ten_views) \|.*$", PAGES["docs/reproduce.md"], re.M)
+    assert len(rows) == 6
+    assert all(row in published and "not run" not in row for row in rows)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("alexnet ") and c not in TRAININGS])
+def test_commands_accept_the_arguments_that_the_documents_give_them(command, monkeypatch):
+    """Each line is parsed in full; only what it would then do is left out."""
+    calls = []
+
+    def exit_code(call):
+        calls.append(call)
+        return errors.EXIT_OK
+
+    monkeypatch.setattr(errors, "exit_code", exit_code)
+    words = shlex.split(command.partition(">")[0])[1:]
+    if words[0].startswith("--"):
+        exit_code(lambda: None)  # --version and the like do all that they do while arguments are parsed
+    try:
+        __main__.main(words)
+    except SystemExit as ended:
+        assert not ended.code
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("line", TRAININGS)
+def test_training_accepts_the_flags_that_the_documents_give_it(line):
+    """A process each: absl's flags belong to the process."""
+    program = "import sys; from alexnet_jax import main; main.parse_flags(sys.argv)"
+    command = [sys.executable, "-c", program, *TRAININGS[line]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if "finetune:runs/cifar10" in line:  # its argument reaches the config
+        assert done.returncode == errors.EXIT_USER_ERROR and "runs/cifar10 is not a workdir" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_documents_show_every_command():
+    shown = {command.split()[1] for command in COMMANDS if command.startswith("alexnet ")}
+    assert {name for name in shown if not name.startswith("--")} == set(__main__.MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"--config[ =]([\w/.:+=]+)", EVERYTHING))))
+def test_configs_exist(name):
+    if name.startswith("finetune:"):
+        with pytest.raises(errors.UserError, match="runs/cifar10 is not a workdir"):  # its argument reaches the file
+            config_files.load(name)
+    else:
+        config_files.parse(config_files.load(name))
+
+
+@pytest.mark.parametrize("key", sorted(set(re.findall(r"--config\.([\w.]+)", EVERYTHING)) - {"KEY"}))
+def test_config_keys_exist(key):
+    section = config_files.parse(config_files.load("paper"))
+    for name in key.split("."):
+        section = getattr(section, name)
+
+
+@pytest.mark.slow
+def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
+    """The two commands of the page Devices, from a folder with links to the package and configs/."""
+    for name in ("alexnet_jax", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    lines = [command for command in COMMANDS if "configs/paper.py --workdir runs/try" in command]
+    assert lines[0].startswith("XLA_FLAGS=--xla_force_host_platform_device_count=2 python -m alexnet_jax.main")
+    for line, expected in zip(lines, ("finished step 2", "resuming from step 2"), strict=True):
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment() | {"PATH": PATH}
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+        assert "mesh data=1 x tower=2 on cpu (cpu): one tower per device" in done.stdout
+        assert "60,965,224" in done.stdout
+        assert expected in done.stdout
+
+
+def test_local_launch_script(tmp_path):
+    command = ["bash", "launch/local.sh", "configs/digits.py", str(tmp_path / "run"), "2", "--config.train.max_steps=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | {"PATH": PATH})
+    assert done.returncode == 0, done.stderr
+    assert "one tower per device" in done.stdout and "finished step 2" in done.stdout
+    usage = subprocess.run(["bash", "launch/local.sh"], cwd=ROOT, capture_output=True, text=True)
+    assert usage.returncode == 2 and "CONFIG WORKDIR [DEVICES]" in usage.stderr
+
+
+# --- The site ---
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built as it is published."""
+    pytest.importorskip("mkdocs", reason='needs pip install -e ".[docs]"')
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+def test_links_of_the_site_lead_somewhere_and_pictures_have_a_text(site):
+    pages = {path: path.read_text() for path in site.glob("*.html") if path.name != "404.html"}  # that one's start at /
+    assert len(pages) >= 20
+    for path, text in pages.items():
+        for link in re.findall(r'(?:href|src)="([^"]+)"', text):
+            target, _, anchor = unquote(unescape(link)).partition("#")
+            if re.match(r"[a-z]+:|//", target):
+                assert target.startswith(("https://", "data:")), target
+                continue
+            file = (path.parent / target.partition("?")[0]).resolve() if target else path
+            assert file.is_file() or (file / "index.html").is_file(), (path.name, link)
+            if anchor and file in pages:
+                assert f'id="{anchor}"' in pages[file], (path.name, link)
+        assert not re.findall(r'<img(?![^>]*\balt="[^"]+)[^>]*>', text), path.name
+        assert not re.search(r'<(?:script|link)[^>]*(?:src|href)="(?:https?:)?//', text), "it fetches from elsewhere"
+
+
+@pytest.mark.slow
+def test_the_site_is_readable_on_a_phone(site, browser):
+    """Nothing scrolls sideways but tables, code and formulas, inside themselves."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    for name in ("index", "split", "alexnet_in_an_hour"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.locator("article h1").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)"), name
+    page.close()
