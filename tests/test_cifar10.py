@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax.data.sources import tars
+from alexnet_jax.data.sources import archives
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.errors import UserError
 
@@ -298,10 +298,10 @@ def test_damaged_archives(tmp_path):
 def test_archives_that_are_too_large(tmp_path, monkeypatch):
     path = pack(binary_files(), tmp_path / "whole")
     unpacked = len(gzip.decompress(path.read_bytes()))
-    monkeypatch.setattr(tars, "MAX_BYTES", unpacked)
+    monkeypatch.setattr(archives, "MAX_BYTES", unpacked)
     cifar10(path)
     for share in (2, 3):  # between two files, and within one
-        monkeypatch.setattr(tars, "MAX_BYTES", unpacked // share)
+        monkeypatch.setattr(archives, "MAX_BYTES", unpacked // share)
         fails(path, "whole is damaged")
 
 

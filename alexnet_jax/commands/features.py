@@ -13,8 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from alexnet_jax.data.datasets import split_of
-from alexnet_jax.data.given import Given
+from alexnet_jax.data.datasets import Given, split_of
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations, feature_store, network

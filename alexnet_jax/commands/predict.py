@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.given import Given, below
+from alexnet_jax.data.datasets import Given, below
 from alexnet_jax.data.sources.source import printable
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network

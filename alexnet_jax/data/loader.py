@@ -60,8 +60,6 @@ def _permutation(seed: int | None, epoch: int, examples: int) -> np.ndarray:
 
 
 class Reading(NamedTuple):
-    """How to read batches."""
-
     threads: int  # 0: read in the calling thread
     prefetch: int  # batches read ahead
     max_bad: float  # the share of a split's records that may be bad before reading stops
@@ -82,7 +80,6 @@ class Pool:
         self._free: list[mmap.mmap] = []
 
     def empty(self) -> np.ndarray:
-        """An array with arbitrary content."""
         try:
             memory = self._free.pop()
         except IndexError:

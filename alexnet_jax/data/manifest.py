@@ -7,18 +7,17 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 import xxhash
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from alexnet_jax.data import files
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import DataError, UserError, reading
 
 FORMAT = 2
 NAME = "manifest.json"
 MAX_NAMED = 100
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Colour = Annotated[list[Number], Field(min_length=3, max_length=3)]
+Colour = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 
 
 class Record(pydantic.BaseModel):
@@ -53,9 +52,7 @@ class Published:
 
 
 class Contents(Record):
-    """What is known of packed images, in order."""
-
-    labels: list[int] = []
+    labels: list[int] = []  # of packed images, in order
     hashes: list[int] = []  # XXH3 of each record
     names: list[str] = []
     skipped: list[Skipped] = []
@@ -90,7 +87,7 @@ class Manifest(Record):
     splits: dict[str, PackedSplit]
     mean_image: File
     eigenvalues: Colour  # of the colour covariance, largest first, colours in 0..255
-    eigenvectors: Annotated[list[Colour], Field(min_length=3, max_length=3)]  # rows R, G, B; one vector per column
+    eigenvectors: tuple[Colour, Colour, Colour]  # rows R, G, B; one vector per column
     xxh128: str = ""  # of the rest of the manifest
 
     @pydantic.model_validator(mode="after")
@@ -119,7 +116,7 @@ def read(directory: Path) -> Manifest:
             f"{directory} holds no prepared data: it has no {NAME}. Prepare some with `alexnet prepare --source folder "
             "--input IMAGES --output DATA` and give DATA here; the same command resumes an interrupted preparation"
         )
-    try:
+    with reading(f"{path} cannot be read; prepare the data again", kind=UserError):
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise UserError(
@@ -130,9 +127,6 @@ def read(directory: Path) -> Manifest:
         if _sealed(manifest) != manifest:  # raises ValueError for a lone surrogate, which no file can hold
             raise DataError(f"{path} has changed since it was written; restore it, or prepare the data again")
         return manifest
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).splitlines()[:3])
-        raise UserError(f"{path} cannot be read; prepare the data again: {reason}") from None
 
 
 def problem(directory: Path, file: File, content: bool) -> str:

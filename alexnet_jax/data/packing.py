@@ -53,7 +53,7 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
                 written = manifest.write(output, _manifest(source, packed, output, settings, plan))
         except BrokenPipeError:  # from printing
             raise
-        except OSError as error:  # from writing; blocks.load reports errors of reading
+        except OSError as error:  # from writing; shards.load reports errors of reading
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
             cure = f"{'make room' if full else 'make it writable'} and run the same command again"
             raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 from alexnet_jax.data import arrays, files, images, manifest
 from alexnet_jax.data.manifest import Manifest, PackedSplit
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, reading
 
 CURE = "prepare the data again into a new folder, or restore the file from a copy"
 
@@ -130,10 +130,8 @@ class Packed:
 
     @cached_property
     def _names(self) -> list[str]:
-        try:
+        with reading(f"{self._names_file} cannot be read", f"; {CURE}"):
             names = json.loads(self._names_file.read_text())
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self._names_file} cannot be read: {error}; {CURE}") from None
         if not isinstance(names, list) or [type(name) for name in names] != [str] * len(self.labels):
             raise DataError(f"{self._names_file} does not hold {len(self.labels)} names; {CURE}")
         return names
@@ -194,12 +192,10 @@ def statistics_of(directory: Path, described: Manifest) -> Statistics:
 
 def _array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """The array in a file. Raises DataError if it is damaged, not finite, or not as described."""
-    try:
+    with reading(f"{path} cannot be read", f"; {CURE}"):
         array = arrays.parsed(path.read_bytes())
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"it holds {array.dtype} {array.shape} and should hold {np.dtype(dtype)} {shape}")
         if not np.isfinite(array).all():
             raise ValueError("it holds values that are not finite")
         return array
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}; {CURE}") from None

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet_jax.data import arrays, images, manifest, verification
 from alexnet_jax.data.datasets import open_dataset
-from alexnet_jax.data.sources import archives, devkit, tars
+from alexnet_jax.data.sources import archives, devkit
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.run import config_files, workdir
@@ -59,7 +59,7 @@ def test_tars_that_lie_about_lengths_are_refused(content, tmp_path):
 
 
 def test_a_devkit_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tars, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(archives, "MAX_BYTES", 2**20)
     (tmp_path / "kit.tar.gz").write_bytes(gzip.compress(header("big", 2**21) + bytes(2**21 + 1024)))
     with pytest.raises(UserError, match="extends past the end of the archive"):
         devkit.read(tmp_path / "kit.tar.gz", 2012)
@@ -257,7 +257,7 @@ def test_nothing_that_is_read_is_executed_or_unpacked(path):
             called = ast.unparse(node)
             assert called not in ("np.load", "numpy.load", "np.lib.npyio.NpzFile"), "see data/arrays.py"
             assert node.attr not in UNPACKING or called == "features.extract", (
-                "tars are read in place: see data/sources/tars.py"
+                "tars are read in place: see data/sources/archives.py"
             )
         if isinstance(node, ast.keyword):
             assert node.arg != "allow_pickle"

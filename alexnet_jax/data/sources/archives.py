@@ -1,26 +1,31 @@
-"""Images by class or in a row, in a tar of tars, a folder of tars, or folders.
+"""Images by class or in a row, in a tar of tars, a folder of tars, or folders; and single files of a .tar.gz.
 
-Archives are read in place: an index of their headers says where each image lies, and nothing is unpacked. The index
-takes 300 to 450 bytes of memory per image.
+Archives are read in place: an index of their headers, 300 to 450 bytes of memory per image, says where each image lies.
+Nothing is unpacked, so no name, link or device in a tar can touch the disk; and no header is trusted, since it may
+claim any length and any position.
 """
 
+import gzip
+import io
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.sources import tars
 from alexnet_jax.data.sources.source import Image, Split, files_below, folders_in
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, reading
+
+BLOCK = 512  # bytes; a tar is a sequence of such blocks and ends with empty ones
+MAX_HEADER = 2**16  # bytes; tarfile searches long headers in quadratic time
+MAX_BYTES = 2**28  # of a decompressed archive; the largest, CIFAR-10, has 185 MB
 
 
 class Place(NamedTuple):
-    """Where an image or an archive lies."""
-
-    path: Path
+    path: Path  # of an image or an archive, or of what holds it
     offset: int = 0
     size: int | None = None  # None: to the end of the file
 
@@ -79,19 +84,73 @@ def _members(archive: Place) -> Listing:
     end = path.stat().st_size if size is None else start + size
     inside = f" (the archive in it at byte {start:,})" if start else ""
     places: dict[str, Place] = {}
-    with path.open("rb") as file:
-        try:
-            for member in tars.members(file, start, end):
-                if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                    places[member.name] = Place(path, member.offset_data, member.size)
-                elif member.islnk() and member.linkname in places:  # a second name for an earlier file
-                    places[member.name] = places[member.linkname]
-                elif not member.isdir():
-                    raise UserError(f"{path}{inside} holds {member.name}, neither a file nor a folder; remove it")
-        except ValueError as error:
-            raise UserError(
-                f"{path}{inside} is not a complete, uncompressed tar: {error}; check its length and checksum, and "
-                "download it again"
-            ) from None
+    cure = "; check its length and checksum, and download it again"
+    with path.open("rb") as file, reading(f"{path}{inside} is not a complete, uncompressed tar", cure, UserError):
+        for member in _headers(file, start, end):
+            if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                places[member.name] = Place(path, member.offset_data, member.size)
+            elif member.islnk() and member.linkname in places:  # a second name for an earlier file
+                places[member.name] = places[member.linkname]
+            elif not member.isdir():
+                raise UserError(f"{path}{inside} holds {member.name}, neither a file nor a folder; remove it")
     named = ((PurePosixPath(name).name, place) for name, place in places.items())
     return [(name, place) for name, place in named if not name.startswith(".")]
+
+
+class _Window:
+    """Bytes `start` to `end` of a file, for tarfile: it can neither allocate more memory than that nor leave them."""
+
+    def __init__(self, file: io.BufferedIOBase, start: int, end: int):
+        self._file, self._start, self._end = file, start, end
+        self.tell = file.tell
+        self.seek(start)
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(min(size, self._end - self.tell()))
+
+    def seek(self, position: int) -> int:
+        if not self._start <= position <= self._end:
+            raise tarfile.ReadError("a file extends past the end of the archive")
+        return self._file.seek(position)
+
+
+def _headers(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
+    """The headers of the tar at bytes `start` to `end` of a file. The caller may read and seek in between.
+
+    May raise any Exception if the tar is truncated or damaged, such as RecursionError for chained headers.
+    """
+    window = _Window(file, start, end)
+    with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload] # has all that it uses
+        for member in tar:
+            # A negative length leads back to an earlier header: tarfile would read on for ever.
+            if member.size < 0 or member.offset_data + member.size > end:
+                raise tarfile.ReadError(f"{member.name} extends past the end of the archive")
+            yield member
+        # tarfile takes any header that it cannot read for the end, but a complete archive ends with an empty block.
+        window.seek(min(tar.offset, end))
+        last = window.read(BLOCK)
+        if last != bytes(BLOCK):
+            damage = "truncated" if len(last) < BLOCK else "damaged"
+            raise tarfile.ReadError(f"{damage} at byte {tar.offset:,}, after {len(tar.getmembers())} files")
+
+
+def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The files `names` of a folder, or the regular files of a .tar.gz whose paths end with `names`, by name.
+
+    May raise any Exception if the archive is damaged or decompresses to over MAX_BYTES.
+    """
+    if path.is_dir():
+        return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    files = {}
+    with gzip.open(path) as stream:
+        for member in _headers(stream, 0, MAX_BYTES):
+            wanted = [name for name in names if f"/{member.name}".endswith(f"/{name}")]
+            if wanted and member.type == tarfile.REGTYPE:
+                stream.seek(member.offset_data)
+                files[wanted[0]] = stream.read(member.size)
+        stream.seek(MAX_BYTES)  # or the end
+        if stream.read(1):  # at the end, gzip compares its checksum
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    return files

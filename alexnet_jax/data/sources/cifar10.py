@@ -4,7 +4,6 @@ The Python version consists of pickles. They are read as a sequence of instructi
 """
 
 import pickletools
-import zlib
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -12,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from alexnet_jax.data.manifest import Published
-from alexnet_jax.data.sources import tars
+from alexnet_jax.data.sources import archives
 from alexnet_jax.data.sources.source import Source, array_split
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, reading
 
 ARCHIVES = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
@@ -63,21 +62,17 @@ def cifar10(path: Path | None = None) -> Source:
 
 
 def _find(path: Path) -> tuple[Path, dict[str, bytes]]:
-    """The place of the files, and their contents."""
     wanted = list(chain(*FILES.values()))
     for place in (path, *(path / name for name in (*FOLDERS, *ARCHIVES))):
         if place.exists():
-            try:
-                files = tars.read_files(place, wanted)
-            except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise UserError(f"{place} is damaged: {error}; --input must name {WANTED}") from None
+            with reading(f"{place} is damaged", f"; --input must name {WANTED}", UserError):
+                files = archives.read_files(place, wanted)
             if files or place.is_file():
                 return place, files
     raise UserError(f"there is no CIFAR-10 at {path}; --input must name {WANTED}")
 
 
 def _batch(content: bytes, name: str) -> Batch:
-    """The images of a file. Raises ValueError if it is damaged."""
     names, planes, labels = (_binary if name.endswith(".bin") else _python)(content)
     if not len(labels):
         raise ValueError("it is empty")

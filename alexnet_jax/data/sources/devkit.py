@@ -14,8 +14,8 @@ import numpy as np
 import pydantic
 
 from alexnet_jax.data.manifest import Count
-from alexnet_jax.data.sources import tars
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.sources import archives
+from alexnet_jax.errors import UserError, reading
 
 HEADER = 128  # bytes
 BYTE_ORDERS = {b"IM": "<", b"MI": ">"}  # by how 0x4D49 was written
@@ -35,8 +35,8 @@ class Devkit(pydantic.BaseModel):
 def read(path: Path, year: int) -> Devkit:
     """Read the kit at `path`, an archive or the folder unpacked from it. Raises UserError if it cannot be read."""
     meta, truth = names = ("data/meta.mat", f"data/ILSVRC{year}_validation_ground_truth.txt")
-    try:
-        files = tars.read_files(path, names)
+    with reading(f"the development kit {path} cannot be read", "; download it again", UserError):
+        files = archives.read_files(path, names)
         missing = [name for name in names if name not in files]
         if missing:
             raise UserError(f"{path} has no {' and no '.join(missing)}; is it the kit of this year?")
@@ -49,19 +49,12 @@ def read(path: Path, year: int) -> Devkit:
                 "validation": numbers(files[truth], path),
             }
         )
-    except UserError:
-        raise
-    except Exception as error:  # the readers can raise anything on bad bytes
-        reason = " ".join(str(error).splitlines()[:3])
-        raise UserError(f"the development kit {path} cannot be read ({reason}); download it again") from None
 
 
 def numbers(content: bytes, path: Path) -> list[int]:
     """The numbers in a file of labels, one per line. `path` is for the message of the UserError."""
-    try:
+    with reading(f"the labels in {path} should be one number per line", "; download it again", UserError):
         return [int(line) for line in content.split()]
-    except ValueError as error:
-        raise UserError(f"the labels in {path} should be one number per line: {error}; download it again") from None
 
 
 def _structs(content: bytes, name: str) -> list[dict[str, float | str | None]]:
@@ -88,7 +81,6 @@ def _structs(content: bytes, name: str) -> list[dict[str, float | str | None]]:
 
 
 def _element(file: io.BytesIO, order: str) -> tuple[int, bytes]:
-    """Read the type and the content of the next element."""
     tag = file.read(8)
     if len(tag) < 8:
         raise ValueError("an element is missing")

@@ -17,8 +17,6 @@ from alexnet_jax.errors import UserError
 
 
 class Edition(NamedTuple):
-    """A challenge."""
-
     year: int
     archives: dict[str, str]  # split -> archive; unpacked, it is a folder named after the split
     devkit: tuple[str, str]  # the archive, and the folder unpacked from it

@@ -34,7 +34,6 @@ RECOGNIZED_BY = {  # a file that shows which source a folder is; the first that 
 
 
 def recognized(path: Path) -> str:
-    """The source that a folder most likely is."""
     return next((kind for pattern, kind in RECOGNIZED_BY.items() if any(path.glob(pattern))), "folder")
 
 

@@ -50,7 +50,6 @@ def tfds(name: str, path: Path | None = None) -> Source:
 
 
 def _builder(name: str, data_dir: Path | None) -> Any:
-    """TFDS's handle for a prepared set."""
     from google.protobuf.json_format import ParseError
     from tensorflow_datasets.core.read_only_builder import builder_from_files
     from tensorflow_datasets.core.registered import DatasetNotFoundError
