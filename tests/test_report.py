@@ -19,7 +19,7 @@ from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import activations, feature_store
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.paper import architecture, curves, examples, kernels, page, report
+from alexnet_jax.paper import examples, figures, page, report
 from alexnet_jax.paper.report import Splits
 from alexnet_jax.run import checkpoint, config_files, kernel_images, workdir
 from tests.conftest import made_up_statistics, random_batch
@@ -228,20 +228,20 @@ def test_chroma_shares():
     red = grey * np.array([1, 0, 0])[:, None]
     opponent = grey * np.array([1, -1, 0])[:, None]
     for kernel, share in ((grey, 0), (red, 2 / 3), (opponent, 1), (0 * grey, 0)):
-        np.testing.assert_allclose(kernels.chroma_share(kernel), np.full((1, 4), share), atol=1e-12)
+        np.testing.assert_allclose(figures.chroma_share(kernel), np.full((1, 4), share), atol=1e-12)
 
 
 def test_specialization_is_distinguished_from_chance():
     rng = np.random.default_rng(0)
     apart = np.stack([rng.uniform(0, 0.2, 48), rng.uniform(0.5, 0.7, 48)])
-    specialized = kernels.specialization(apart)
+    specialized = figures.specialization(apart)
     assert specialized.difference == pytest.approx(apart[1].mean() - apart[0].mean())
     assert specialized.p == pytest.approx(1 / 1001) and specialized.chance < 0.1
-    assert kernels.specialization(apart) == specialized  # seeded
-    assert kernels.specialization(np.full((2, 48), 0.4)).p == 1
-    mixed = kernels.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
+    assert figures.specialization(apart) == specialized  # seeded
+    assert figures.specialization(np.full((2, 48), 0.4)).p == 1
+    mixed = figures.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
     assert 0 < mixed.chance < 0.2 and 0 < mixed.p <= 1
-    alike = [kernels.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
+    alike = [figures.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
     assert np.mean(alike) == pytest.approx(0.5, abs=0.25)
 
 
@@ -271,16 +271,16 @@ def test_figure_2_crosses_where_the_config_does(name):
     spec = config_files.parse(values).model
     layers: list[tuple[str, Any]] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
     expected = [name for name, layer in layers if layer.exchange and spec.towers > 1]
-    assert architecture.links(spec) == [(name, i, 1 - i) for name in expected for i in range(2)]
+    assert figures.links(spec) == [(name, i, 1 - i) for name in expected for i in range(2)]
 
 
 def test_figure_2_has_the_papers_shapes():
-    boxes = {box.layer: box.text for box in architecture.boxes(config_files.parse(config_files.load("paper")).model)}
+    boxes = {box.layer: box.text for box in figures.boxes(config_files.parse(config_files.load("paper")).model)}
     assert boxes["conv1"] == "conv1: 48 of 11x11x3, /4\n55x55x48\nReLU, LRN, pool -> 27x27x48"
     assert boxes["conv3"] == "conv3: 192 of 3x3x256, /1\n13x13x192\nReLU"
     assert boxes["conv5"] == "conv5: 128 of 3x3x192, /1\n13x13x128\nReLU, pool -> 6x6x128"
     assert boxes["fc6"] == "fc6: 2048 of 9216\nReLU, dropout" and boxes["fc8"] == "fc8: 500 of 4096\nclasses"
-    local = architecture.boxes(config_files.parse(config_files.load("cifar_four_layer")).model)
+    local = figures.boxes(config_files.parse(config_files.load("cifar_four_layer")).model)
     assert local[2].text.startswith("conv3: 32 of 3x3x64, /1, unshared\n6x6x32")
 
 
@@ -290,13 +290,13 @@ def test_figure_1_marks_the_first_line_at_the_target(trained):
         {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
         for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
     ]
-    assert curves.crossing(lines) == 20
-    assert curves.crossing(lines[:2]) is None
+    assert figures.crossing(lines) == 20
+    assert figures.crossing(lines[:2]) is None
     for log, has_figure1, has_curves in (
         (lines, True, True), (lines[:1], True, True), (lines[1:2], False, True), ([], False, False)
     ):  # fmt: skip
         logged = [reported._replace(log=log)]
-        for draw, has_lines in ((curves.figure1, has_figure1), (curves.learning, has_curves)):
+        for draw, has_lines in ((figures.figure1, has_figure1), (figures.learning, has_curves)):
             with contextlib.nullcontext() if has_lines else pytest.raises(UserError, match="logged yet"):
                 assert draw(logged)["figure"].axes[0].lines
 

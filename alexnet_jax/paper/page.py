@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import architecture, curves, examples, kernels, report
+from alexnet_jax.paper import examples, figures, report
 from alexnet_jax.paper.report import ReportedRun
 from alexnet_jax.run import config_files
 
@@ -34,10 +34,10 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
         splits()
     sections: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
         ("results", "Results", dict),
-        ("learning", "Learning curves", lambda: curves.learning(runs)),
-        ("figure1", "Figure 1: training error rate", lambda: curves.figure1(runs)),
-        ("figure2", "Figure 2: the architecture", lambda: architecture.figure2(network.config.model)),
-        ("figure3", "Figure 3: the kernels of conv1", lambda: kernels.figure3(runs)),
+        ("learning", "Learning curves", lambda: figures.learning(runs)),
+        ("figure1", "Figure 1: training error rate", lambda: figures.figure1(runs)),
+        ("figure2", "Figure 2: the architecture", lambda: figures.figure2(network.config.model)),
+        ("figure3", "Figure 3: the kernels of conv1", lambda: figures.figure3(runs)),
         ("figure4-left", "Figure 4, left: predictions", lambda: examples.figure4_left(network, splits())),
         ("figure4-right", "Figure 4, right: nearest images", lambda: examples.figure4_right(network, splits())),
         ("units", "What units of conv3 and conv5 respond to", lambda: examples.units(network, splits())),

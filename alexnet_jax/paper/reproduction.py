@@ -10,7 +10,7 @@ from typing import Any
 from alexnet_jax.data import manifest
 from alexnet_jax.data.files import write_text
 from alexnet_jax.data.sources.imagenet import EDITIONS
-from alexnet_jax.paper import claims, curves, experiments, facts, report
+from alexnet_jax.paper import claims, experiments, facts, figures, report
 from alexnet_jax.paper.claims import CLAIMS, Claim, Outcome
 from alexnet_jax.paper.experiments import RATES, Study, Trial
 from alexnet_jax.run import config_files
@@ -148,7 +148,7 @@ def _write(
     texts = (table, json.dumps(rows, indent=2) + "\n", "[\n" + ",\n".join(runs) + "\n]\n")
     for file, text in zip(files, texts, strict=True):
         write_text(file, text)
-    figure = curves.training_error({t.name: logs[t] for arm in trials if arm in RATES for t in trials[arm]})
+    figure = figures.training_error({t.name: logs[t] for arm in trials if arm in RATES for t in trials[arm]})
     if figure is not None:
         files.append(study.directory / "figure1.svg")
         figure.savefig(files[-1], metadata={"Date": None})
