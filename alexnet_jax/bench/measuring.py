@@ -18,7 +18,7 @@ from alexnet_jax.bench.peers import Stream
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
-LIBRARIES = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
+LIBRARIES: tuple[str, ...] = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
 LIBRARIES += ("torch", "tensorflow", "tensorflow-cpu")
 WARM_UP = 1 / 3  # of the measured time; it also lets the previous pipeline fill its buffers and fall quiet
 
