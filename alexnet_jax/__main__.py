@@ -1,6 +1,7 @@
 """The command `alexnet`, also `python -m alexnet_jax`. A subcommand's module is imported only when it is called."""
 
 import argparse
+import functools
 import importlib
 import importlib.metadata
 import sys
@@ -43,15 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run the subcommand that `argv` (default: the process's arguments) names, and exit with its exit code."""
     argv = sys.argv[1:] if argv is None else argv
     start_up.prepare_process()
+    make_parser = functools.partial(argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter)
     if argv[:1] == ["train"]:  # its flags are absl's: configs are overridden as --config.KEY=VALUE
         from alexnet_jax.main import start
 
         start(["alexnet train", *argv[1:]])
     elif argv and argv[0] in MODULES:
-        parser = argparse.ArgumentParser(
-            prog=f"alexnet {argv[0]}", formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        arguments = _define(argv[0], parser).parse_args(argv[1:])
+        arguments = _define(argv[0], make_parser(prog=f"alexnet {argv[0]}")).parse_args(argv[1:])
         sys.exit(errors.exit_code(lambda: arguments.run(arguments)))
     elif argv[:1] == ["--print-completion"]:
         _print_completion(argv[1:])
@@ -60,13 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         overview = ["AlexNet (2012) in JAX, split over two devices.\n"]
         for heading, commands in COMMANDS.items():
             overview += [f"{heading}:", *(f"  {name:{width}}{about}" for name, (_, about) in commands.items())]
-        parser = argparse.ArgumentParser(
-            prog="alexnet",
-            usage="alexnet COMMAND ...",
-            description="\n".join(overview),
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        description = "\n".join(overview)
+        parser = make_parser(prog="alexnet", usage="alexnet COMMAND ...", description=description, epilog=EPILOG)
         version = f"alexnet_jax {importlib.metadata.version('alexnet_jax')}"
         parser.add_argument("--version", action="version", version=version)
         parser.add_argument("command", metavar="COMMAND", choices=MODULES, help=argparse.SUPPRESS)
@@ -77,7 +71,7 @@ def _define(name: str, parser: argparse.ArgumentParser) -> argparse.ArgumentPars
     """Give the parser of a subcommand its description and arguments, and the function to run."""
     module = importlib.import_module(f"alexnet_jax.commands.{MODULES[name]}")
     parser.description = module.__doc__
-    parser.set_defaults(run=getattr(module, "run", None))  # None: an argument says which function it is
+    parser.set_defaults(run=getattr(module, "run", None))  # None: an argument says which it is, or main.start runs
     module.add_arguments(parser)
     return parser
 

@@ -10,7 +10,3 @@ from alexnet_jax import main
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag in flags.FLAGS.flags_by_module_dict()[main.__name__]:
         parser.add_argument(f"--{flag.name}", help=flag.help)
-
-
-def run(arguments: argparse.Namespace) -> None:
-    raise NotImplementedError("main.start parses the flags of training")
