@@ -13,7 +13,6 @@ from alexnet_jax.data.records import InMemory, Subset
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import predictions
 from alexnet_jax.inference.network import Network
-from alexnet_jax.inference.passes import Passes
 from alexnet_jax.run import config_files
 from tests.conftest import encoded
 from tests.tiny import tiny_config
@@ -184,7 +183,7 @@ def test_answers_are_kept_and_used_again(net, monkeypatch):
     def computed(*_, **__):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Passes, "over", computed)
+    monkeypatch.setattr(Network, "over", computed)
     np.testing.assert_array_equal(net.answers().predictions.log_probabilities, first.predictions.log_probabilities)
     for other in (dataclasses.replace(net, step=STEPS + 1), dataclasses.replace(net, path=net.path / "config.json")):
         with pytest.raises(AssertionError, match="computed again"):

@@ -51,11 +51,9 @@ def layer_of(config: Config, layer: str | None) -> str:
 
 
 def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units] float32 (paper 6.1).
+    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units] float32, as `Network.features`.
 
-    The features are the output of `layer` (see `layer_of`), all towers side by side. A fully connected layer's output
-    is taken after the activation and before dropout; a convolutional layer's after its activation, normalization and
-    pooling, with each tower's [H', W', C] flattened.
+    The units of all towers are side by side, a convolutional layer's as each tower's [H', W', C] flattened.
     """
     name = f"{layer_of(config, layer)}_output"
     flat = _flat(config, mesh, [name])
@@ -65,8 +63,7 @@ def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> 
 def make_step(config: Config, mesh: Mesh, kind: str, layers: tuple[str, ...] | None = None) -> jax.stages.Wrapped:
     """`(params, image, statistics) -> {layer: [B, tower, ...] float32}` for `layers`, None for all that have `kind`.
 
-    A "response" is the convolution with its bias, before activation, normalization and pooling, so that it belongs to
-    one place in the image; an "output" is what they make of it. Raises UserError if `kind` is neither.
+    The kinds are those of `Network.activations`. Raises UserError if there is no such kind.
     """
     if kind not in KINDS:
         raise UserError(f"there are no activations of the kind {kind!r}; give one of {', '.join(KINDS)}")

@@ -35,9 +35,8 @@ def taken_for(predicted: Predictions, classes: int) -> np.ndarray:
 
 def matrix(predicted: Predictions, classes: int) -> np.ndarray:
     """[classes, classes] int64: the number of images of the row's class that were taken for the column's class."""
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (predicted.label, taken_for(predicted, classes)), 1)
-    return counts
+    cells = predicted.label * classes + taken_for(predicted, classes)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def worst(predicted: Predictions, count: int) -> np.ndarray:
@@ -76,16 +75,11 @@ def _summary(totals: np.ndarray, others: np.ndarray, classes: list[str]) -> list
     if not others.any():
         return ["no mistakes"]
     errors = np.divide(others.sum(axis=1), totals, out=np.zeros(len(totals)), where=totals > 0)
-    lines = ["the classes with the most errors:"]
-    for label in predictions.best(errors, 5):
-        if totals[label]:
-            lines.append(f"  {errors[label]:7.2%} of {totals[label]}  {printable(classes[label])}")
-    lines.append("the most frequent confusions:")
-    for label, other in (divmod(cell, len(classes)) for cell in predictions.best(others.ravel(), 5)):
-        if others[label, other]:
-            name, taken = printable(classes[label]), printable(classes[other])
-            lines.append(f"  {others[label, other]:4} x  {name} taken for {taken}")
-    return lines
+    names = [printable(name) for name in classes]
+    worst = [f"  {errors[i]:7.2%} of {totals[i]}  {names[i]}" for i in predictions.best(errors, 5) if totals[i]]
+    pairs = [divmod(cell, len(names)) for cell in predictions.best(others.ravel(), 5)]
+    taken = [f"  {others[i, j]:4} x  {names[i]} taken for {names[j]}" for i, j in pairs if others[i, j]]
+    return ["the classes with the most errors:", *worst, "the most frequent confusions:", *taken]
 
 
 def _figure(predicted: Predictions, rows: np.ndarray, classes: list[str], images: Images) -> Figure:
@@ -98,11 +92,11 @@ def _figure(predicted: Predictions, rows: np.ndarray, classes: list[str], images
         grid = figure.subplots(height, COLUMNS, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()
-        pixels = np.empty((1, images.size, images.size, 3), np.uint8)
+        pixels = np.empty((len(rows), images.size, images.size, 3), np.uint8)
+        images.read(predicted.example[rows], pixels)
         others = taken_for(predicted, len(classes))
-        for row, axes in zip(rows.tolist(), grid, strict=False):
-            images.read(predicted.example[row : row + 1], pixels)
-            axes.imshow(pixels[0])
+        for row, image, axes in zip(rows, pixels, grid, strict=False):
+            axes.imshow(image)
             probability = np.exp(predicted.log_probabilities[row, others[row]])
             name, taken = short(classes[predicted.label[row]]), short(classes[others[row]])
             axes.set_title(f"{name}\ntaken for {taken}, {probability:.0%}", fontsize=8)

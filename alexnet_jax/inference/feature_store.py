@@ -18,15 +18,14 @@ import numpy as np
 
 from alexnet_jax.data import arrays
 from alexnet_jax.data.files import replacing
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, reading
 
 QUERIES = 1024  # images whose neighbours are searched for in one pass over a file
 BLOCK = 2**23  # most numbers in a block of vectors: 64 MB as float64
 ROWS = 4096  # most vectors in a block, since their distances to all queries are in memory at once
 
 
-def _rows(units: int) -> int:
-    """The number of vectors in a block."""
+def _rows_per_block(units: int) -> int:
     return max(1, min(ROWS, BLOCK // units))
 
 
@@ -76,26 +75,21 @@ def save(path: Path, parts: Iterable[Named], about: About) -> int:
             return 0
         spool.flush()
         vectors = np.memmap(spool, np.float32, "r").reshape(len(names), -1)
-        everything = Named(names, np.concatenate(labels) if labels else None, vectors)
+        columns: dict[str, Any] = {"labels": np.concatenate(labels)} if labels else {}
+        columns |= {"names": np.array(names), "vectors": vectors, "about": json.dumps(about._asdict())}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            (_write_npz if path.suffix == ".npz" else _write_parquet)(file, everything, json.dumps(about._asdict()))
+            (np.savez if path.suffix == ".npz" else _write_parquet)(file, **columns)
     return len(names)
 
 
-def _write_npz(file: BinaryIO, everything: Named, about: str) -> None:
-    labels: dict[str, Any] = {} if everything.labels is None else {"labels": everything.labels}
-    np.savez(file, names=np.array(everything.names), vectors=everything.vectors, about=about, **labels)
-
-
-def _write_parquet(file: BinaryIO, everything: Named, about: str) -> None:
+def _write_parquet(file: BinaryIO, names: np.ndarray, vectors: np.ndarray, about: str, **labels: np.ndarray) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    units = everything.vectors.shape[1]
-    numbers = pa.array(everything.vectors.reshape(-1))  # no copy: they stay on disk
-    columns = {"name": everything.names} | ({} if everything.labels is None else {"label": everything.labels})
+    numbers, units = pa.array(vectors.reshape(-1)), vectors.shape[1]  # no copy: they stay on disk
+    columns = {"name": names} | ({"label": labels["labels"]} if labels else {})
     columns |= {"vector": pa.FixedSizeListArray.from_arrays(numbers, units)}
-    pq.write_table(pa.table(columns, metadata={"about": about}), file, row_group_size=_rows(units))
+    pq.write_table(pa.table(columns, metadata={"about": about}), file, row_group_size=_rows_per_block(units))
 
 
 def open_saved(path: Path) -> Saved:
@@ -109,17 +103,9 @@ def open_saved(path: Path) -> Saved:
         return Saved(about, [str(name) for name in saved["names"]], saved.get("labels"), lambda: _npz_blocks(path))
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever is raised while a damaged file is read into a UserError."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError):
-        raise
-    except (KeyError, TypeError, ValueError, EOFError, OSError, RecursionError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged, or not a file that `alexnet features` wrote ({error}); write it again with --output"
-        ) from None
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    what = f"{path} is damaged, or not a file that `alexnet features` wrote"
+    return reading(what, "; write it again with --output", UserError)
 
 
 def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
@@ -131,7 +117,7 @@ def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
         (_, units), fortran, dtype = arrays.header(file)
         if fortran or dtype != np.float32 or not units:
             raise ValueError(f"vectors of {units} {dtype}")
-        while content := file.read(_rows(units) * units * dtype.itemsize):
+        while content := file.read(_rows_per_block(units) * units * dtype.itemsize):
             yield np.frombuffer(content, dtype).reshape(-1, units)
 
 
@@ -146,7 +132,7 @@ def _open_parquet(path: Path) -> Saved:
 
     def blocks() -> Iterator[np.ndarray]:
         with _reading(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_rows(units), columns=["vector"]):
+            for batch in file.iter_batches(_rows_per_block(units), columns=["vector"]):
                 yield batch.column("vector").flatten().to_numpy().reshape(-1, units)
 
     return Saved(about, table["name"].to_pylist(), labels, blocks)
@@ -157,10 +143,9 @@ def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tu
 
     Returns their indices among all vectors of `blocks`, each [n, units], int64, and their distances, float64, both
     [Q, count], nearest first; of two at the same distance, the one that comes first in `blocks`.
-
-    scikit-learn's |q|^2 + |x|^2 - 2 qx is fast, but has few correct digits where the distance is small. So it only
-    selects the candidates, all those that its rounding error leaves in question.
     """
+    # scikit-learn's |q|^2 + |x|^2 - 2 qx is fast, but has few correct digits where the distance is small. So it only
+    # selects the candidates, all those that its rounding error leaves in question.
     from scipy.spatial.distance import cdist
     from sklearn.metrics.pairwise import euclidean_distances
 
@@ -170,9 +155,8 @@ def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tu
     first = 0
     for block in (block.astype(np.float64) for block in blocks):
         rough = euclidean_distances(queries, block, squared=True)
-        largest = (queries**2).sum(axis=1) + (block**2).sum(axis=1).max()
-        bound = np.partition(rough, min(count, len(block)) - 1, axis=1)[:, min(count, len(block)) - 1]
-        bound += 4 * block.shape[1] * np.finfo(np.float64).eps * largest
+        largest, last = (queries**2).sum(axis=1) + (block**2).sum(axis=1).max(), min(count, len(block)) - 1
+        bound = np.partition(rough, last, axis=1)[:, last] + 4 * block.shape[1] * np.finfo(np.float64).eps * largest
         for row, query in enumerate(queries):
             near = np.flatnonzero(rough[row] <= bound[row])
             merged = np.concatenate([distances[row], cdist(query[None], block[near])[0]])

@@ -1,43 +1,53 @@
 """A trained network: opened from a workdir or an exported file, and used through one interface."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax
 import numpy as np
+import xxhash
+from tqdm import tqdm
 
-from alexnet_jax import sharding, steps
-from alexnet_jax.data.datasets import Dataset, split_of
-from alexnet_jax.data.given import ImageInput
+from alexnet_jax import augment, sharding, steps
+from alexnet_jax.data.datasets import Dataset, Given, ImageInput, split_of
+from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
-from alexnet_jax.inference import predictions
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.inference import activations, predictions
 from alexnet_jax.inference.activations import Activation
-from alexnet_jax.inference.passes import Passes
-from alexnet_jax.inference.predictions import Prediction, Predictions
+from alexnet_jax.inference.predictions import Answers, Part, Prediction, Predictions
 from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run_config import Config
+
+Step = Callable[[Any, Any, Any], Any]  # (params, image, statistics) -> leaves [B, ...]
+Bad = dict[int, str]  # index of an image that cannot be read -> what is wrong with it
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Network(Passes):
+class Network:
     """A trained network and what it needs to look at images. `alexnet_jax.load` opens one.
 
     Attributes:
         config: the run's config.
-        classes: label -> name.
         statistics: mean image and colours of the training set, on the host.
         params: {layer: {"kernel", "bias"}}, each leaf [tower, ...] float32.
+        classes: label -> name.
         step: the number of training steps taken.
         path: the workdir or file that it was opened from.
     """
 
+    config: Config
+    statistics: Statistics
+    params: dict[str, dict[str, Any]]
     classes: list[str]
     step: int
     path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.resolve().name
 
     def predict(self, images: ImageInput | Sequence[ImageInput], views: int = 1) -> Prediction:
         """Classify images.
@@ -53,7 +63,7 @@ class Network(Passes):
         Raises:
             UserError: if an image cannot be read; the message names each.
         """
-        log_probabilities = self.over_given(images, self.log_predict(views))
+        log_probabilities = self._over_given(images, self.log_predict(views))
         return Prediction(np.exp(log_probabilities[:, : len(self.classes)]), self.classes)
 
     def features(self, images: ImageInput | Sequence[ImageInput], layer: str | None = None) -> np.ndarray:
@@ -70,7 +80,7 @@ class Network(Passes):
         Raises:
             UserError: if an image cannot be read, or there is no such layer.
         """
-        return self.over_given(images, self.features_step(layer))
+        return self._over_given(images, self.features_step(layer))
 
     def activations(self, image: ImageInput, kind: str = "output") -> dict[str, Activation]:
         """What every layer computes for the centre crop of one image.
@@ -87,8 +97,8 @@ class Network(Passes):
         Raises:
             UserError: if the image cannot be read, or there is no such kind.
         """
-        found = self.over_given([image], self.activations_step(kind))
-        return {name: Activation(values[0]) for name, values in found.items()}
+        arrays = self._over_given([image], self.activations_step(kind))
+        return {name: Activation(values[0]) for name, values in arrays.items()}
 
     def evaluate(
         self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
@@ -112,7 +122,7 @@ class Network(Passes):
 
     def answers(
         self, data: str | Path | None = None, views: int = 1, split: str | None = None, max_bad: float | None = None
-    ) -> "Answers":
+    ) -> Answers:
         """The network's predictions for each image of a split; arguments and errors as for `evaluate`.
 
         The answers of a workdir are kept there and used again, unless it was trained on or the data is other.
@@ -134,35 +144,98 @@ class Network(Passes):
         return Answers(found, images, split, views)
 
     def dataset(self, data: str | Path | None = None) -> Dataset:
-        """The data that it was trained on, from the folder `data` if given.
-
-        Raises UserError if it is missing or has other classes.
-        """
+        """Its training data, from the folder `data` if given. UserError if it is missing or has other classes."""
         return workdir.open_data(self.config, self.classes, data)
 
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
 
-class Answers(NamedTuple):
-    """A network's predictions for a split."""
+    @functools.cached_property
+    def mesh(self) -> jax.sharding.Mesh:
+        """One device, or one for each tower where there are enough."""
+        return sharding.make_mesh(1, 0, self.config.model.towers)
 
-    predictions: Predictions
-    images: Images  # all of the split, the damaged too
-    split: str
-    views: int
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the parameters: equal only for equal networks."""
+        digest = xxhash.xxh3_128()
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
 
-    def score(self) -> dict[str, Any]:
-        """As `Network.evaluate` returns."""
-        left_out = len(self.images.labels) - len(self.predictions.label)
-        about = {"views": self.views, "split": self.split, "step": self.predictions.step}
-        return predictions.score(self.predictions) | about | ({"bad_records": left_out} if left_out else {})
+    def over(
+        self, images: Images, step: Step, max_bad: float | None = None, bad: Bad | None = None, progress: bool = True
+    ) -> Iterator[Part]:
+        """Apply `step(params, image, statistics)` to all images of a split, each once, in order, batch by batch.
+
+        Damaged images are left out and reported in `bad` (None: on stdout). Raises DataError if more than the share
+        `max_bad` is damaged (None: the config's); or all of them, unless `bad` is given.
+        """
+        data, count = self.config.data, len(images.labels)
+        size = min(self.config.train.eval_batch_size, 1 << (count - 1).bit_length())  # few sizes, so few compilations
+        order = Order(count, size, seed=None)
+        reading = Reading(data.threads, data.prefetch_batches, data.max_bad if max_bad is None else max_bad)
+        batches = Batches(images, order, 0, order.steps_per_epoch, reading)
+        bar = tqdm(total=count, unit=" images", leave=False, disable=None if progress and count > size else True)
+        with contextlib.closing(batches), bar:
+            for batch in batches:
+                if bad is None:
+                    for line in batches.news():
+                        print(f"{line}; it is left out", flush=True)
+                else:
+                    bad.update(batches.bad)
+                if batch.mask.any():
+                    part = Part(batch.example, batch.image, batch.label, self.ask(step, batch.image))
+                    yield jax.tree.map(operator.itemgetter(batch.mask), part)
+                bar.update(int(batch.mask.sum()))
+        if bad is None and len(batches.bad) == count:
+            raise DataError("none of the images can be read")
+
+    def ask(self, step: Step, pixels: np.ndarray) -> Any:
+        """`step(params, image, statistics)` for stored images [B, size, size, 3] uint8, as NumPy arrays."""
+        params, statistics = self._placed
+        return jax.device_get(step(params, sharding.put(pixels, self.mesh, sharding.EXAMPLES), statistics))
+
+    def _over_given(self, images: ImageInput | Sequence[ImageInput], step: Step) -> Any:
+        """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
+        given, bad = Given(images, self.config.data.size), Bad()
+        results = [part.result for part in self.over(given, step, max_bad=1.0, bad=bad)]
+        if bad:
+            raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
+
+    def log_predict(self, views: int) -> Step:
+        """As `steps.make_log_predict_step`; compiled once, as the next two."""
+        return self._compiled(steps.make_log_predict_step, views)
+
+    def features_step(self, layer: str | None) -> Step:
+        """As `activations.make_features_step`."""
+        return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
+
+    def activations_step(self, kind: str, layers: tuple[str, ...] | None = None) -> Step:
+        """As `activations.make_step`."""
+        return self._compiled(activations.make_step, kind, layers)
+
+    def centre_crop(self, pixels: np.ndarray) -> np.ndarray:
+        """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
+        return augment.centre_crop(pixels, self.config.model.image_size)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Step]:
+        config, mesh = self.config, self.mesh
+        return functools.cache(lambda make, *arguments: make(config, mesh, *arguments))
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Any, Any]:
+        """Parameters and statistics on the devices."""
+        params = jax.device_put(self.params, sharding.of_state(self.params, self.mesh, "tower"))
+        return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
 
 
 def open_workdir(directory: Path) -> Network:
-    """The network of the newest intact checkpoint in a workdir.
-
-    Raises UserError if there is none, DataError if the workdir is damaged.
-    """
+    """The network of a workdir's newest intact checkpoint. UserError if there is none, DataError if it is damaged."""
     opened = workdir.open_finished(directory)
-    mesh = sharding.make_mesh(1, 0, opened.config.model.towers)
-    wanted = steps.abstract_state(opened.config, mesh).params
+    wanted = steps.abstract_state(opened.config, sharding.make_mesh(1, 0, opened.config.model.towers)).params
     step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
     return Network(opened.config, opened.statistics, params, opened.classes, step, directory)

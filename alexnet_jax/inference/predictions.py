@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 from alexnet_jax import metrics
 from alexnet_jax.data import arrays
 from alexnet_jax.data.files import replacing
+from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
 
 GRID = np.linspace(0, 1, 21)  # weights that `tuned` tries, as the authors' script did
@@ -44,6 +45,30 @@ class Predictions(NamedTuple):
     example: np.ndarray  # [N] int32: index in the split
     step: int  # of training
     data: str  # fingerprint of the data
+
+
+class Part(NamedTuple):
+    """What a network computed for some images of a split."""
+
+    example: np.ndarray  # [n] int32: their indices in the split
+    image: np.ndarray  # [n, size, size, 3] uint8
+    label: np.ndarray  # [n] int32
+    result: Any  # leaves [n, ...]
+
+
+class Answers(NamedTuple):
+    """A network's predictions for a split."""
+
+    predictions: Predictions
+    images: Images  # all of the split, the damaged too
+    split: str
+    views: int
+
+    def score(self) -> dict[str, Any]:
+        """As `Network.evaluate` returns."""
+        left_out = len(self.images.labels) - len(self.predictions.label)
+        about = {"views": self.views, "split": self.split, "step": self.predictions.step}
+        return score(self.predictions) | about | ({"bad_records": left_out} if left_out else {})
 
 
 def best(scores: np.ndarray, k: int) -> list[int]:

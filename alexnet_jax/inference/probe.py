@@ -77,13 +77,8 @@ def compare(layer: str, train: Examples, test: Examples) -> list[dict[str, Any]]
             search.fit((known - mean) / scale, train.labels)
         best = search.best_estimator_
         wrong = int((best.predict((asked - mean) / scale) != test.labels).sum())
-        result = {
-            "method": method,
-            "dimensions": known.shape[1],
-            "C": best.C,
-            "converged": bool(np.max(best.n_iter_) < best.max_iter),
-            "top1_error": wrong / len(test.labels),
-            "interval": predictions.interval(wrong, len(test.labels)),
-        }
-        results.append(result)
+        converged = bool(np.max(best.n_iter_) < best.max_iter)
+        error, interval = wrong / len(test.labels), predictions.interval(wrong, len(test.labels))
+        chosen = {"method": method, "dimensions": known.shape[1], "C": best.C, "converged": converged}
+        results.append(chosen | {"top1_error": error, "interval": interval})
     return results

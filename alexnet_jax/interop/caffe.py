@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import DataError, UserError, reading
 from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, lrn
 
 # The part of caffe.proto that is needed; fields that are not repeated are optional.
@@ -77,11 +77,8 @@ NetParameter = _net_parameter()
 
 def read(path: Path) -> ForeignNetwork:
     """Read a .caffemodel. Raises UserError if it is not an AlexNet, DataError if it is damaged."""
-    net = NetParameter()
-    try:
-        net.ParseFromString(path.read_bytes())
-    except message.DecodeError:
-        raise DataError(f"{path} is not a .caffemodel, or is truncated") from None
+    with reading(f"{path} is not a .caffemodel, or is truncated"):
+        net = NetParameter.FromString(path.read_bytes())
     shapes = [*net.input_shape, *(shape for layer in net.layer for shape in layer.input_param.shape)]
     dims = [*net.input_dim] or next((list(shape.dim) for shape in shapes), [])
     is_stated = len(dims) == 4 and dims[-1]  # in few files

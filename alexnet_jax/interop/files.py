@@ -10,7 +10,7 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from alexnet_jax.data import manifest
 from alexnet_jax.data.files import replacing
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import foreign
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
@@ -38,7 +38,8 @@ def open_exported(path: Path) -> Network:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a workdir, or a file that `alexnet export` wrote")
-    network = _read(path)
+    with _function(path, READERS, "read") as read:
+        network = read(path)
     if isinstance(network, ForeignNetwork):
         raise UserError(
             f"{path} was not written by `alexnet export`; make a workdir from it with `alexnet import {path} --workdir "
@@ -65,20 +66,15 @@ def imported(
     mean: str | None = None,
     classes: Path | None = None,
 ) -> tuple[Network, list[list[str]]]:
-    """Read a network from a file of this or of another program.
+    """Read a network from a file of this or of another program, and the table of `foreign.convert`, empty for our own.
 
-    Args:
-        path: .safetensors, .pth, .pt, .onnx or .caffemodel.
-        config: name of the config that supplies what another program's file does not state.
-        pixels: what another program's network expects of its images, a key of PREPROCESSING.
-        mean: three numbers separated by commas, in place of the usual mean.
-        classes: file with a class name on each line, or folder of prepared data.
-
-    Returns the network, and the table of `foreign.convert`, which is empty for our own files. Raises UserError if an
-    argument is missing, or superfluous since the file is our own, or if the network cannot be represented; DataError
-    if the file is damaged.
+    Another program's needs a `config`, which supplies what its file does not state, and a key of PREPROCESSING as
+    `pixels`. It may have a `mean`, three numbers separated by commas, in place of the usual one, and `classes`: a file
+    with a name on each line, or a folder of prepared data. Raises UserError if an argument is missing or superfluous,
+    or if the network cannot be represented; DataError if the file is damaged.
     """
-    network = _read(path)
+    with _function(path, READERS, "read") as read:
+        network = read(path)
     if isinstance(network, Network):
         if config or pixels or mean or classes:
             raise UserError(f"{path} is self-describing; leave out --config, --pixels, --mean and --classes")
@@ -99,11 +95,6 @@ def imported(
     return foreign.convert(network, base, preprocessing, _read_classes(classes) if classes else None)
 
 
-def _read(path: Path) -> Network | ForeignNetwork:
-    with _function(path, READERS, "read") as read:
-        return read(path)
-
-
 @contextlib.contextmanager
 def _function(path: Path, functions: Mapping[str, str], verb: str) -> Iterator[Callable[..., Any]]:
     """The function for the suffix of `path`. The absence of a library that it imports becomes UserError."""
@@ -119,8 +110,6 @@ def _function(path: Path, functions: Mapping[str, str], verb: str) -> Iterator[C
 def _read_classes(path: Path) -> list[str]:
     if path.is_dir():
         return manifest.read(path).classes
-    try:
+    with reading(f"{path} is not encoded in UTF-8", "; save it as UTF-8, with a name on each line", UserError):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not encoded in UTF-8; save it as UTF-8, with a name on each line") from None
     return [line.strip() for line in text.splitlines() if line.strip()]

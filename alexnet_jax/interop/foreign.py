@@ -65,13 +65,11 @@ def lrn(n: int, alpha: float, beta: float, k: float) -> dict[str, Any]:
 def convert(
     foreign: ForeignNetwork, base: Config, preprocessing: Preprocessing, classes: list[str] | None
 ) -> tuple[Network, list[list[str]]]:
-    """Convert another program's network to ours.
+    """Convert another program's network to ours, as of step 0.
 
     The config `base` supplies what the file does not state, `preprocessing` becomes part of conv1's kernels and of the
-    mean image, and without `classes`, their names, classes are numbered.
-
-    Returns the network as of step 0, and a table with a row for each change: our layer, theirs, shape, what was done.
-    Raises UserError if the network is not an AlexNet, or has something that cannot be represented.
+    mean image, and without `classes`, their names, classes are numbered. Also returns a table with a row for each
+    change: our layer, theirs, shape, what was done. Raises UserError if the network cannot be represented.
     """
     layers = _by_name(foreign, base)
     groups = _groups(foreign.path, layers)
@@ -114,9 +112,9 @@ def _by_name(foreign: ForeignNetwork, base: Config) -> dict[str, ForeignLayer]:
     axes = [layer.weight.ndim for layer in foreign.layers]
     convs, denses = axes.count(4), len(axes) - axes.count(4)
     if not 1 <= convs <= 6 or not 1 <= denses <= 3 or axes != sorted(axes, reverse=True):
-        layers = ", ".join(f"{layer.name} {list(layer.weight.shape)}" for layer in foreign.layers)
+        layers = ", ".join(f"{layer.name} {list(layer.weight.shape)}" for layer in foreign.layers) or "no layers"
         expected = "1 to 6 convolutions, then 1 to 3 fully connected layers"
-        raise UserError(f"{foreign.path} is not an AlexNet ({expected}); it has {layers or 'no layers'}")
+        raise UserError(f"{foreign.path} is not an AlexNet ({expected}); it has {layers}")
     names = [f"conv{i + 1}" for i in range(convs)] + ["fc6", "fc7"][: denses - 1] + ["fc8"]
     if missing := [name for name in names if getattr(base.model, name) is None]:
         raise UserError(f"{foreign.path} has {len(names)} layers; give a --config that has {', '.join(missing)} too")
@@ -171,16 +169,14 @@ def _for_stored_pixels(weight: np.ndarray, preprocessing: Preprocessing, done: l
 
 def _common_rows(config: Config, mean: np.ndarray) -> list[list[str]]:
     """The rows of the table that concern no single layer; `mean` is that of R, G and B."""
-    spec, lrn, pool = config.model, config.model.lrn, config.model.pool
-    means, stored = ", ".join(f"{value:.6g}" for value in mean), f"{config.data.size}x{config.data.size}"
-    rounding = "up" if pool.ceil else "down"
-    rows = [
-        ["image", "", f"{spec.image_size}x{spec.image_size}x3", f"centre of {stored}; mean {means} (RGB)"],
+    spec, lrn, pool, stored = config.model, config.model.lrn, config.model.pool, config.data.size
+    means, rounding = ", ".join(f"{value:.6g}" for value in mean), "up" if pool.ceil else "down"
+    reach = "across towers" if lrn.across_towers else "within a tower"
+    how = f"k = {lrn.k:g}, n = {lrn.n}, alpha = {lrn.alpha:g} of the sum (not of the mean), {reach}"
+    normalizes = any("lrn" in conv.then for _, conv in spec.convs())
+    return [
+        ["image", "", f"{spec.image_size}x{spec.image_size}x3", f"centre of {stored}x{stored}; mean {means} (RGB)"],
         ["dropout", "", "", "scaled in training, nothing at test time"],
         ["pooling", "", f"{pool.window}x{pool.window} /{pool.stride}", f"sizes rounded {rounding}"],
+        *([["normalization", "", "", how]] if normalizes else []),
     ]
-    if any("lrn" in conv.then for _, conv in spec.convs()):
-        reach = "across towers" if lrn.across_towers else "within a tower"
-        how = f"k = {lrn.k:g}, n = {lrn.n}, alpha = {lrn.alpha:g} of the sum (not of the mean), {reach}"
-        rows.append(["normalization", "", "", how])
-    return rows

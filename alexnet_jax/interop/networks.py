@@ -17,7 +17,7 @@ import numpy as np
 from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference import activations
 from alexnet_jax.inference.network import Network
 from alexnet_jax.model_config import Model
@@ -79,7 +79,7 @@ def to_tensors(network: Network) -> tuple[dict[str, np.ndarray], str]:
 
 def from_tensors(tensors: dict[str, np.ndarray], metadata: str, path: Path) -> Network:
     """The network that `to_tensors` described in the file `path`. Raises DataError if a part does not fit."""
-    try:
+    with reading(f"{path} is damaged", "; export it again"):
         values = json.loads(metadata)
         if values["format"] != FORMAT:
             raise UserError(f"{path} has format {values['format']}, but this version reads {FORMAT}; export it again")
@@ -92,8 +92,6 @@ def from_tensors(tensors: dict[str, np.ndarray], metadata: str, path: Path) -> N
             raise ValueError("its mean image, colours or classes do not fit its config")
         step = int(values.get("step", 0))  # files of earlier versions do not have it
         return Network(config, statistics, from_torch(config.model, tensors), classes, step, path)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {' '.join(str(error).split())[:300]}; export it again") from None
 
 
 def groups(spec: Model) -> dict[str, int]:
@@ -117,19 +115,14 @@ def check_layers(spec: Model) -> None:
 def to_torch(spec: Model, params: Params) -> dict[str, np.ndarray]:
     """Parameters as float32 tensors `LAYER.weight` and `LAYER.bias`. Raises UserError as `check_layers` does."""
     check_layers(spec)
-    first_dense, maps = _first_dense(spec)
     tensors = {}
-    for name, leaves in params.items():
-        kernel, bias = np.asarray(leaves["kernel"]), np.asarray(leaves["bias"]).reshape(-1)
-        if kernel.ndim == 5:  # [tower, k, k, in, out] -> [tower, out, in, k, k]
-            weight = kernel.transpose(0, 4, 3, 1, 2).reshape(-1, kernel.shape[3], *kernel.shape[1:3])
-        else:
-            weight = kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
-            if name == first_dense:
-                weight = weight.reshape(-1, *maps).transpose(0, 3, 1, 2).reshape(weight.shape)
-        if name == "fc8":  # it may have more columns than classes
-            weight, bias = weight[: spec.num_classes], bias[: spec.num_classes]
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = np.ascontiguousarray(weight), np.ascontiguousarray(bias)
+    for name, (height, width, channels) in _fields(spec).items():
+        kernel, bias = (np.asarray(params[name][kind]) for kind in ("kernel", "bias"))
+        weight = kernel.reshape(spec.towers, height, width, channels, -1).transpose(0, 4, 3, 1, 2)
+        weight = weight.reshape(bias.size, *((channels, height, width) if name.startswith("conv") else (-1,)))
+        outputs = spec.num_classes if name == "fc8" else bias.size  # fc8 may have more columns than classes
+        tensors[f"{name}.weight"] = np.ascontiguousarray(weight[:outputs])
+        tensors[f"{name}.bias"] = bias.reshape(-1)[:outputs]
     return tensors
 
 
@@ -139,12 +132,13 @@ def from_torch(spec: Model, tensors: dict[str, np.ndarray]) -> Params:
     Columns of fc8 without a class are zero. Raises UserError if a tensor has the wrong shape.
     """
     check_layers(spec)
-    towers, (first_dense, (height, width, channels)) = spec.towers, _first_dense(spec)
     params: Params = {}
-    for name, leaves in activations.shapes(spec)[0].items():
-        *kernel_size, fan_in, units = leaves["kernel"][1:]
-        outputs = spec.num_classes if name == "fc8" else towers * units
-        expected = {"weight": (outputs, fan_in, *kernel_size), "bias": (outputs,)}
+    for name, (height, width, channels) in _fields(spec).items():
+        kernel_shape = activations.shapes(spec)[0][name]["kernel"]
+        columns = spec.towers * kernel_shape[-1]
+        outputs = spec.num_classes if name == "fc8" else columns
+        inputs = (channels, height, width) if name.startswith("conv") else (channels * height * width,)
+        expected = {"weight": (outputs, *inputs), "bias": (outputs,)}
         weight, bias = (np.asarray(tensors[f"{name}.{kind}"], np.float32) for kind in expected)
         for tensor, (kind, shape) in zip((weight, bias), expected.items(), strict=True):
             if tensor.shape != shape:
@@ -152,20 +146,17 @@ def from_torch(spec: Model, tensors: dict[str, np.ndarray]) -> Params:
                     f"{name}.{kind} has the shape {tensor.shape}, but the config's network needs {shape}; give the "
                     "--config of the network that the weights belong to"
                 )
-        if missing := towers * units - outputs:
+        if missing := columns - outputs:
             weight, bias = np.pad(weight, ((0, missing), (0, 0))), np.pad(bias, (0, missing))
-        if weight.ndim == 4:
-            kernel = weight.reshape(towers, units, *weight.shape[1:]).transpose(0, 3, 4, 2, 1)
-        else:
-            if name == first_dense:
-                weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(weight.shape)
-            kernel = weight.reshape(towers, units, -1).transpose(0, 2, 1)
-        params[name] = {"bias": bias.reshape(towers, units), "kernel": np.ascontiguousarray(kernel)}
+        kernel = weight.reshape(spec.towers, -1, channels, height, width).transpose(0, 3, 4, 2, 1).reshape(kernel_shape)
+        params[name] = {"bias": bias.reshape(spec.towers, -1), "kernel": np.ascontiguousarray(kernel)}
     return params
 
 
-def _first_dense(spec: Model) -> tuple[str, tuple[int, int, int]]:
-    """The first fully connected layer, and the shape [H, W, C] of its input over all towers."""
-    name = next((name for name, _ in spec.hidden()), "fc8")
-    height, width, channels = activations.shapes(spec)[1][f"{spec.convs()[-1][0]}_output"]
-    return name, (height, width, channels * spec.towers)
+def _fields(spec: Model) -> dict[str, tuple[int, ...]]:
+    """Layer -> [H, W, C] of what one of its units sees."""
+    params, outputs = activations.shapes(spec)
+    kernels = {name: leaves["kernel"] for name, leaves in params.items()}
+    fields = {name: shape[1:4] if name.startswith("conv") else (1, 1, shape[1]) for name, shape in kernels.items()}
+    height, width, channels = outputs[f"{spec.convs()[-1][0]}_output"]
+    return fields | {next((name for name, _ in spec.hidden()), "fc8"): (height, width, spec.towers * channels)}

@@ -1,10 +1,10 @@
-"""ONNX: export of a program that starts from stored pixels, so that running it takes no knowledge of preprocessing:
+"""Export to ONNX; import of these files and of other programs' AlexNets, such as the model zoo's bvlcalexnet.
+
+An exported program starts from stored pixels, so that running it takes no knowledge of preprocessing:
 
 image          [batch, size, size, 3] uint8, RGB, as `alexnet prepare` stores it
 logits         [batch, classes] float32
 probabilities  [batch, classes] float32
-
-And import: of these files, and of other programs' AlexNets, such as the model zoo's bvlcalexnet.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import networks
 from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork, lrn
@@ -109,14 +109,10 @@ def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
 
 def read(path: Path) -> Network | ForeignNetwork:
     """Read an ONNX file. Raises UserError if it is not an AlexNet, DataError if it is damaged."""
-    try:
+    with reading(f"{path} is not a valid ONNX file"):
         model = onnx.load_model(path, load_external_data=False)
         tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # protobuf and numpy_helper raise many types
-        raise DataError(f"{path} is not a valid ONNX file: {' '.join(str(error).split())[:200]}") from None
     if METADATA in metadata:
         return from_tensors(tensors, metadata[METADATA], path)
     return _foreign(model.graph, tensors, path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork
 from alexnet_jax.interop.networks import METADATA, from_tensors, to_tensors
@@ -20,13 +20,10 @@ def write_safetensors(path: Path, network: Network) -> None:
 
 def read_safetensors(path: Path) -> Network | ForeignNetwork:
     """Read our own network, or another program's state dict. Raises DataError if the file is damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, "np") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:  # TypeError: for element types that NumPy lacks
-        raise DataError(f"{path} is not a valid .safetensors file: {error}") from None
+    with reading(f"{path} is not a valid .safetensors file"), safe_open(path, "np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     return from_tensors(tensors, metadata[METADATA], path) if METADATA in metadata else _foreign(tensors, path)
 
 
@@ -42,13 +39,8 @@ def read_pth(path: Path) -> Network | ForeignNetwork:
     """As `read_safetensors`. Files that hold more than tensors and plain values are refused, and their code not run."""
     import torch
 
-    try:
+    with reading(f"{path} is damaged, or holds more than weights, which is not loaded"):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # pickle, zipfile and torch raise many types
-        reason = " ".join(str(error).split("\n")[0].split())[:200]
-        raise DataError(f"{path} is damaged, or holds more than weights, which is not loaded: {reason}") from None
     content = content if isinstance(content, dict) else {}
     state, metadata = content.get("state_dict", content), content.get(METADATA)
     values = state.items() if isinstance(state, dict) else ()
