@@ -27,7 +27,7 @@ class Check(NamedTuple):
 
 
 class Unpacked:
-    """A split of a source, to be checked like records.Packed. Reading its images fills in their hashes and labels."""
+    """A split of a source, to be checked like records.Packed. Reading an image fills in its hash and its label."""
 
     def __init__(self, split: Split):
         self._split, self.name = split, split.names.__getitem__
