@@ -32,8 +32,9 @@ IMPORTED = (
 class Process:
     """A forked process, with the interface of `subprocess.Popen` for text."""
 
-    def __init__(self, module: str, *arguments: str, cwd: Path, env: Mapping[str, str], stdin: IO | None = None):
-        self.args = [module, *arguments]
+    def __init__(self, *arguments: str, cwd: Path, env: Mapping[str, str], stdin: IO | None = None):
+        """Start `python ARGUMENTS`, which begin with -m MODULE or -c PROGRAM."""
+        self.args = list(arguments)
         self.returncode: int | None = None
         (out, out_end), (messages, messages_end), (status, status_end) = os.pipe(), os.pipe(), os.pipe()
         request = json.dumps({"argv": self.args, "cwd": str(cwd), "env": dict(env)}).encode()
@@ -141,14 +142,18 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _run(argv: list[str], cwd: str, env: dict[str, str]) -> None:
-    """Do what `python -m ARGV` does."""
+    """Do what `python ARGV` does."""
+    kind, program, *_ = argv
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.argv[:], sys.path[0] = argv, cwd
+    sys.argv[:], sys.path[0] = argv[1:], cwd
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    if kind == "-m":
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    else:
+        exec(program, {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -40,13 +40,12 @@ def command(home: Path, directory: str, *flags: str, devices: int = 2) -> list[s
     return [*base, f"--workdir={home / directory}", *flags]
 
 
-def start(command: list[str]) -> Process:
-    """Start a command; `python -m MODULE` as in forks.py."""
-    if command[:2] == [sys.executable, "-m"]:
-        return forks.Process(*command[2:], cwd=ROOT, env=environment())
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+def start(command: list[str], cwd: Path = ROOT, env: dict[str, str] | None = None) -> Process:
+    """Start a command with `env` beside that of a user; Python as in forks.py."""
+    if command[0] == sys.executable and set(env or ()) <= {"XLA_FLAGS"}:  # Python and JAX read others when they start
+        return forks.Process(*command[1:], cwd=cwd, env=environment() | (env or {}))
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, env=environment() | (env or {}))
 
 
 def end(process: Process, code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import errors
-from tests import forks
+from tests import runs
 from tests.conftest import ROOT
-from tests.runs import environment
 
 CONFIG = """
 from tests.tiny import tiny_config
@@ -30,11 +30,7 @@ def get_config():
 
 def run(*arguments, code: int = 0, cwd: Path = ROOT, env: dict | None = None) -> str:
     """Output and messages of `python -m ARGUMENTS`, which must end with `code` and without a traceback."""
-    process = forks.Process(*map(str, arguments), cwd=cwd, env=environment() | (env or {}))
-    output, messages = process.communicate()
-    assert process.returncode == code, output[-1000:] + messages[-3000:]
-    assert "Traceback" not in messages
-    return output + messages
+    return runs.end(runs.start([sys.executable, "-m", *map(str, arguments)], cwd, env), code)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from alexnet_jax.data import packing, records
 from alexnet_jax.data.loader import Batch, Batches, Order, Pool, Reading
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import DataError
-from tests.conftest import ROOT
+from tests import runs
 
 
 def in_memory(count: int) -> records.InMemory:
@@ -72,12 +71,8 @@ print(json.dumps([[x.tolist() for x in (batch.example, batch.mask, batch.image[:
 """
     whole = collect(Order(50, 8, seed=3), 50, 0, 14)
     for start in (0, 10):
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, str(part), str(parts), str(start)], cwd=ROOT, stdout=subprocess.PIPE
-            )
-            for part in range(parts)
-        ]
+        words = [sys.executable, "-c", program]
+        processes = [runs.start([*words, str(part), str(parts), str(start)]) for part in range(parts)]
         outputs = [json.loads(process.communicate()[0]) for process in processes]
         for number, batch in enumerate(whole[start:]):
             example, mask, pixel = ([x for output in outputs for x in output[number][field]] for field in range(3))

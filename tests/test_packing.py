@@ -18,6 +18,7 @@ from alexnet_jax.data import datasets, images, manifest, packing, records, stati
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.sources import folder
 from alexnet_jax.errors import DataError, UserError
+from tests import runs
 from tests.conftest import ROOT
 from tests.test_images import JPEG
 from tests.test_loader import read
@@ -122,15 +123,14 @@ def test_prepare_resumed_after_a_kill_gives_the_same_bytes(image_folder, tmp_pat
     def command(output: Path):
         return [sys.executable, "-c", program, "prepare", *arguments, "--output", str(output)]
 
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
-    killed = subprocess.Popen(
-        command(tmp_path / "killed"), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    runs.run(command(tmp_path / "whole"))
+    killed = runs.start(command(tmp_path / "killed"))
     parts = tmp_path / "killed" / "parts"
     while killed.poll() is None and len(list(parts.glob("train*.npz"))) < 3:
         time.sleep(0.002)
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
     kept = {part.name.removesuffix(".npz"): part.stat().st_mtime_ns for part in parts.glob("train*.npz")}
     assert kept and not (tmp_path / "killed" / "manifest.json").exists()
     times = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
@@ -138,7 +138,7 @@ def test_prepare_resumed_after_a_kill_gives_the_same_bytes(image_folder, tmp_pat
         UserError, match=r"holds no prepared data.* the same command resumes an interrupted preparation"
     ):
         manifest.read(tmp_path / "killed")
-    subprocess.run(command(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
+    runs.run(command(tmp_path / "killed"))
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
     assert times == {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in kept}
 

@@ -17,6 +17,7 @@ from alexnet_jax.inference import confusion, network, predictions
 from alexnet_jax.inference.predictions import Predictions
 from alexnet_jax.interop import networks
 from alexnet_jax.run import workdir
+from tests import forks, runs
 from tests.conftest import ROOT, encoded
 from tests.networks import random_network, small
 from tests.runs import environment
@@ -42,15 +43,10 @@ def test_a_folder_in_three_formats(home):
     line = ["alexnet_jax", "predict", "--workdir", home / "run", home / "photos", "--top=3"]
     text = run(*line, code=2)
     assert "1 of 40 images cannot be read" in text and "05, x.png: not a valid image" in text
-    done = [
-        subprocess.run(
-            [sys.executable, "-m", *map(str, line), form], cwd=ROOT, capture_output=True, text=True, env=environment()
-        )
-        for form in ("--csv", "--json")
-    ]
-    rows = list(csv.DictReader(io.StringIO(done[0].stdout)))
-    images = json.loads(done[1].stdout)
-    assert [process.returncode for process in done] == [2, 2] and len(images) == 39 and len(rows) == 3 * 39
+    started = [runs.start([sys.executable, "-m", *map(str, line), form]) for form in ("--csv", "--json")]
+    table, listed = (process.communicate()[0] for process in started)
+    rows, images = list(csv.DictReader(io.StringIO(table))), json.loads(listed)
+    assert [process.returncode for process in started] == [2, 2] and len(images) == 39 and len(rows) == 3 * 39
     expected = sorted(path for path in (home / "photos").rglob("*.png") if "05, x" not in path.name)
     assert [image["image"] for image in images] == [str(path) for path in expected]
     flat = [
@@ -81,13 +77,14 @@ def test_the_command_agrees_with_the_library(home):
 
 def test_an_image_on_standard_input_gives_the_result_of_the_file(home):
     path = home / "photos/00, x.png"
-    line = [sys.executable, "-m", "alexnet_jax", "predict", "--workdir", str(home / "run"), "--json"]
-    (from_file,) = json.loads(run(*line[2:], path))
-    done = subprocess.run([*line, "-"], cwd=ROOT, input=path.read_bytes(), capture_output=True, env=environment())
-    (from_stdin,) = json.loads(done.stdout)
+    line = ["-m", "alexnet_jax", "predict", "--workdir", str(home / "run"), "--json"]
+    (from_file,) = json.loads(run(*line[1:], path))
+    with path.open("rb") as stdin:
+        (from_stdin,) = json.loads(forks.Process(*line, "-", cwd=ROOT, env=environment(), stdin=stdin).communicate()[0])
     assert from_stdin["image"] == "-" and from_stdin["top"] == from_file["top"] and len(from_stdin["top"]) == 5
-    done = subprocess.run([*line, "-"], cwd=ROOT, input=b"", capture_output=True, env=environment())
-    assert done.returncode == 2 and b"-: not a valid image" in done.stderr and done.stdout == b"[]\n"
+    process = forks.Process(*line, "-", cwd=ROOT, env=environment())  # of nothing
+    output, messages = process.communicate()
+    assert process.returncode == 2 and "-: not a valid image" in messages and output == "[]\n"
 
 
 def test_a_closed_pipe_is_no_error(home):

@@ -20,7 +20,7 @@ from PIL import Image
 from alexnet_jax import errors
 from alexnet_jax.data import manifest
 from alexnet_jax.data.datasets import open_dataset
-from tests import ilsvrc
+from tests import ilsvrc, runs
 from tests.conftest import ROOT, encoded
 from tests.runs import environment
 from tests.test_commands import run as run_module
@@ -55,10 +55,7 @@ def command(*arguments) -> list[str]:
 
 
 def run(*arguments, code: int = 0) -> str:
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, env=environment(), check=False)
-    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    return runs.run(command(*arguments), code)
 
 
 Prepared = tuple[list[str], Path, Path]  # the arguments of `prepare`, the archives, and the packed data
@@ -87,21 +84,18 @@ def test_prepare_killed_at_random_moments_gives_the_same_bytes(year, store, prep
     kills = 0
     output = tmp_path / "killed"
     for _ in range(60):
-        process = subprocess.Popen(
-            command("prepare", *arguments, "--output", output), cwd=ROOT, stdout=subprocess.PIPE, env=environment()
-        )
+        process = runs.start(command("prepare", *arguments, "--output", output))
         assert process.stdout is not None
         process.stdout.readline()  # its first line, after which it begins
         time.sleep(rng.uniform(0, 0.12))
         process.send_signal(signal.SIGKILL)
-        returncode = process.wait()
-        process.stdout.close()
-        if returncode == -signal.SIGKILL:
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
             kills += 1
             if kills == 4:
                 break
         else:  # it finished first: start over
-            assert returncode == 0 and contents(output) == contents(whole)
+            assert process.returncode == 0 and contents(output) == contents(whole)
             shutil.rmtree(output)
     assert kills == 4
     run("prepare", *arguments, "--output", output)
