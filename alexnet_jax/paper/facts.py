@@ -10,7 +10,7 @@ import numpy as np
 
 from alexnet_jax import model, sharding
 from alexnet_jax.data import statistics
-from alexnet_jax.data.given import Given
+from alexnet_jax.data.datasets import Given
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
