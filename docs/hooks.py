@@ -48,7 +48,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = FENCED.split(markdown)  # text, code, text, ...
     text = "".join(part if i % 2 else relinked(part, source, config.repo_url) for i, part in enumerate(parts))
     text = QUOTE.sub(lambda match: quoted(*match.groups()), text)
-    return text.replace("<!-- code map -->", code_map())
+    return re.sub(r"<!-- code map -->\n.*", lambda _: code_map(), text)
 
 
 def relinked(text: str, source: str, repository: str | None) -> str:
@@ -71,7 +71,9 @@ def relinked(text: str, source: str, repository: str | None) -> str:
             page = path.removeprefix("docs/").replace(".ipynb", ".md")
         if page is not None:
             return f"[{label}]({page}{anchor})"
-        return f"[{label}]({repository.rstrip('/')}/blob/main/{path}{anchor})" if repository else label
+        if repository:
+            return f"[{label}]({repository.rstrip('/')}/blob/main/{path}{anchor})"
+        return f"`{label}`" if label in target else label
 
     return IMAGE.sub(r"![\1](", LINK.sub(link, text))
 
@@ -123,7 +125,7 @@ def code_map() -> str:
             continue
         lines += [f"\n### {folder.relative_to(ROOT).as_posix()}/\n", first_sentence(folder / "__init__.py")]
         lines += ["\n| module | contents |", "|---|---|"]
-        lines += [f"| `{path.name}` | {first_sentence(path)} |".replace("__", r"\_\_") for path in modules]
+        lines += [f"| `{path.name}` | {first_sentence(path)} |" for path in modules]
     return "\n".join(lines)
 
 
