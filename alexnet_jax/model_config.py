@@ -1,7 +1,4 @@
-"""The keys of a config that describe the network: `config.model`. Paper sections 3.1 to 3.5.
-
-Like every key, these are required: a config file says all of them, and the values live in configs/.
-"""
+"""The keys of a config that describe the network, `config.model` (paper 3.1 to 3.5); the values are in configs/."""
 
 from typing import Annotated, Literal, Self
 

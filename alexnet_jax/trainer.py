@@ -14,7 +14,7 @@ from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.errors import NonFinite, UserError
-from alexnet_jax.run import checkpoint, histograms, processes, warm_start, workdir
+from alexnet_jax.run import checkpoint, pictures, processes, warm_start, workdir
 from alexnet_jax.run.nonfinite import Replay
 from alexnet_jax.run.stopping import Stop
 from alexnet_jax.run.writer import Writer
@@ -84,7 +84,7 @@ class Trainer:
         self.statistics = sharding.put(statistics, mesh, sharding.REPLICATED)
         self._train_step = steps.make_train_step(config, mesh, self.inputs.order.steps_per_epoch)
         self._eval_step = steps.make_eval_step(config, mesh, views=1)
-        self._summarize = histograms.make_summary(config, mesh)
+        self._summarize = pictures.make_summary(config, mesh)
         self._rates: list[Any] = []  # those of each step since the newest checkpoint
 
     def step(self, state: steps.TrainState, rates: Any) -> tuple[steps.TrainState, steps.StepReport]:
@@ -125,10 +125,7 @@ class Trainer:
         self._rates.clear()
 
     def diagnose(self, step: int) -> NonFinite:
-        """The error to raise for a loss or parameter that is not finite at `step`.
-
-        Takes the steps since the newest checkpoint again to find where it began, and keeps that in the workdir.
-        """
+        """The error to raise for what is not finite at `step`: repeats the steps since the last checkpoint."""
         self.alive("looking for what is not finite")
         config, mesh, order = self.config, self.inputs.mesh, self.inputs.order
         checkpoint.wait(self.checkpoints)

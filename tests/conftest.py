@@ -111,9 +111,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="module")
 def browser():
     """A real, headless one."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="`bash tests/run.sh --all` installs playwright"
-    )
+    api = pytest.importorskip("playwright.sync_api", reason="`bash tests/run.sh --all` installs playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("needs a browser: no chromium is installed")

@@ -21,7 +21,7 @@ from alexnet_jax.inference import activations, feature_store
 from alexnet_jax.inference.network import Network, open_workdir
 from alexnet_jax.paper import examples, figures, page, report
 from alexnet_jax.paper.report import Splits
-from alexnet_jax.run import checkpoint, config_files, kernel_images, workdir
+from alexnet_jax.run import checkpoint, config_files, pictures, workdir
 from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -254,7 +254,7 @@ def test_unshared_kernels_of_the_middle_are_what_the_layer_computes_there():
     batch, statistics = random_batch(), made_up_statistics()
     response = activations.make_step(config, mesh, "response", ("conv1",))(params, batch.image, statistics)["conv1"]
     view = (batch.image - statistics.mean_image)[:, 2:30, 2:30]
-    (kernel,) = kernel_images.at_one_place(np.asarray(params["conv1"]["kernel"]), 5)
+    (kernel,) = pictures.at_one_place(np.asarray(params["conv1"]["kernel"]), 5)
     expected = np.einsum("bijc,ijcf->bf", view[:, 12:17, 12:17], kernel)  # place 14 of 28, padding 2
     np.testing.assert_allclose(response[:, 0, 14, 14], expected, rtol=1e-3, atol=1e-3)
 
@@ -303,6 +303,7 @@ def test_figure_1_marks_the_first_line_at_the_target(trained):
 
 def test_tables_have_a_row_for_a_run_on_imagenet(trained):
     (digits,) = report.open_runs([trained])
+    assert digits.evaluation
     wordnet = dataclasses.replace(digits.network, classes=[f"n{i:08d}" for i in range(1000)])
     result = digits.evaluation | {"split": "val", "views": 10, "top1_error": 0.4071, "top5_error": 0.1824}
     ours = digits._replace(name="ours", network=wordnet, evaluation=result)
@@ -321,8 +322,8 @@ def the_papers_tables(html: str) -> tuple[list[list[str]], list[list[str]], str]
     """The rows of Tables 1 and 2, and what follows them."""
     section = html[html.index('<section id="tables">') : html.index('<section id="config">')]
     first, second = (re.findall("<tr>(.*?)</tr>", table) for table in re.findall("(?s)<tbody>(.*?)</tbody>", section))
-    rows = [[re.findall("<td>(.*?)</td>", row) for row in table] for table in (first, second)]
-    return *rows, section.rpartition("</table>")[2]
+    rows, others = ([re.findall("<td>(.*?)</td>", row) for row in table] for table in (first, second))
+    return rows, others, section.rpartition("</table>")[2]
 
 
 def no_hidden_layers():

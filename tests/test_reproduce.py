@@ -64,7 +64,7 @@ def test_the_config_of_a_trial(scale, arm):
         values.data.train_examples = 64
         values.train.update(epochs=1, max_steps=2, log_every_steps=1)
     assert trial_config(Trial(arm, 3, 0.02), scale, "") == config_files.parse(values)
-    base = experiments.base_config(arm, scale)
+    base = config_files.parse(config_files.load(SCALES[scale][ARMS[arm].base]))
     assert trial_config(Trial(arm, 0, None), scale, "").optim.learning_rate == base.optim.learning_rate
     assert base.data.size == (256 if (scale, ARMS[arm].base) == ("full", "network") else 32)
 

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.inference import network
-from alexnet_jax.run import config_files, histograms, kernel_images
+from alexnet_jax.run import config_files, pictures
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -75,7 +75,7 @@ def test_the_summary_is_the_same_on_any_mesh(layout):
     config = config_files.parse(values)
     mesh = sharding.make_mesh(layout[0], layout[1], 2)
     params = steps.init_state(config, mesh).params
-    summary = jax.device_get(histograms.make_summary(config, mesh)(params))
+    summary = jax.device_get(pictures.make_summary(config, mesh)(params))
     for name, histogram in summary.histograms.items():
         layer, _, kind = name.partition("/")
         leaf = np.asarray(params[layer]["kernel" if kind == "weights" else "bias"])
@@ -87,7 +87,7 @@ def test_the_summary_is_the_same_on_any_mesh(layout):
 
 def test_kernels_as_an_image():
     kernels = np.linspace(-1, 1, 2 * 3 * 3 * 3 * 20).reshape(2, 3, 3, 3, 20)
-    first, second = (kernel_images.mosaic(tower, 16) for tower in kernel_images.as_images(kernels))
+    first, second = (pictures.mosaic(tower, 16) for tower in pictures.as_images(kernels))
     assert first.shape == (2 * 4 - 1, 16 * 4 - 1, 3) and first[0, 0, 0] == 0 and second[:3, :3].max() < 255
     np.testing.assert_array_equal(first[4:7, :3], np.round((kernels[0, ..., 16] + 1) / 2 * 255).astype(np.uint8))
     assert (first[3] == 255).all() and (first[4:, 4 * 4 :] == 255).all()  # gaps, and places without a kernel

@@ -23,8 +23,8 @@ import pytest
 from fastapi import HTTPException
 from PIL import Image
 
-from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.inference import network
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import networks

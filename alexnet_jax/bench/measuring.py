@@ -103,10 +103,7 @@ def write(file: Path | None, result: Any) -> None:
 
 
 def rates(pipelines: list[Pipeline], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """The images/s of each installed pipeline, a number a round; a single stage is timed for a third of `seconds`.
-
-    They run in turn, so that a drift of the machine's speed hits all.
-    """
+    """The images/s of each installed pipeline in each round; they run in turn, so that a drift in speed hits all."""
     measured: dict[str, list[float]] = {pipeline.name: [] for pipeline in pipelines if pipeline.batches}
     for pipeline in tqdm(pipelines * rounds, desc="measuring", unit="", leave=False, disable=None):
         if pipeline.batches:

@@ -7,6 +7,7 @@ device, which it crops, mirrors and recolours; PyTorch is given float images and
 
 import argparse
 import collections
+import itertools
 import re
 import statistics
 import tempfile
@@ -76,7 +77,8 @@ def _measure(arguments: argparse.Namespace, config: Config) -> dict:
         for name, settings in torch_net.variants(device).items():
             contenders[name] = torch_net.stepper(config, device, not arguments.forward, **settings)
     pipelines = [
-        measuring.Pipeline(name, "whole", None, 1, _endless(contender)) for name, contender in contenders.items()
+        measuring.Pipeline(name, "whole", None, 1, (jax.block_until_ready(each()) for _ in itertools.count()))
+        for name, each in contenders.items()
     ]
     batch = config.train.batch_size
     rates = measuring.rates(pipelines, batch, arguments.rounds, arguments.seconds)
@@ -102,11 +104,6 @@ def _measure(arguments: argparse.Namespace, config: Config) -> dict:
         "rounds": rates,
         **measuring.conditions(arguments, batch),
     }
-
-
-def _endless(step: Callable[[], Any]) -> peers.Stream:
-    while True:
-        yield jax.block_until_ready(step())
 
 
 def our_step(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any, Callable[[], Any]]:

@@ -11,10 +11,7 @@ import numpy as np
 
 
 def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the header that `np.save` wrote: the shape, whether the first index varies fastest, and the type.
-
-    Raises ValueError if it is invalid or announces Python objects.
-    """
+    """The shape, whether the first index varies fastest, and the type that `np.save` wrote; or ValueError."""
     try:
         if np.lib.format.read_magic(file) != (1, 0):
             raise ValueError("unknown version of the format")

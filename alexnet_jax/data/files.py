@@ -13,10 +13,7 @@ OTHERS = 256  # files that the rest of the program may open
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which becomes `path` at the end: readers see the old content or the new, no mixture.
-
-    It survives a power failure from then on. After an error, `path` is as before.
-    """
+    """A temporary file to write, which replaces `path` at the end, durably. After an error, `path` is as before."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

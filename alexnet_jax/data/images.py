@@ -109,10 +109,7 @@ def to_square(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def stored_pixels(content: bytes | np.ndarray, size: int, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """An image file, or RGB pixels [H, W, 3] uint8, as stored: [size, size, 3] uint8.
-
-    Raises CorruptImage if it cannot be decoded or has more than `max_pixels`.
-    """
+    """An image file, or RGB pixels, as stored: [size, size, 3] uint8. Raises CorruptImage as `decode` does."""
     decoded = decode(content, max_pixels) if isinstance(content, bytes) else Decoded(content, ())
     return decoded._replace(pixels=to_square(decoded.pixels, size))
 

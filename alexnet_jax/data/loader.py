@@ -91,10 +91,7 @@ class Pool:
 
 
 class Batches(Iterator[Batch]):
-    """An iterator over the batches `start`..`stop`-1. Close it when done.
-
-    Raises DataError when more than `reading.max_bad` of the split's records turn out to be bad.
-    """
+    """The batches `start`..`stop`-1; close it when done. DataError if more than `reading.max_bad` records are bad."""
 
     def __init__(self, images: Images, order: Order, start: int, stop: int, reading: Reading):
         if order.batch_size % reading.parts:

@@ -51,10 +51,7 @@ def layer_of(config: Config, layer: str | None) -> str:
 
 
 def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units] float32, as `Network.features`.
-
-    The units of all towers are side by side, a convolutional layer's as each tower's [H', W', C] flattened.
-    """
+    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units of all towers] float32."""
     name = f"{layer_of(config, layer)}_output"
     flat = _flat(config, mesh, [name])
     return jax.jit(lambda *inputs: flat(*inputs)[name])

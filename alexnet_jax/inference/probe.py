@@ -24,10 +24,7 @@ class Examples(NamedTuple):
 
 
 def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
-    """The features and HOG of the centre crops of a split's images, at most `most` of them, drawn at random.
-
-    Images that cannot be read are left out and reported. Raises UserError if the crops are too small for HOG.
-    """
+    """Features and HOG of at most `most` intact images, drawn at random. UserError if crops are too small for HOG."""
     from skimage.feature import hog
 
     size = net.config.model.image_size

@@ -49,10 +49,7 @@ def open_exported(path: Path) -> Network:
 
 
 def export(network: Network, path: Path) -> None:
-    """Write a network to a file, in the format that its suffix names. The file is complete or not written at all.
-
-    Raises UserError if the suffix is unknown, a library is missing, or the format cannot hold one of the layers.
-    """
+    """Write a network, completely or not at all, in the format of its suffix. UserError if that cannot hold a layer."""
     with _function(path, WRITERS, "written") as write:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

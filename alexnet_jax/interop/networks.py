@@ -47,10 +47,7 @@ def to_workdir(network: Network, directory: Path) -> None:
 
 
 def write_stablehlo(path: Path, network: Network) -> None:
-    """Write a program `image -> probabilities`, [batch, size, size, 3] uint8 -> [batch, classes] float32.
-
-    It holds the weights, and runs any batch size on one device of any of PLATFORMS.
-    """
+    """Write a program with weights: image [batch, size, size, 3] uint8 -> probabilities [batch, classes] float32."""
     config = network.config
     logits = activations.logits(config, sharding.make_mesh(1, 1, config.model.towers))
     params, statistics = jax.tree.map(jnp.asarray, jax.device_get((network.params, network.statistics)))

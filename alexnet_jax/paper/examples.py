@@ -13,7 +13,7 @@ from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.predictions import best
 from alexnet_jax.model_config import Model
 from alexnet_jax.paper.report import WIDTH, Splits, centre_crops, compute, sample
-from alexnet_jax.run import kernel_images
+from alexnet_jax.run import pictures
 
 SHOWN, BARS = 8, 5  # images, and classes beside each
 QUERIES, NEIGHBOURS = 5, 6
@@ -157,7 +157,7 @@ def units(network: Network, splits: Splits) -> dict[str, Any]:
             crops = centre_crops(network, images, layer.image[tower].ravel())
             places = zip(crops, layer.position[tower].reshape(-1, 2), strict=True)
             cuts = np.stack([cut(crop, spec, name, tuple(position)) for crop, position in places])
-            mosaic = kernel_images.mosaic(cuts, layer.image.shape[-1], gap=2)
+            mosaic = pictures.mosaic(cuts, layer.image.shape[-1], gap=2)
             mosaics.append((name, tower, layer.units, cuts.shape, mosaic))
     missing = [name for name in LAYERS if name not in layers]
     return {"missing": missing, "mosaics": mosaics, "searched": len(index), "all": len(images.labels)}

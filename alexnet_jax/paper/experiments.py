@@ -58,10 +58,6 @@ class Trial(NamedTuple):
         return f"{self.arm}{'' if self.rate is None else f'-rate{self.rate:g}'}/seed{self.seed}"
 
 
-def base_config(arm: str, scale: str) -> Config:
-    return config_files.parse(config_files.load(SCALES[scale][ARMS[arm].base]))
-
-
 def trial_config(trial: Trial, scale: str, data: str) -> Config:
     """The config of a trial. `data` is a folder of prepared images; "": the embedded digits."""
     arm = ARMS[trial.arm]
@@ -85,10 +81,7 @@ def trial_config(trial: Trial, scale: str, data: str) -> Config:
 
 
 def carry_out(study: Study, trials: list[Trial]) -> dict[Trial, dict[str, Any]]:
-    """Train those of `trials` that are not finished yet, each in a process of its own. Returns the results of all.
-
-    Raises UserError if a trial's folder belongs to another config or other data, or its training fails.
-    """
+    """Train the unfinished `trials`, each in its own process. Returns the results of all; UserError if one fails."""
     directory = study.directory
     configs = {trial: trial_config(trial, study.scale, study.data) for trial in trials}
     unfinished = [trial for trial, config in configs.items() if not _is_finished(directory / trial.name, config)]

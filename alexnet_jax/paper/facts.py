@@ -128,10 +128,7 @@ def statements(config: Config) -> list[tuple[str, str, str]]:
 
 
 def read(directory: Path, size: int) -> np.ndarray:
-    """Read up to MAX_IMAGES images below `directory`, spread evenly over the sorted paths: [N, size, size, 3] uint8.
-
-    Raises UserError if there are fewer than two, or one cannot be read.
-    """
+    """Up to MAX_IMAGES images below `directory`, evenly spread: [N, size, size, 3] uint8. UserError if too few."""
     files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
     if len(files) < 2:
         raise UserError(f"{directory} has no images to compare; give a folder with two or more")

@@ -18,7 +18,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Model
 from alexnet_jax.paper.report import WIDTH, ReportedRun
-from alexnet_jax.run import kernel_images
+from alexnet_jax.run import pictures
 
 TARGET = 0.25  # the training error rate at which Figure 1 compares networks
 BOX = (0.84, 0.56)  # width and height of a box in Figure 2; towers are 1 apart, and so are layers
@@ -162,10 +162,7 @@ class Specialization(NamedTuple):
 
 
 def chroma_share(kernels: np.ndarray) -> np.ndarray:
-    """The share of each kernel's energy that is not grey: [..., k, k, 3, F] -> [..., F], 0 to 1.
-
-    Grey is the mean over R, G and B at each pixel; energy is the sum of squares.
-    """
+    """The share of each kernel's energy (sum of squares) that is not grey: [..., k, k, 3, F] -> [..., F], 0 to 1."""
     grey = kernels.mean(axis=-2, keepdims=True)
     energy = (kernels**2).sum(axis=(-4, -3, -2))
     return ((kernels - grey) ** 2).sum(axis=(-4, -3, -2)) / np.where(energy > 0, energy, 1)
@@ -185,7 +182,7 @@ def specialization(shares: np.ndarray, seed: int = 0) -> Specialization:
 
 def figure3(runs: list[ReportedRun]) -> dict[str, Any]:
     """Mosaics of the first run's kernels, each tower's chroma share in every run, and the runs on grey images."""
-    images = kernel_images.as_images(runs[0].conv1_kernels)
+    images = pictures.as_images(runs[0].conv1_kernels)
     rows, grey = [], []
     for run in runs:
         _, eigenvalues, vectors = run.network.statistics
@@ -193,5 +190,5 @@ def figure3(runs: list[ReportedRun]) -> dict[str, Any]:
             grey.append(run.name)
         shares = chroma_share(run.conv1_kernels)
         rows.append((run.name, shares.mean(axis=1), specialization(shares) if len(shares) > 1 else None))
-    mosaics = [kernel_images.mosaic(tower, COLUMNS) for tower in images]
+    mosaics = [pictures.mosaic(tower, COLUMNS) for tower in images]
     return {"mosaics": mosaics, "shape": images.shape, "rows": rows, "grey": grey, "draws": DRAWS}

@@ -1,7 +1,4 @@
-"""The report as one self-contained HTML page; its text is in report.html.j2.
-
-A section that lacks what it needs says why it is left out.
-"""
+"""The report as one self-contained HTML page, whose text is in report.html.j2. A section says why it is left out."""
 
 import base64
 import functools

@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.run import kernel_images, workdir
+from alexnet_jax.run import pictures, workdir
 
 matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # equal figures give equal files
 matplotlib.rcParams["text.parse_math"] = False  # names of runs and classes may contain a $
@@ -31,7 +31,7 @@ class ReportedRun(NamedTuple):
     def conv1_kernels(self) -> np.ndarray:
         """[tower, k, k, 3, F] float64; those of the middle place if every place has its own."""
         kernels = np.asarray(self.network.params["conv1"]["kernel"], np.float64)
-        return kernel_images.at_one_place(kernels, self.network.config.model.conv1.kernel)
+        return pictures.at_one_place(kernels, self.network.config.model.conv1.kernel)
 
 
 class Splits(NamedTuple):
@@ -40,10 +40,7 @@ class Splits(NamedTuple):
 
 
 def open_runs(directories: list[Path]) -> list[ReportedRun]:
-    """Open runs, each named after its folder, or by its whole path where two folders have the same name.
-
-    Raises UserError if a folder is not a workdir with a checkpoint.
-    """
+    """Open runs, named after their folders, or by their paths where names are the same. UserError if one is no run."""
     networks = [open_workdir(directory) for directory in directories]
     names = [opened.name for opened in networks]
     if len(set(names)) < len(names):

@@ -56,7 +56,8 @@ def _obstacle(claim: Claim, study: Study) -> str:
     if not claim.arms or not study.data:
         return claim.why
     prepared = manifest.read(Path(study.data))
-    data, train = experiments.base_config(claim.arms[0], study.scale).data, prepared.splits.get("train")
+    base = experiments.SCALES[study.scale][claims.ARMS[claim.arms[0]].base]
+    data, train = config_files.load(base).data, prepared.splits.get("train")
     if data.size != prepared.size or train is None:
         return f"needs a split train of images of {data.size}x{data.size}"
     if train.count < data.train_examples:

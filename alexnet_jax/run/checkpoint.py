@@ -44,10 +44,7 @@ class Restored(NamedTuple):
 
 @contextlib.contextmanager
 def open_directory(directory: Path, keep: int) -> Iterator[Checkpoints]:
-    """Open the checkpoints in `directory`, of which the newest `keep` are kept. Leaving waits for pending writes.
-
-    Raises StorageError if those fail.
-    """
+    """Open `directory`, and keep its newest `keep` checkpoints. Leaving waits for writes, or StorageError."""
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
@@ -62,10 +59,7 @@ def open_directory(directory: Path, keep: int) -> Iterator[Checkpoints]:
 
 
 def save(checkpoints: Checkpoints, step: int, state: Any, position: Position, config: dict) -> None:
-    """Start writing the state after `step` steps. The state may be donated as soon as this returns.
-
-    Raises StorageError if this checkpoint or the one before it cannot be written.
-    """
+    """Start writing the state, which may then be donated. Raises StorageError if this save or the last one fails."""
     described = position._asdict() | {"validation": position.validation._asdict()}
     sums = {
         "state": jax.tree.map(int, jax.device_get(checksums.on_devices(checksums.by_name(state)))),

@@ -36,10 +36,7 @@ class Replay(NamedTuple):
     def first_bad_step(
         self, state: steps.TrainState, batches: Iterable[Any], rates: Iterable[Any], alive: Callable[[str], None]
     ) -> tuple[steps.TrainState, Any] | None:
-        """Repeat the steps from `state` on until a loss, or the state after a step, is not finite.
-
-        Returns the state before that step and its batch, on the devices; None if there is no such step.
-        """
+        """Repeat steps from `state`. Returns the state before the first that is not finite, and its batch; or None."""
         train_step = steps.make_train_step(self.config, self.mesh, self.order.steps_per_epoch, donate=False)
         votes = sharding.votes(False, self.mesh)
         for batch, step_rates in zip(batches, rates, strict=True):

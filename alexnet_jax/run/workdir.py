@@ -96,10 +96,7 @@ def writable(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Keep other runs out of the workdir, which is created if missing; UserError if one holds the lock.
-
-    The system lifts the lock of a dead process.
-    """
+    """Keep other runs out of the workdir, created if missing; UserError if one holds the lock, which dies with it."""
     if not processes.is_first():
         yield
         return

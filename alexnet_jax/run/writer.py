@@ -1,7 +1,4 @@
-"""What a run writes while it trains: progress on the terminal, metrics.jsonl and TensorBoard events. No TensorFlow.
-
-clu's metric_writers would do some of this, but cannot be imported without TensorFlow.
-"""
+"""What a run writes: progress, metrics.jsonl and TensorBoard events. clu's metric_writers would need TensorFlow."""
 
 import contextlib
 import json
@@ -16,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.errors import StorageError
-from alexnet_jax.run import histograms, kernel_images, processes
+from alexnet_jax.run import pictures, processes
 from alexnet_jax.run.workdir import METRICS
 
 try:  # tensorboardX would import torch where it is installed, which takes two seconds
@@ -82,17 +79,17 @@ class Writer:
         if self.mirror:
             self.mirror({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
 
-    def parameters(self, step: int, shown: histograms.Summary) -> None:
-        """Record for TensorBoard what `histograms.make_summary` computed after `step` steps."""
+    def parameters(self, step: int, shown: pictures.Summary) -> None:
+        """Record for TensorBoard what `pictures.make_summary` computed after `step` steps."""
         for name, histogram in shown.histograms.items():
-            limits = np.linspace(histogram.low, histogram.high, histograms.BINS + 1)[1:].tolist()
+            limits = np.linspace(histogram.low, histogram.high, pictures.BINS + 1)[1:].tolist()
             low, high, total, squares = map(float, histogram[1:])
             counts = histogram.counts.tolist()
             event = summary.histogram_raw(name, low, high, sum(counts), total, squares, limits, counts)
             self._event(summary=event, step=step)
         if shown.conv1 is not None:
-            for tower, kernels in enumerate(kernel_images.as_images(np.asarray(shown.conv1))):
-                image = kernel_images.mosaic(kernels, columns=16)  # as in the paper's Figure 3
+            for tower, kernels in enumerate(pictures.as_images(np.asarray(shown.conv1))):
+                image = pictures.mosaic(kernels, columns=16)  # as in the paper's Figure 3
                 self._event(summary=summary.image(f"conv1/tower_{tower}", image, dataformats="HWC"), step=step)
 
     def _event(self, **content: Any) -> None:

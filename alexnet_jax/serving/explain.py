@@ -18,7 +18,7 @@ from alexnet_jax.inference import activations, feature_store, network
 from alexnet_jax.inference.feature_store import About, Named
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.predictions import best
-from alexnet_jax.run import kernel_images
+from alexnet_jax.run import pictures
 from alexnet_jax.serving.batching import SIZES
 
 VECTORS = "neighbours.npz"  # in the workdir: the vectors of the training images that are searched
@@ -60,7 +60,7 @@ def open_served(directory: Path, data: str | None, most: int) -> Served:
     net = network.open_workdir(directory)
     kernels: list[list[str]] = []
     if net.config.model.conv1.shared:
-        images = kernel_images.as_images(np.asarray(net.params["conv1"]["kernel"], np.float32))
+        images = pictures.as_images(np.asarray(net.params["conv1"]["kernel"], np.float32))
         factor = -(-LARGE // images.shape[2])
         kernels = [[picture(image) for image in tower] for tower in images.repeat(factor, 2).repeat(factor, 3)]
     searched = _index(net, data, most) if most else "the server was started with --neighbours_of 0"

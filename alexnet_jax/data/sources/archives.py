@@ -117,10 +117,7 @@ class _Window:
 
 
 def _headers(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
-    """The headers of the tar at bytes `start` to `end` of a file. The caller may read and seek in between.
-
-    May raise any Exception if the tar is truncated or damaged, such as RecursionError for chained headers.
-    """
+    """The headers of the tar at bytes `start` to `end` of a file that others may seek in. Damage may raise anything."""
     window = _Window(file, start, end)
     with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload] # has all that it uses
         for member in tar:
@@ -137,10 +134,7 @@ def _headers(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.
 
 
 def read_files(path: Path, names: Collection[str]) -> dict[str, bytes]:
-    """The files `names` of a folder, or the regular files of a .tar.gz whose paths end with `names`, by name.
-
-    May raise any Exception if the archive is damaged or decompresses to over MAX_BYTES.
-    """
+    """The files `names` of a folder, or those of a .tar.gz whose paths end so. Damage may raise any Exception."""
     if path.is_dir():
         return {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
     files = {}

@@ -32,10 +32,7 @@ Batch = tuple[list[str], np.ndarray, np.ndarray]  # names, planes [N, 3072] uint
 
 
 def cifar10(path: Path | None = None) -> Source:
-    """50,000 training and 10,000 test images of 32x32 in ten classes. Raises UserError if files are missing or damaged.
-
-    `path` is one of the two archives, the unpacked folder, or a folder that holds one of these.
-    """
+    """CIFAR-10 in the archive or folder `path`, or in one that lies there. UserError if it is missing or damaged."""
     if path is None:
         raise UserError(f"--source cifar10 needs --input PATH: {WANTED}")
     place, files = _find(path)

@@ -58,10 +58,7 @@ def numbers(content: bytes, path: Path) -> list[int]:
 
 
 def _structs(content: bytes, name: str) -> list[dict[str, float | str | None]]:
-    """The array of structs `name`, each as field -> value; None for values that are neither one number nor a text.
-
-    A damaged file may raise any Exception, one without this array raises ValueError.
-    """
+    """The array of structs `name`, each as field -> number, text or None (other). Damage may raise any Exception."""
     order = BYTE_ORDERS.get(content[HEADER - 2 : HEADER])
     if order is None:
         raise ValueError("not a MATLAB file of version 5")
