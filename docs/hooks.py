@@ -20,7 +20,6 @@ ELSEWHERE = {  # page -> the file that it is made from
     "contributing.md": "CONTRIBUTING.md",
     "launching.md": "launch/README.md",
 }
-MOVED = {"README.md#speed": "docs/speed.md", "README.md#trust": "docs/trust.md#exit-codes"}  # in launch/README.md
 NOTEBOOK = "alexnet_in_an_hour.ipynb"
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.M | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -63,9 +62,6 @@ def relinked(text: str, source: str, repository: str | None) -> str:
         if re.match(r"[a-z]+:", target):
             return match[0]
         path = os.path.normpath(PurePosixPath(source).parent / target)
-        if path + anchor in MOVED:
-            path, _, anchor = MOVED[path + anchor].partition("#")
-            anchor = anchor and f"#{anchor}"
         page = next((page for page, file in ELSEWHERE.items() if file == path), None)
         if page is None and path.startswith("docs/"):
             page = path.removeprefix("docs/").replace(".ipynb", ".md")

@@ -3,7 +3,7 @@
 #   bash launch/tpu_queued.sh [--spot] [--dry-run] NAME ZONE TYPE CONFIG WORKDIR [FLAG...]
 # The arguments, NFS and the way to stop are those of launch/tpu_vm.sh. When the training has ended, by itself or by a
 # signal of yours, the TPU is released. The same command again resumes. It tries again, up to 100 times, after a
-# preemption and after exit codes that another start may cure: 69, 124, 134 (see the README), and 255, a broken
+# preemption and after exit codes that another start may cure: 69, 124, 134 (see docs/trust.md), and 255, a broken
 # connection.
 set -euo pipefail
 script=$(realpath "$0")

@@ -1,4 +1,4 @@
-"""Print README's tables of speed and scale, from the results kept in bench/results."""
+"""Print the tables of docs/speed.md, from the results kept in bench/results."""
 
 import argparse
 import json
@@ -42,6 +42,6 @@ def scale() -> str:
 
 
 def _markdown(headings: str, rows: list[tuple]) -> str:
-    """A table without padding, so that one changed number changes one line of README."""
+    """A table without padding, so that one changed number changes one line of the page."""
     rule = "|---" * (headings.count("|") - 1) + "|"
     return "\n".join([headings, rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
