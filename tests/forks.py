@@ -69,9 +69,8 @@ class Process:
             with stream:
                 texts[i] = stream.read()
 
-        threads = [
-            threading.Thread(target=read, args=pair, daemon=True) for pair in enumerate((self.stdout, self.stderr))
-        ]
+        streams = [(i, stream) for i, stream in enumerate((self.stdout, self.stderr)) if not stream.closed]
+        threads = [threading.Thread(target=read, args=each, daemon=True) for each in streams]
         for thread in threads:
             thread.start()
         end = time.monotonic() + (timeout or float("inf"))
