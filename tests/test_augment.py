@@ -24,6 +24,7 @@ def views(image, index, statistics, augment_settings, size=28, epoch=0, seed=0):
     )
 
 
+@pytest.mark.slow
 def test_a_view_is_a_crop_minus_the_mean_there_mirrored_or_not(statistics):
     image = random_batch(1).image.repeat(400, axis=0)
     random_views = views(image, range(400), statistics, settings())
@@ -40,6 +41,7 @@ def test_a_view_is_a_crop_minus_the_mean_there_mirrored_or_not(statistics):
     assert not any(crops[view.tobytes()][2] for view in views(image, range(400), statistics, settings(flip=False)))
 
 
+@pytest.mark.slow
 def test_a_view_depends_only_on_seed_epoch_and_example(statistics):
     batch = random_batch(8)
     in_order = views(batch.image, batch.example, statistics, settings(colour_noise_std=0.1))
@@ -52,6 +54,7 @@ def test_a_view_depends_only_on_seed_epoch_and_example(statistics):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["eigenvalue", "sqrt_eigenvalue"])
 def test_colour_noise_is_one_colour_per_image_spread_along_the_eigenvectors(statistics, scale):
     image = random_batch(1).image.repeat(2000, axis=0)

@@ -45,6 +45,7 @@ def measured(data) -> tuple[str, list[dict]]:
     return output, json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_a_row_for_every_stage_and_pipeline(measured, data):
     output, rows = measured
     assert len({row["pipeline"] for row in rows}) == len(rows) == 12
@@ -137,6 +138,7 @@ def test_mistakes_are_reported(data, tmp_path, capsys):
             input_.run(parser.parse_args([f"--data={data}", flag]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "tensorflow"])
 def test_the_peers_yield_the_same_images(tmp_path, package):
     pytest.importorskip(package, reason=f"{package}, an optional peer, is not installed")
@@ -213,6 +215,7 @@ def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     assert "--mesh: 2 is not DATAxTOWER; give for example 1x2" in refused
 
 
+@pytest.mark.slow
 def test_steps_of_pytorch():
     torch_net = pytest.importorskip("alexnet_jax.bench.torch_net", reason="torch, an optional peer, is not installed")
     cfg = config_files.parse(tiny_config())

@@ -29,6 +29,7 @@ def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ALLOWED)
 def test_each_entry_imports_only_what_it_uses(program):
     listing = f"import sys, json\ntry:\n    {program}\nfinally:\n    print('\\n' + json.dumps(sorted(sys.modules)))"
@@ -87,6 +88,7 @@ def test_shell_completion(capsys):
     assert subprocess.run(["bash", "-c", complete], capture_output=True, text=True).stdout.split() == ["verify-data"]
 
 
+@pytest.mark.slow
 def test_training_is_the_same_under_both_names(tmp_path):
     for entry in (["alexnet_jax.main"], ["alexnet_jax", "train"]):
         flags = ["--config=digits", f"--workdir={tmp_path / entry[-1]}", "--preflight", "--config.train.batch_size=64"]

@@ -14,6 +14,8 @@ from alexnet_jax import errors
 from tests import runs
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from tests.tiny import tiny_config
 

@@ -113,6 +113,7 @@ def test_commands_accept_the_arguments_that_the_documents_give_them(command, mon
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", TRAININGS)
 def test_training_accepts_the_flags_that_the_documents_give_it(line, tmp_path):
     """A process each: absl's flags belong to the process."""
@@ -148,6 +149,7 @@ def test_config_keys_exist(key):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
     """The two commands of the page Devices, from a folder with links to the package and configs/."""
     for name in ("alexnet_jax", "configs"):
@@ -164,6 +166,7 @@ def test_the_full_network_on_simulated_devices_as_printed(tmp_path):
         assert expected in done.stdout
 
 
+@pytest.mark.slow
 def test_local_launch_script(tmp_path):
     command = ["bash", "launch/local.sh", "configs/digits.py", str(tmp_path / "run"), "2", "--config.train.max_steps=2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment() | {"PATH": PATH})

@@ -14,6 +14,8 @@ from alexnet_jax.inference import network
 from alexnet_jax.run import config_files, warm_start, workdir
 from tests.test_commands import CONFIG, run
 
+pytestmark = pytest.mark.slow
+
 SAVED = """
 from ml_collections import ConfigDict
 from alexnet_jax.run import config_files

@@ -37,6 +37,7 @@ from tests.tiny import tiny_config
 SUFFIXES = (".safetensors", ".onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_in_onnx_gives_our_numbers(kind, tmp_path):
     network = random_network(NETWORKS[kind]())
@@ -61,6 +62,7 @@ def test_exported_files_come_back_bit_for_bit(kind, suffix, tmp_path):
     assert (opened.step, opened.path, opened.params.keys()) == (network.step, path, network.params.keys())
 
 
+@pytest.mark.slow
 def test_a_program_runs_without_the_package(tmp_path):
     """For any number of images, in a Python process that cannot import the package."""
     network = random_network(small())
@@ -82,6 +84,7 @@ for count in (1, 3):
         np.testing.assert_allclose(np.log(np.load(tmp_path / f"{count}.npy")), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_that_other_programs_lack_are_refused(tmp_path):
     values = tiny_config()
     values.model.fc6.exchange = False
@@ -104,6 +107,7 @@ def test_a_missing_library_is_named(suffix, module, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_opening_an_export_imports_only_what_it_needs():
     code = """
 import sys
@@ -126,6 +130,7 @@ def workdir(tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_load_opens_exports_as_it_opens_the_workdir(workdir, suffix, tmp_path):
     """Its parameters lie on the devices then; predictions are the same bit for bit."""
@@ -153,6 +158,7 @@ def test_load_refuses_what_is_not_an_export(workdir, tmp_path):
         alexnet_jax.load(tmp_path / "other.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_export_and_import_as_commands(workdir, suffix, tmp_path):
     file = tmp_path / f"net{suffix}"
@@ -164,6 +170,7 @@ def test_export_and_import_as_commands(workdir, suffix, tmp_path):
     assert "is a workdir already; give another --workdir" in again
 
 
+@pytest.mark.slow
 def test_missing_and_superfluous_arguments_are_refused(workdir, tmp_path):
     run("alexnet_jax", "export", "--workdir", workdir, "--output", tmp_path / "net.safetensors")
     tensors = {

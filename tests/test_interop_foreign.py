@@ -203,6 +203,7 @@ def few_tensors(bvlc_tensors) -> dict[str, np.ndarray]:
     return cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("age", ["v1", "since 2015"])
 def test_a_caffemodel_is_the_network_of_its_onnx_form(age, few_tensors, tmp_path):
     """With images of 227, as in Caffe: conv1's output is 55x55, and no pooling window extends over an edge."""
@@ -262,6 +263,7 @@ def test_a_mean_replaces_the_usual_one(few_tensors, tmp_path):
     np.testing.assert_array_equal(network.statistics.mean_image[0, 0], [3, 2, 1])
 
 
+@pytest.mark.slow
 def test_an_imported_network_predicts(few_tensors, tmp_path):
     write_zoo(tmp_path / "net.onnx", few_tensors)
     (tmp_path / "classes.txt").write_text("\n".join(f"kind {i}" for i in range(10)))
@@ -325,6 +327,7 @@ def test_weights_that_are_not_finite_are_refused(few_tensors, tmp_path):
         converted(tmp_path / "net.onnx")
 
 
+@pytest.mark.slow
 def test_the_preprocessing_of_any_program(tmp_path):
     """(pixel * scale - mean) / std in the network's order of colours becomes part of conv1 and the mean image."""
     network = random_network(small(towers=1))

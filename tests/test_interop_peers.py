@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch, which `bash tests/ru
 from alexnet_jax.interop import torch_alexnet  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_in_pytorch_gives_our_numbers_and_comes_back_bit_for_bit(kind, suffix, tmp_path):

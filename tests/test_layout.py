@@ -91,6 +91,7 @@ def test_each_library_is_named_in_one_place(path):
         assert module == "sharding", "only sharding.py may say shard_map, PartitionSpec and AxisType"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*MODULES, *CONFIGS, *TESTS], ids=name_of)
 def test_files_and_functions_stay_small(path):
     source = path.read_text()

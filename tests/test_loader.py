@@ -58,6 +58,7 @@ def test_order_depends_only_on_seed_and_epoch_and_can_start_anywhere(threads):
     assert same(whole[10:], collect(order, 50, 10, 20, threads))  # within an epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_each_process_reads_its_part_of_every_batch(parts):
     """Real processes together read every example once per epoch, in the order of a single process, and do so after a
@@ -154,7 +155,7 @@ def packed(request, tmp_path) -> tuple[Path, records.Packed]:
     return tmp_path / "data" / shard.name, records.open_split(tmp_path / "data", manifest, "train")
 
 
-def read(split: records.Packed, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+def read(split: records.Images, index: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
     out = np.empty((len(index), split.size, split.size, 3), np.uint8)
     bad = split.read(index, out)
     return out, bad

@@ -30,6 +30,7 @@ def test_a_loss_that_stays_at_that_of_guessing_is_reported_once_with_its_cures(t
     assert "that of guessing" not in learning
 
 
+@pytest.mark.slow
 def test_training_stops_at_the_target_error(tmp_path):
     flags = ["--config.train.stop_error=0.85", "--config.train.max_steps=400", f"--workdir={tmp_path / 'run'}"]
     output = run(*DIGITS, *flags)
@@ -54,6 +55,7 @@ def test_more_images_than_there_are(tmp_path):
     assert "the data has 1437 images; give --config.data.train_examples=0" in run(*DIGITS, *flags, code=2)
 
 
+@pytest.mark.slow
 def test_layers_of_another_run(tmp_path):
     first = tmp_path / "first"
     run(*DIGITS, "--config.train.max_steps=3", f"--workdir={first}")

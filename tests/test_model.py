@@ -108,6 +108,7 @@ def forward(spec, params, image, keys):
     return jax.vmap(lambda p: model.logits(spec, p, image, keys), axis_name=sharding.TOWER)(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["exchange", "lrn", "pool", "activation", "dropout"])
 def test_every_ingredient_matters(tiny, change):
     """Switching an ingredient off in the config changes the output; without the exchange, the shapes too."""

@@ -47,6 +47,7 @@ def expected_probabilities(net: Network, pixels: np.ndarray, views: int = 1) -> 
     return np.exp(step(jax.device_get(net.params), pixels, net.statistics))
 
 
+@pytest.mark.slow
 def test_training_returns_the_network_that_load_opens(net):
     opened = alexnet_jax.load(str(net.path))
     assert isinstance(opened, alexnet_jax.Network) and (opened.step, opened.name) == (STEPS, "run")
@@ -160,6 +161,7 @@ def test_features_are_the_activations_side_by_side(net, digits):
         net.features(digits[0], layer="fc8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 10])
 def test_evaluate_counts_every_image_once(net, digits, views):
     labels = net.dataset().splits["test"].labels

@@ -112,6 +112,7 @@ def test_other_prepared_data_is_not_overwritten(image_folder, tmp_path):
         pack(images, images)
 
 
+@pytest.mark.slow
 def test_prepare_resumed_after_a_kill_gives_the_same_bytes(image_folder, tmp_path):
     """`kill -9` hits a real process between two shards; the second run keeps the finished ones."""
     images = image_folder({f"class{i}": 40 for i in range(10)}, size=(300, 300))
@@ -295,6 +296,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
 def test_a_disk_that_fills_up_within_a_shard_loses_nothing(store, image_folder, tmp_path):
     images = image_folder({"cat": 30, "dog": 30}, size=(64, 64))

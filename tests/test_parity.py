@@ -25,6 +25,7 @@ def serial():
     return train(tiny_config(), "1x1", made_up_statistics(), BATCHES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2", "2x2 split"])
 def test_meshes_agree(mesh, statistics, serial):
     """The same batches give the same loss, gradients and five steps, with dropout, crops, flips and noise."""
@@ -178,6 +179,7 @@ def numpy_forward(spec: model_config.Model, params: dict, image: np.ndarray) -> 
     return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 7])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_numpy_agrees(mesh, classes, statistics):

@@ -30,6 +30,7 @@ def side_by_side(leaf, layer: str):
     return torch.tensor(np.ascontiguousarray(whole))
 
 
+@pytest.mark.slow
 def test_pytorch_agrees_on_loss_and_every_gradient(statistics):
     values = tiny_config()
     values.model.dropout_rate = 0.0

@@ -39,6 +39,7 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_a_folder_in_three_formats(home):
     line = ["alexnet_jax", "predict", "--workdir", home / "run", home / "photos", "--top=3"]
     text = run(*line, code=2)
@@ -63,6 +64,7 @@ def test_a_folder_in_three_formats(home):
         assert {best["class"] for best in image["top"]} <= set(NAMES)
 
 
+@pytest.mark.slow
 def test_the_command_agrees_with_the_library(home):
     """In the order given, over ten views, in several batches (of eight images)."""
     paths = sorted((home / "photos").glob("*.png"))[::-1]
@@ -75,6 +77,7 @@ def test_the_command_agrees_with_the_library(home):
         assert probabilities == pytest.approx([probability for _, probability in top], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_on_standard_input_gives_the_result_of_the_file(home):
     path = home / "photos/00, x.png"
     line = ["-m", "alexnet_jax", "predict", "--workdir", str(home / "run"), "--json"]
@@ -87,6 +90,7 @@ def test_an_image_on_standard_input_gives_the_result_of_the_file(home):
     assert process.returncode == 2 and "-: not a valid image" in messages and output == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(home):
     line = f"{sys.executable} -m alexnet_jax predict --workdir {home / 'run'} --csv {home / 'photos'} | head -2"
     done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, env=environment())
@@ -180,6 +184,7 @@ def test_many_classes_and_letters_that_no_font_has(tmp_path):
     assert len(summary) == 12 and len(read(tmp_path / "confusion.csv")) == 1001
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_writes_the_details(tmp_path):
     classes = [str(i) for i in range(10)]
     networks.to_workdir(dataclasses.replace(random_network(small()), classes=classes), tmp_path / "run")

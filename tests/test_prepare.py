@@ -77,6 +77,7 @@ def prepare(tmp_path_factory) -> Callable[[int, str], Prepared]:
     return once
 
 
+@pytest.mark.slow
 @BOTH
 def test_prepare_killed_at_random_moments_gives_the_same_bytes(year, store, prepare, tmp_path):
     arguments, _, whole = prepare(year, store)
@@ -102,6 +103,7 @@ def test_prepare_killed_at_random_moments_gives_the_same_bytes(year, store, prep
     assert contents(output) == contents(whole)
 
 
+@pytest.mark.slow
 @BOTH
 def test_archives_and_prepared_data_are_verified(year, store, prepare):
     _, archives, data = prepare(year, store)
@@ -115,6 +117,7 @@ def test_archives_and_prepared_data_are_verified(year, store, prepare):
         assert "is intact, as far as a quick check shows" in run("verify-data", place, "--quick")
 
 
+@pytest.mark.slow
 def test_training_on_prepared_archives(prepare, tmp_path):
     _, _, data = prepare(2010, "jpeg")
     (tmp_path / "config.py").write_text(CONFIG)
@@ -127,6 +130,7 @@ def test_training_on_prepared_archives(prepare, tmp_path):
     assert re.search(rf"step 8  epoch 2  val: loss .* of {CLASSES} images", output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", [[], ["sh", "-c", 'trap "" INT; exec "$0" "$@"']], ids=["", "in the background"])
 def test_prepare_stopped_by_sigterm_says_how_to_resume(prepare, tmp_path, shell):
     arguments, _, whole = prepare(2012, "raw")
@@ -222,6 +226,7 @@ def test_bad_records_in_the_validation_split(prepare, tmp_path):
     assert "1 of 20 records are bad" in run_module(*evaluate, "--max_bad=0", code=errors.EXIT_DATA_ERROR)
 
 
+@pytest.mark.slow
 def test_training_reports_bad_records_and_stops_above_max_bad(prepare, tmp_path):
     _, _, data = prepare(2012, "raw")
     shard = damaged(data, tmp_path, "train-00003*")
@@ -244,6 +249,7 @@ def test_training_reports_bad_records_and_stops_above_max_bad(prepare, tmp_path)
     assert "finished step 8" in run_module(*arguments, f"--workdir={tmp_path / 'stopped'}")
 
 
+@pytest.mark.slow
 @BOTH
 def test_damaged_and_odd_images_in_archives(year, store, prepare, tmp_path):
     arguments, archives, _ = prepare(year, store)

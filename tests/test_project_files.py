@@ -112,6 +112,7 @@ def test_hooks_run_the_programs_and_versions_of_the_tests():
         assert importlib.metadata.version(name) == PINS[name]
 
 
+@pytest.mark.slow
 def test_hooks_find_mistakes(tmp_path):
     good = 'NAMES = ["conv1"]\n'
     for name, bad in (("ruff", "import os\n"), ("mypy", 'NAMES: int = ["conv1"]\n')):

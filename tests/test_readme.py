@@ -48,6 +48,7 @@ def test_the_chinese_library_example_is_the_english_one():
     assert english == chinese and len(english) == 1
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(tmp_path):
     """With fewer steps."""
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -74,6 +75,7 @@ def test_the_pictures_are_small_and_current(tmp_path):
         assert all(number in alt for number in sent)
 
 
+@pytest.mark.slow
 def test_the_python_in_launch_scripts_runs(tmp_path):
     """The Python in quickstart.sh still fits the package; the whole script takes minutes."""
     script = (ROOT / "launch" / "quickstart.sh").read_text()

@@ -12,6 +12,7 @@ from tests.recipes import CODE, COMPONENTS, DEVIATIONS, TEXT, published_statisti
 NO_NOISE = {"colour_noise_std": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -33,6 +34,7 @@ def test_colour_noise_along_the_principal_components(settings, expected):
     assert len(np.unique(noise[:, 0, 0, 0])) > 31_000  # each image has its own, though 32 share a crop
 
 
+@pytest.mark.slow
 def test_the_code_divides_the_whole_image_and_stops_the_noise_at_epoch_68():
     image, statistics = np.full((3200, 4, 4, 3), 200, np.uint8), published_statistics(4, mean=90)
     without_noise, with_noise = (training_views(image, CODE.augment, statistics, 2, epoch) for epoch in (68, 67))
@@ -72,6 +74,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return exponential / exponential.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [paper, code2012], ids=["paper", "code2012"])
 def test_ten_views_average_probabilities_not_logits(recipe):
     config = recipes.small(recipe)
@@ -116,6 +119,7 @@ def crops_of(views: np.ndarray, coordinates: np.ndarray, mean: np.ndarray, mean_
     return crops
 
 
+@pytest.mark.slow
 def test_crops_and_mirror_images_are_shared_by_32():
     """Pixels that hold their own row and column reveal the crop; the centre of the mean image stays in place."""
     coordinates = np.zeros((256, 256, 3), np.uint8)
@@ -134,6 +138,7 @@ def test_crops_and_mirror_images_are_shared_by_32():
     assert len(set(crops(TEXT.augment))) > 110
 
 
+@pytest.mark.slow
 def test_2178_crops_and_mirror_images():
     """33 x 33 offsets of 256 - 224, and their mirror images, are equally frequent; tested with 2x2 crops of 34x34."""
     pixels = np.arange(34 * 34, dtype=np.uint16).reshape(34, 34)

@@ -83,6 +83,7 @@ def test_a_drop_of_the_rate_keeps_the_velocity():
     assert np.asarray(second["conv2"]["kernel"]) == pytest.approx(0.9 * np.asarray(first["conv2"]["kernel"]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_shared_crops_do_not_depend_on_the_mesh():
     """A device with half of the batch crops it as a device with the whole batch does."""
     statistics, batch = made_up_statistics(), random_batch(16)
@@ -117,6 +118,7 @@ def small_code2012() -> object:
     return values
 
 
+@pytest.mark.slow
 def test_training_as_the_code_does_not_depend_on_the_mesh():
     batches, statistics = [random_batch(seed=i) for i in range(4)], made_up_statistics()
     (losses, first, state), (serial_losses, serial_first, serial_state) = (

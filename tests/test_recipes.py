@@ -39,6 +39,7 @@ NORMS: dict[str, tuple[Callable, Callable]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NORMS)
 def test_normalizations_and_their_gradients(name):
     """Where the sums are at least as large as the constant: values, and gradients against differences in float64."""
@@ -140,6 +141,7 @@ def our_logits(spec: model_config.Model, params: dict, image: np.ndarray) -> np.
     return np.concatenate(list(np.asarray(run(params, image.astype(np.float32)))), axis=-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ceil", [False, True], ids=["whole windows", "ceil"])
 @pytest.mark.parametrize("recipe", [paper, code2012], ids=["paper", "code2012"])
 def test_the_whole_network(recipe, ceil):
@@ -153,6 +155,7 @@ def test_the_whole_network(recipe, ceil):
     assert np.abs(others - expected).max() > 0.01 * scale  # the recipes can be told apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scaling", "kept", "tested"), [("test", 1.0, 0.5), ("training", 2.0, 1.0)])
 def test_dropout_scaling(scaling, kept, tested):
     """Units of 1 (paper 4.2): in training half of them are 0 and the others `kept`; at test time all are `tested`."""

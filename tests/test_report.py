@@ -24,7 +24,10 @@ from alexnet_jax.paper.report import Splits
 from alexnet_jax.run import checkpoint, config_files, pictures, workdir
 from tests.conftest import made_up_statistics, random_batch
 from tests.test_commands import run
+from tests.test_loader import read
 from tests.tiny import tiny_config
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 from tests.tiny import tiny_config
@@ -71,12 +74,6 @@ def splits(network) -> Splits:
     return report.open_splits(network, None)
 
 
-def read(of_split: Images, index: np.ndarray) -> np.ndarray:
-    pixels = np.empty((len(index), of_split.size, of_split.size, 3), np.uint8)
-    assert of_split.read(index, pixels) == {}
-    return pixels
-
-
 def test_the_page_has_all_sections(trained):
     html = (trained / "report.html").read_text()
     sections = re.findall(r'<section id="([\w-]+)">', html)
@@ -91,7 +88,7 @@ def test_the_page_has_all_sections(trained):
 
 def test_hidden_features_are_the_input_of_the_last_layer(network, splits):
     """fc8 turns them into the network's probabilities, and both layouts give the same."""
-    pixels = read(splits.evaluation, np.arange(100, 110))
+    pixels, _ = read(splits.evaluation, np.arange(100, 110))
     spec, features = network.config.model, []
     for towers_on_devices in (1, 2):
         mesh = sharding.make_mesh(1, towers_on_devices, 2)
@@ -161,7 +158,7 @@ def test_unreadable_images_are_left_out(network, splits, capsys):
 
 def test_units_show_their_highest_responses(network, splits):
     index = np.arange(0, 360, 3)
-    pixels = read(splits.evaluation, index)
+    pixels, _ = read(splits.evaluation, index)
     step = activations.make_step(network.config, network.mesh, "response", ("conv3",))
     responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
     strongest = examples.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]

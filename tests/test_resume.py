@@ -18,6 +18,8 @@ from tests import runs
 from tests.runs import assert_same, final_state, log, run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(tmp_path):
@@ -47,7 +49,7 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=[pytest.mark.slow, pytest.mark.long]), signal.SIGKILL]
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
 )
 def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path):
     stopped = command("stopped", "--config.train.save_every_steps=10")
@@ -71,7 +73,6 @@ def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path)
         assert_same(whole, tmp_path / "stopped")
 
 
-@pytest.mark.slow
 def test_resumed_on_another_mesh(whole, command, tmp_path):
     """The same examples in the same order; numbers equal up to rounding."""
     run(command("remeshed", "--config.train.max_steps=23"))

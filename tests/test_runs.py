@@ -16,6 +16,8 @@ from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:

@@ -36,6 +36,8 @@ from tests.runs import environment
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ['<b>bold & "quoted"', "plain", "图"]
 
 

@@ -45,6 +45,7 @@ def lowered_step(values, data: int, tower: int, batch: int):
     return steps.make_train_step(cfg, mesh, steps_per_epoch=10).lower(*arguments)
 
 
+@pytest.mark.slow
 def test_only_the_papers_connections_cross_between_the_towers():
     """Paper, Figure 2: activations into conv3, fc6, fc7 and fc8, their gradients, and scalars for the softmax."""
     batch = 4
@@ -75,6 +76,7 @@ def test_bfloat16_halves_what_crosses(tiny):
     assert len(gathers) == 4 and all("bf16" in line for line in gathers)
 
 
+@pytest.mark.slow
 def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
     """On a 2 x 1 mesh, devices exchange only the gradients of all parameters, once, and scalars."""
     sent = collectives(lowered_step(tiny, 2, 1, 8).compile())
@@ -84,6 +86,7 @@ def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
     assert gradient_bytes <= sum(size for _, size in sent) <= gradient_bytes + 64
 
 
+@pytest.mark.slow
 def test_the_state_is_born_sharded(tiny):
     """Parameters and momentum are created in place: no device ever holds the other's tower."""
     cfg = config_files.parse(tiny)
@@ -122,6 +125,7 @@ def test_too_few_devices():
         sharding.make_mesh(4, 2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [1, 2])
 @pytest.mark.parametrize("fc_sharding", ["tower", "data_tower"])
 def test_devices_send_what_the_layers_predict(tiny, data, fc_sharding):

@@ -139,6 +139,7 @@ def shapes(spec):
     return jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [*CHANGES, "code2012"])
 def test_parameters(variant):
     parsed = config_files.parse(config_files.load(f"variants:{variant}"))
@@ -174,6 +175,7 @@ def test_variants_apply_to_other_networks():
     assert values.model.image_size == 28
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar_four_layer", "cifar_four_layer:lrn"])
 def test_the_four_layer_network_for_cifar(name):
     spec = config_files.parse(config_files.load(name)).model

@@ -15,6 +15,8 @@ from alexnet_jax.data.sources.embedded import digits
 from tests.conftest import ROOT
 from tests.runs import environment
 
+pytestmark = pytest.mark.slow
+
 LIBRARY = """
 import alexnet_jax
 net = alexnet_jax.load("runs/x")
@@ -50,9 +52,8 @@ def test_the_wheel_holds_what_the_package_needs(wheel):
     assert {name.partition("/")[0] for name in names} == {"alexnet_jax", "alexnet_jax-0.1.0.dist-info"}
 
 
-@pytest.mark.parametrize(
-    "dependencies", ["those of this environment", pytest.param("installed", marks=[pytest.mark.slow, pytest.mark.long])]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("dependencies", ["those of this environment", "installed"])
 def test_an_installed_wheel_needs_no_checkout(wheel, dependencies, tmp_path):
     """Train, evaluate, predict and report by the command, and the library's example."""
     home, env = tmp_path / "home", tmp_path / "env"

@@ -13,6 +13,8 @@ from alexnet_jax import errors
 from alexnet_jax.run.workdir import CHECKPOINTS, METRICS
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 SAVE_EVERY = 4
 
 
@@ -37,7 +39,7 @@ def kill(process, directory: Path, rng: random.Random, within_save: bool) -> boo
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("tries", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("tries", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_random_moments(tries, tmp_path, survived):
     """Every second kill comes while a checkpoint is written."""
     rng = random.Random(tries)

@@ -16,8 +16,10 @@ from tests import runs
 from tests.conftest import made_up_statistics, random_batch
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("rate", ["1e20", pytest.param("3e3", marks=[pytest.mark.slow, pytest.mark.long])])
+
+@pytest.mark.parametrize("rate", ["1e20", pytest.param("3e3", marks=pytest.mark.long)])
 def test_a_loss_that_is_not_finite(rate, tmp_path, survived):
     """The state before that step and its examples are kept, and the layer where it began is named."""
     flags = [f"--config.optim.learning_rate={rate}", "--config.train.save_every_steps=1000"]

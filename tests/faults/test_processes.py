@@ -10,6 +10,8 @@ from alexnet_jax import errors
 from alexnet_jax.run.workdir import METRICS
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 ENDED = (errors.EXIT_LOST_PEER, -signal.SIGABRT)  # which comes first: our error, or that of JAX's service
 # name -> processes, devices each, mesh
 TWO = "two hosts, a tower each"
@@ -46,9 +48,7 @@ def ended():
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(x, marks=[] if x == TWO else [pytest.mark.slow, pytest.mark.long]) for x in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", [pytest.param(x, marks=[] if x == TWO else pytest.mark.long) for x in LAYOUTS])
 def test_several_processes_are_one(layout, tmp_path, ended):
     """Same losses and evaluation as one process on the same mesh. Stopped, they resume bit for bit."""
     count, devices, mesh = LAYOUTS[layout]
@@ -80,7 +80,7 @@ def test_several_processes_are_one(layout, tmp_path, ended):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     """The other ends within a minute, with an exit code of its own; started again, both resume."""
     command = runs.command(tmp_path, "run", *flags("1x2"), devices=1)
@@ -97,7 +97,6 @@ def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     survived(f"The {who} of two processes killed", 1, "at most one save interval", reported)
 
 
-@pytest.mark.slow
 def test_one_of_two_hangs(tmp_path, ended, survived):
     """The watchdog of the other one ends it."""
     command = runs.command(tmp_path, "run", *flags("1x2"), "--config.train.stall_seconds=20", devices=1)

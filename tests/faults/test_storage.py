@@ -16,6 +16,8 @@ from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 # Mounts a disk at $1 with the options $2, runs the rest on it, and copies what is there to $1.after.
 ON_A_DISK = (
     'disk=$1; mount -t tmpfs -o "$2" none "$disk" || exit 99; shift 2; "$@"; code=$?; '
@@ -51,7 +53,6 @@ def test_disk_full_while_saving(whole, tmp_path, survived):
     survived("A disk full while saving", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
 
 
-@pytest.mark.slow
 def test_disk_full_while_logging(whole, tmp_path, survived):
     flags = ["--config.train.log_every_steps=1", "--config.train.save_every_steps=1000"]
     said = on_a_disk(tmp_path, "size=52k", errors.EXIT_STORAGE, *flags)
@@ -145,7 +146,6 @@ def test_all_checkpoints_damaged(damage, two_checkpoints, tmp_path):
     assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == ["1", "2"]
 
 
-@pytest.mark.slow
 def test_resuming_from_a_damaged_checkpoint(whole, tmp_path, survived):
     flags = ["--config.train.save_every_steps=10"]
     runs.run(runs.command(tmp_path, "run", *flags, "--config.train.max_steps=22"))

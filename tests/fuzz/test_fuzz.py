@@ -5,6 +5,8 @@ import pytest
 from tests.fuzz import cases
 from tests.fuzz.__main__ import KINDS
 
+pytestmark = pytest.mark.slow
+
 CASES = 200
 
 

@@ -12,6 +12,7 @@ from tests.launch.conftest import wait_for
 TWO = ("--processes", "2", "a config.py", "a workdir", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_reaches_each_process_once(project, number):
     launched = project.start("local.sh", *TWO)
@@ -47,6 +48,7 @@ def test_a_signal_in_the_preflight_is_not_lost(project, processes):
     assert not project.noted("training") and not project.still_running()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [2, 65, 69, 70, 74, 75, 124])
 def test_the_exit_code_is_that_of_the_first_that_fails(project, code):
     """The other one, which ignores it, is killed."""

@@ -104,6 +104,7 @@ def test_without_arguments_they_print_their_usage(name):
     assert f"launch/{name}" in output and "#" not in output.partition("\n")[0]
 
 
+@pytest.mark.slow
 def test_two_processes_train(tmp_path):
     """To the end, and further; a signal to the script alone stops them; no process is left behind."""
     words = runs.command(tmp_path, "run", devices=2)

@@ -35,6 +35,7 @@ def calls(project, *words: str) -> list[str]:
     return [line for line in (project.tpu / "calls").read_text().splitlines() if all(word in line for word in words)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
 def test_from_nothing_to_the_end(cloud, script):
     """Creates, copies, checks and trains; the user's values arrive unchanged."""
@@ -46,6 +47,7 @@ def test_from_nothing_to_the_end(cloud, script):
     assert (cloud.tpu / "state").exists() == (script == "tpu_vm.sh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["tpu_vm.sh", "tpu_queued.sh"])
 def test_a_failed_preflight_ends_before_training(cloud, script):
     runs.end(cloud.start(script, *ARGUMENTS, ENDS="preflight,0:2"), 2)
@@ -70,6 +72,7 @@ def test_a_preempted_vm_is_created_again(cloud):
     assert calls(cloud, "create")[0].endswith("--version=v2-alpha-tpuv6e --spot")
 
 
+@pytest.mark.slow
 def test_preemptions_in_the_queue_are_survived(cloud):
     """During the training, the copy and in the queue itself; at last the training ends and the TPU is released."""
     ssh = "--distributed --config configs/paper.py"
@@ -92,6 +95,7 @@ def test_gcloud_may_fail_for_a_while(cloud):
     assert "gcloud failed 5 times to report the state of a-tpu" in runs.end(cloud.start("tpu_vm.sh", *ARGUMENTS), 1)
 
 
+@pytest.mark.slow
 def test_it_stops_as_the_readme_says(cloud):
     """The command matches only the training, not the shells that run it or itself."""
     launched = cloud.start("tpu_queued.sh", *ARGUMENTS)
