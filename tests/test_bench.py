@@ -21,6 +21,8 @@ from alexnet_jax.run import config_files
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"pipeline", "images_per_s", "ratio_to_torch", "ratio_to_tfdata", "cores", "batch"}
 PACKAGE = {"torch DataLoader jpeg": "torch", "tf.data raw": "tensorflow", "tf.data jpeg": "tensorflow"}
 PACKAGE["tf.data raw, by records"] = "tensorflow"
@@ -45,7 +47,6 @@ def measured(data) -> tuple[str, list[dict]]:
     return output, json.loads(file.read_text())
 
 
-@pytest.mark.slow
 def test_a_row_for_every_stage_and_pipeline(measured, data):
     output, rows = measured
     assert len({row["pipeline"] for row in rows}) == len(rows) == 12
@@ -138,7 +139,6 @@ def test_mistakes_are_reported(data, tmp_path, capsys):
             input_.run(parser.parse_args([f"--data={data}", flag]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["torch", "tensorflow"])
 def test_the_peers_yield_the_same_images(tmp_path, package):
     pytest.importorskip(package, reason=f"{package}, an optional peer, is not installed")
@@ -188,7 +188,6 @@ def test_preparation_is_measured_beside_its_work_alone(image_folder, tmp_path):
         assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in output
 
 
-@pytest.mark.slow
 def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     """In a process of its own, as the number of simulated devices is fixed when JAX starts."""
     tiny = tmp_path / "tiny.py"
@@ -215,7 +214,6 @@ def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     assert "--mesh: 2 is not DATAxTOWER; give for example 1x2" in refused
 
 
-@pytest.mark.slow
 def test_steps_of_pytorch():
     torch_net = pytest.importorskip("alexnet_jax.bench.torch_net", reason="torch, an optional peer, is not installed")
     cfg = config_files.parse(tiny_config())

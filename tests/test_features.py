@@ -20,6 +20,8 @@ from tests.meshes import on_mesh, parse_for_mesh
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from tests.tiny import tiny_config
 
@@ -73,7 +75,6 @@ def vectors_file(trained) -> Path:
     return trained / "test.npz"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layers_agree_with_numpy(dtype, statistics):
     """Plain NumPy computes each layer from the one before it, and the probabilities from the last."""
@@ -122,7 +123,6 @@ def test_without_hidden_layers_features_are_the_last_feature_maps(statistics):
         activations.make_features_step(cfg, mesh, "fc7")
 
 
-@pytest.mark.slow
 def test_files_and_folders_with_a_damaged_image(trained, tmp_path):
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes((trained / "images" / "odd" / "1.png").read_bytes()[:100])
@@ -142,7 +142,6 @@ def test_files_and_folders_with_a_damaged_image(trained, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"damaged.png", "out.npz"}
 
 
-@pytest.mark.slow
 def test_both_formats_have_the_same_content(trained, vectors_file, tmp_path, monkeypatch):
     shutil.copytree(trained / "data", tmp_path / "moved")
     command(trained, "--split=test", "--data", tmp_path / "moved", "--output", tmp_path / "out.parquet")
@@ -281,7 +280,6 @@ def test_a_file_is_written_completely_or_not_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_the_probe_beats_chance(trained, tmp_path):
     flags = ["--train_split=train", "--eval_split=test", "--images=300", "--json", tmp_path / "probe.json"]
     lines = run("alexnet_jax", "probe", "--workdir", trained / "run", *flags).splitlines()

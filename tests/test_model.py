@@ -129,6 +129,7 @@ def test_every_ingredient_matters(tiny, change):
         assert after["conv3"]["kernel"].shape[3] * 2 == before["conv3"]["kernel"].shape[3]
 
 
+@pytest.mark.slow
 def test_dropout(tiny):
     """Training drops half of the units, different ones in each tower and example; at test time all are halved."""
     tiny.model.fc7 = None
@@ -156,6 +157,7 @@ def test_classes_that_do_not_divide_by_the_towers(tiny):
     assert np.isfinite(logits.reshape(-1)[:7]).all() and (np.abs(logits.reshape(-1)[:7]) < 100).all()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_used_between_layers(tiny):
     spec = config_files.parse(tiny).model
     params = init(spec)

@@ -38,6 +38,7 @@ def test_meshes_agree(mesh, statistics, serial):
     assert worst_difference(state.metrics, serial_state.metrics) < 1e-5
 
 
+@pytest.mark.slow
 def test_normalization_across_towers_agrees(statistics):
     """Caffe's windows cross the border of the towers: the result differs from the paper's, but not between meshes."""
     values = tiny_config()
@@ -106,6 +107,7 @@ def test_layouts_that_cannot_split_fully_connected_layers(wrong):
         sharding.of_state(steps.abstract_state(cfg, mesh), mesh, cfg.mesh.fc_sharding)
 
 
+@pytest.mark.slow
 def test_one_tower_with_split_layers(statistics, monkeypatch):
     """The scheme of arXiv:1404.5997: convolutions split by images, fully connected layers by weights."""
     values = tiny_config()
@@ -217,6 +219,7 @@ def test_ten_views_are_the_mean_of_ten_predictions(statistics):
     np.testing.assert_allclose(np.exp(ours), mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_links_and_one_tower_are_only_configs(statistics):
     """Without exchanges the towers meet only in the softmax; a single tower has nothing to exchange."""
     values = tiny_config()
