@@ -6,13 +6,14 @@ import re
 import statistics
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import measuring, peers
+from alexnet_jax.bench import measuring, peers, step
 from alexnet_jax.bench.measuring import Pipeline
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
@@ -186,6 +187,23 @@ def test_preparation_is_measured_beside_its_work_alone(image_folder, tmp_path):
     for row in rows:
         assert row["images_per_s"] > 0 and row["ratio_to_alone"] > 0
         assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in output
+
+
+def test_every_contender_is_measured(monkeypatch):
+    called = []
+
+    def rates(pipelines, *_):
+        return {pipeline.name: [float(next(pipeline.batches) is None)] for pipeline in pipelines}
+
+    monkeypatch.setattr(step, "our_step", lambda *_: (None, lambda: called.append("ours")))
+    monkeypatch.setattr(step, "peak", lambda *_: lambda: called.append("the peak"))
+    monkeypatch.setattr(step, "shares", lambda *_: {})
+    monkeypatch.setattr(step, "_memory", lambda *_: 0)
+    monkeypatch.setattr(measuring, "rates", rates)
+    options = SimpleNamespace(forward=False, no_torch=True, dtype="float32", peak_size=8, rounds=1, seconds=1)
+    options.config, options.mesh = "tiny", (1, 2)
+    step._measure(options, config_files.parse(tiny_config()))
+    assert called == ["ours", "the peak"]
 
 
 def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):

@@ -173,9 +173,9 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.data.directory=data/x"], "not read by config.data.source=digits; give .*=prepared"),
         ([*DIGITS, "--config.data.eval_split=val"], "no split 'val', only test, train"),
         (["alexnet_jax.main", "--config=configs/digits.py", "--workdir=/proc/none"], "cannot be written"),
-        (["alexnet_jax", "evaluate", "--workdir={tmp}"], "is no workdir"),
-        (["alexnet_jax", "predict", "--workdir={tmp}", "x.jpg"], "is no workdir"),
-        (["alexnet_jax", "report", "--workdir={tmp}"], "is no workdir"),
+        (["alexnet_jax", "evaluate", "--workdir={tmp}"], "is not a workdir"),
+        (["alexnet_jax", "predict", "--workdir={tmp}", "x.jpg"], "is not a workdir"),
+        (["alexnet_jax", "report", "--workdir={tmp}"], "is not a workdir"),
         (["alexnet_jax", "prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input"),
         (["alexnet_jax", "prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder"),
         (

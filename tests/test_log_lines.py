@@ -80,5 +80,5 @@ def test_layers_of_another_run(tmp_path):
     with pytest.raises(UserError, match=r"conv1 of .*first has the shapes .* leave it out of config.start.layers"):
         warm_start.params(config_files.parse(values), mesh)
     values.start.workdir = str(tmp_path)
-    with pytest.raises(UserError, match="is no workdir"):
+    with pytest.raises(UserError, match="is not a workdir"):
         warm_start.params(config_files.parse(values), mesh)

@@ -41,6 +41,10 @@ def read(images) -> np.ndarray:
     return pixels
 
 
+def test_a_network_is_shown_in_a_line(net):
+    assert repr(net) == f"Network({net.path}, step {STEPS}, 2 towers, 10 classes)"
+
+
 def expected_probabilities(net: Network, pixels: np.ndarray, views: int = 1) -> np.ndarray:
     """By the step itself, both towers on one device."""
     step = steps.make_log_predict_step(net.config, sharding.make_mesh(1, 1, 2), views)
@@ -271,5 +275,5 @@ def test_the_crop_is_what_the_network_computes_on(net, digits):
 
 
 def test_a_folder_without_a_network(tmp_path):
-    with pytest.raises(UserError, match=r"is no workdir: it has no config\.json"):
+    with pytest.raises(UserError, match=r"is not a workdir: it has no config\.json"):
         alexnet_jax.load(tmp_path)

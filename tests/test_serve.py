@@ -368,7 +368,7 @@ def test_errors_at_the_start(workdir, tmp_path):
         port = taken.getsockname()[1]
         output = run("alexnet_jax", "serve", "--workdir", workdir, f"--port={port}", code=2)
         assert f"cannot listen on 127.0.0.1, port {port}" in output and "give another --port" in output
-    assert "is no workdir" in run("alexnet_jax", "serve", "--workdir", tmp_path, "--port=0", code=2)
+    assert "is not a workdir" in run("alexnet_jax", "serve", "--workdir", tmp_path, "--port=0", code=2)
     assert "--max_images must be" in run("alexnet_jax", "serve", "--workdir", workdir, "--max_images=0", code=2)
     for flag in ("--max_megabytes=nan", "--neighbours_of=-3"):
         assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax", "serve", "--workdir", workdir, flag, code=2)

@@ -7,12 +7,12 @@ device, which it crops, mirrors and recolours; PyTorch is given float images and
 
 import argparse
 import collections
-import itertools
 import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ def _measure(arguments: argparse.Namespace, config: Config) -> dict:
         for name, settings in torch_net.variants(device).items():
             contenders[name] = torch_net.stepper(config, device, not arguments.forward, **settings)
     pipelines = [
-        measuring.Pipeline(name, "whole", None, 1, (jax.block_until_ready(each()) for _ in itertools.count()))
-        for name, each in contenders.items()
+        measuring.Pipeline(name, "whole", None, 1, (jax.block_until_ready(each()) for each in repeat(contender)))
+        for name, contender in contenders.items()
     ]
     batch = config.train.batch_size
     rates = measuring.rates(pipelines, batch, arguments.rounds, arguments.seconds)

@@ -29,7 +29,7 @@ Step = Callable[[Any, Any, Any], Any]  # (params, image, statistics) -> leaves [
 Bad = dict[int, str]  # index of an image that cannot be read -> what is wrong with it
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network:
     """A trained network and what it needs to look at images. `alexnet_jax.load` opens one.
 
@@ -48,6 +48,9 @@ class Network:
     classes: list[str]
     step: int
     path: Path
+
+    def __repr__(self) -> str:
+        return f"Network({self.path}, step {self.step}, {self.config.model.towers} towers, {len(self.classes)} classes)"
 
     def predict(self, images: ImageInput | Sequence[ImageInput], views: int = 1) -> Prediction:
         """Classify images.

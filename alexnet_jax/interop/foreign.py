@@ -28,10 +28,7 @@ class ForeignNetwork(NamedTuple):
     model: dict[str, Any]  # keys of model_config.Model that the file states: image_size, lrn, pool, activation
 
     def follow(self, operation: str, value: Any, where: str) -> None:
-        """Append an operation to the last layer's `then`; `value` is its setting in model_config.Model.
-
-        Raises UserError if that differs from an earlier one: here all layers share them.
-        """
+        """Append an operation to the last layer's `then`. UserError if its setting `value` is not as before."""
         if not self.layers:
             raise UserError(f"{where} comes before all layers, which is not supported")
         settings = self.layers[-1].settings

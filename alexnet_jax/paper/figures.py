@@ -36,8 +36,8 @@ def learning(runs: list[ReportedRun]) -> dict[str, Figure]:
         for number, run in enumerate(runs):
             for split in dict.fromkeys(line["split"] for line in run.log):
                 points = [(line["step"], line[key]) for line in run.log if line["split"] == split]
-                style = ("-" if split == "train" else "--") + ("." if len(points) < 30 else "")
-                axes.plot(*zip(*points, strict=True), f"C{number}{style}", label=f"{split}, {run.name}")
+                style = {"linestyle": "-" if split == "train" else "--", "marker": "." if len(points) < 30 else None}
+                axes.plot(*zip(*points, strict=True), color=f"C{number}", label=f"{split}, {run.name}", **style)
         _finish(axes, "step", title)
     return {"figure": figure}
 

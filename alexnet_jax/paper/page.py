@@ -21,10 +21,7 @@ MOSAIC_PIXELS = 900  # small pictures are enlarged, by a whole factor, to about 
 
 
 def render(runs: list[ReportedRun], data: str | None) -> str:
-    """Render the page as HTML. Sections about a single network show the first run's, with the data in folder `data`.
-
-    Raises UserError if `data` is given and cannot be opened.
-    """
+    """The page as HTML. Sections on one network show the first run's, with the data in folder `data`, or UserError."""
     network = runs[0].network
     splits = functools.cache(lambda: report.open_splits(network, data))
     if data is not None:

@@ -134,9 +134,9 @@ def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -
 
 
 def open_finished(directory: Path) -> Workdir:
-    """What `prepare` wrote. Raises UserError if `directory` is no workdir, DataError if it is damaged."""
+    """What `prepare` wrote. Raises UserError if `directory` is not a workdir, DataError if it is damaged."""
     if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory} is no workdir: it has no {CONFIG}; give the --workdir of a training run")
+        raise UserError(f"{directory} is not a workdir: it has no {CONFIG}; give the --workdir of a training run")
     config, classes = _config(directory), _run_file(directory).classes
     with _intact(directory / STATISTICS):
         statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
