@@ -189,6 +189,19 @@ def test_preparation_is_measured_beside_its_work_alone(image_folder, tmp_path):
         assert f"{row['ratio_to_alone']:.1%} of {row['alone_images_per_s']:,.0f}" in output
 
 
+def test_scale_is_a_table_of_bytes(tmp_path):
+    (tmp_path / "tiny.py").write_text("from tests.tiny import tiny_config as get_config\n")
+    line = ["alexnet_jax", "bench", "scale", f"--config={tmp_path / 'tiny.py'}", "--batch=8"]
+    output = run(*line, "--devices", "1", "2", "4", f"--json={tmp_path / 'rows.json'}")
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    layouts = [(row["devices"], row["mesh"], row["fc_sharding"]) for row in rows]
+    assert layouts == [(1, "1x1", "tower"), (2, "1x2", "tower"), (4, "2x2", "tower"), (4, "2x2", "data_tower")]
+    assert rows[0]["ratio"] is None and not sum(rows[0]["bytes"].values())
+    for row in rows[1:]:
+        assert row["ratio"] == pytest.approx(1, abs=0.2) and f"{row['ratio']:.4f}" in output  # scalars weigh in
+    assert "--devices 3: more than one must be a multiple of the 2 towers" in run(*line, "--devices", "3", code=2)
+
+
 def test_every_contender_is_measured(monkeypatch):
     called = []
 

@@ -108,6 +108,26 @@ def test_weights_and_biases(tmp_path):
     assert all(b"train/loss" in content and b"learning_rate" in content for content in contents)
 
 
+@pytest.mark.parametrize("place", ["init", "log"])
+def test_weights_and_biases_out_of_reach(place, tmp_path):
+    """A stand-in fails as the package does without a network; training goes on, and says so once."""
+    (tmp_path / "wandb.py").write_text(f"""
+class Run:
+    def define_metric(self, *names, **options): pass
+    def log(self, values): raise OSError("no network")
+
+def Settings(**options): return options
+
+def init(**options):
+    if "{place}" == "init": raise OSError("no network")
+    return Run()
+""")
+    line = runs.command(tmp_path, "run", "--config.train.wandb_project=alexnet", "--config.train.max_steps=6")[2:]
+    said = run(*line, env={"PYTHONPATH": str(tmp_path)})
+    assert said.count("no network") == 1 and "finished step 6" in said
+    assert ("cannot be reached" if place == "init" else "failed and ends here") in said
+
+
 def test_weights_and_biases_that_is_not_installed(tmp_path):
     (tmp_path / "wandb.py").write_text("raise ImportError")
     line = runs.command(tmp_path, "run", "--config.train.wandb_project=alexnet")[2:]

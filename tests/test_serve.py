@@ -286,6 +286,28 @@ def test_a_full_queue_is_answered_with_503(monkeypatch):
     asyncio.run(ask_twice())
 
 
+def test_a_failed_pass_is_the_error_of_its_requests_alone():
+    """The worker goes on with the next ones; who has left meanwhile is not answered."""
+
+    def step(images: np.ndarray) -> np.ndarray:
+        if images.any():
+            raise ValueError("a failed pass")
+        return images
+
+    async def ask() -> None:
+        batcher, image = batching.Batcher(step), np.ones((2, 2, 3), np.uint8)
+        worker = asyncio.ensure_future(batcher.work())
+        waiting = [asyncio.ensure_future(batcher.ask(image)) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, ValueError, ValueError]
+        assert not (await batcher.ask(0 * image)).any() and not worker.done()
+        worker.cancel()
+
+    asyncio.run(ask())
+
+
 DROP = """([content, type]) => {
     const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
     const data = new DataTransfer();
