@@ -119,7 +119,8 @@ def _write(folder: Path, pixels: np.ndarray, labels: np.ndarray, images: int, qu
             file.write_bytes(jpeg.record(i))
         tfrecords = {}
         if peers.installed("tensorflow"):
-            contents = {"raw": (read(i).content for i in range(images)), "jpeg": map(jpeg.record, range(images))}
+            raw_records = (pixels[i % len(pixels)].tobytes() for i in range(images))
+            contents = {"raw": raw_records, "jpeg": map(jpeg.record, range(images))}
             tfrecords = {store: peers.write_tfrecords(folder, store, each, cores) for store, each in contents.items()}
     except OSError as error:
         raise UserError(f"cannot write the images to {folder}: {error}; {cure}") from None
