@@ -1,5 +1,7 @@
 """Where arrays live, and what devices send each other, read from the compiled program."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -123,6 +125,55 @@ def test_automatic_layout():
 def test_too_few_devices():
     with pytest.raises(UserError, match=r"needs 4 x 2 = 8 devices .* --simulated_devices=8"):
         sharding.make_mesh(4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("processes", "parts"),  # the process of each device, a row for each on the data axis -> the part that each reads
+    [
+        ([[0, 0], [0, 0], [1, 1], [1, 1]], {0: (0, 2), 1: (1, 2)}),
+        ([[0, 1], [0, 1]], {0: (0, 1), 1: (0, 1)}),  # a tower each, of the same examples
+        ([[0, 1], [2, 3]], {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}),
+        ([[0, 0], [1, 1], [0, 0], [1, 1]], {0: None, 1: None}),  # not side by side
+        ([[0, 0], [0, 0], [0, 0], [1, 1]], {0: None}),
+        ([[0, 0], [1, 1], [1, 1], [2, 2]], {1: None}),
+    ],
+)
+def test_the_part_of_a_batch_that_a_process_reads(processes, parts, monkeypatch):
+    """The devices of several processes are made up; runs in real processes are in faults/test_processes.py."""
+    devices = np.array([[SimpleNamespace(process_index=process) for process in row] for row in processes])
+    mesh = SimpleNamespace(devices=devices, shape={"data": len(devices), "tower": 2})
+    for process, part in parts.items():
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        if part is not None:
+            assert sharding.part_of_batch(mesh) == part
+            continue
+        with pytest.raises(UserError, match=rf"process {process} holds rows .* not an equal part of the batch"):
+            sharding.part_of_batch(mesh)
+
+
+def test_inputs_that_do_not_divide_over_the_data_axis():
+    """Of fc6: 18 there, over four devices; the layers of a convolution may have any number."""
+    mesh = SimpleNamespace(shape={"data": 4, "tower": 2})
+    kernels = {"fc6": {"kernel": np.zeros((2, 18, 8))}}
+    with pytest.raises(UserError, match=r"the 18 inputs of fc6 do not divide by mesh.data=4"):
+        sharding.specs(kernels, mesh, "data_tower")
+    assert sharding.specs(kernels, mesh, "tower") == {"fc6": {"kernel": sharding.TOWERS}}
+    others = {"fc6": {"kernel": np.zeros((2, 16, 9)), "bias": np.zeros((2, 9))}, "conv1": {"kernel": np.zeros((2, 5))}}
+    assert sharding.specs(others, mesh, "data_tower") == {
+        "fc6": {"kernel": sharding.TOWERS_INPUTS, "bias": sharding.TOWERS},
+        "conv1": {"kernel": sharding.TOWERS},
+    }
+
+
+def test_both_towers_on_a_device_give_classes_side_by_side():
+    """Not one below the other: [B, tower, C / towers] -> [B, C]."""
+
+    def program(params, batch, constants):
+        return params[None] + batch[:, None]
+
+    mesh = sharding.make_mesh(1, 1, 2)
+    result = sharding.over_towers(program, mesh, sharding.CLASSES)(np.array([[1, 2], [3, 4]]), np.array([10, 20]), None)
+    np.testing.assert_array_equal(result, [[11, 12, 13, 14], [21, 22, 23, 24]])
 
 
 @pytest.mark.slow
