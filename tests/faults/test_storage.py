@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors, sharding, steps
-from alexnet_jax.run import checkpoint, config_files
+from alexnet_jax.run import checkpoint, checksums, config_files
 from alexnet_jax.run.checkpoint import DAMAGED
 from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
@@ -110,6 +110,19 @@ def two_checkpoints(tmp_path_factory) -> Path:
             state = jax.tree.map(lambda x, s=step: x + s if x.dtype != bool else x, steps.init_state(cfg, mesh))
             checkpoint.save(checkpoints, step, state, checkpoint.Position(step, checkpoint.Validation(), 0), {})
     return directory
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, bool])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4, 2)])
+def test_checksums_are_the_same_on_devices_and_on_the_host(dtype, shape):
+    """And every bit counts, whichever number it is in."""
+    x = np.asarray(np.random.default_rng(0).integers(0, 2, shape), dtype)
+    known = checksums.on_host(x)
+    assert int(checksums.on_devices({"x": x})["x"]) == known
+    for place in np.ndindex(shape):
+        other = x.copy()
+        other[place] = not other[place]
+        assert checksums.on_host(other) != known
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
