@@ -220,6 +220,7 @@ def test_every_contender_is_measured(monkeypatch):
     assert called == ["ours", "the peak"]
 
 
+@pytest.mark.long
 def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     """In a process of its own, as the number of simulated devices is fixed when JAX starts."""
     tiny = tmp_path / "tiny.py"

@@ -16,6 +16,7 @@ from tests.test_commands import run
 DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_every_steps=5"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_loss_that_stays_at_that_of_guessing_is_reported_once_with_its_cures(tmp_path):
     flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]

@@ -103,6 +103,7 @@ def test_saving_and_loading(tmp_path):
     assert predictions.load(path) is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_averages_runs(tmp_path):
     directories = []

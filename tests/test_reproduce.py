@@ -172,6 +172,7 @@ def test_an_unknown_base_is_an_error(monkeypatch):
         trial_config(Trial("paper", 0, None), "odd", "")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded_and_ends_nothing(tmp_path):
     """Its claim is then inconclusive, and the command goes on with the others."""

@@ -108,6 +108,7 @@ def test_weights_and_biases(tmp_path):
     assert all(b"train/loss" in content and b"learning_rate" in content for content in contents)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ["init", "log"])
 def test_weights_and_biases_out_of_reach(place, tmp_path):
     """A stand-in fails as the package does without a network; training goes on, and says so once."""

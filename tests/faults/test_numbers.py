@@ -89,6 +89,7 @@ runpy.run_module("alexnet_jax.main", run_name="__main__")
     assert not (tmp_path / "run" / NONFINITE).exists()
 
 
+@pytest.mark.long
 def test_data_that_never_arrives(tmp_path, survived):
     """Reading hangs at the 20th batch, as a network disk may: the watchdog ends the run and shows where it hangs."""
     hanging = """

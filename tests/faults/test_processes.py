@@ -80,7 +80,8 @@ def test_several_processes_are_one(layout, tmp_path, ended):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
 def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     """The other ends within a minute, with an exit code of its own; started again, both resume."""
     command = runs.command(tmp_path, "run", *flags("1x2"), devices=1)
@@ -97,6 +98,7 @@ def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     survived(f"The {who} of two processes killed", 1, "at most one save interval", reported)
 
 
+@pytest.mark.long
 def test_one_of_two_hangs(tmp_path, ended, survived):
     """The watchdog of the other one ends it."""
     command = runs.command(tmp_path, "run", *flags("1x2"), "--config.train.stall_seconds=20", devices=1)

@@ -5,7 +5,7 @@ import pytest
 from tests.fuzz import cases
 from tests.fuzz.__main__ import KINDS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 CASES = 200
 
