@@ -6,11 +6,9 @@ python docs/split.py
 from pathlib import Path
 
 import alexnet_jax
-from alexnet_jax.inference import activations
-from alexnet_jax.model_config import Conv
-from alexnet_jax.paper import facts
+from alexnet_jax.paper import facts, figures
 
-WIDTH, ROW, BOX, TOP = 760, 46, 250, 92  # pixels
+WIDTH, ROW, BOX, TOP = 760, 46, 264, 92  # pixels
 COLUMNS = (96, WIDTH - BOX - 16)  # left edges of the towers' boxes
 INK, GREY, LINK, TOWERS = "#1f2430", "#5a6372", "#b3261e", ("#dbe8fb", "#fdecd2")
 STYLE = f"""
@@ -43,54 +41,26 @@ def link(y: float, label: str) -> str:
     )
 
 
-def rows() -> list[str]:
-    """The layers of the network, from top to bottom."""
+def main() -> None:
     config = alexnet_jax.config("paper")
-    spec, costs = config.model, {layer.name: layer for layer in facts.layers(config)}
-    parameters, shapes = activations.shapes(spec)
-    layers = {**dict(spec.convs()), **dict(spec.hidden()), "fc8": spec.fc8}
-    drawn, y = [], TOP
-    size = spec.image_size
-    drawn.append(
-        f'<text class="mid" x="{(COLUMNS[0] + COLUMNS[1] + BOX) / 2}" y="30">'
-        f"image {size} x {size} x 3, the same to both</text>"
-        f'<path d="M{COLUMNS[0] + BOX / 2} 52 V40 H{COLUMNS[1] + BOX / 2} V52" stroke="{GREY}" fill="none"/>'
-        + "".join(
-            f'<text class="mid layer" x="{left + BOX / 2}" y="{TOP - 16}">device {tower}: tower {tower}</text>'
-            for tower, left in enumerate(COLUMNS)
-        )
-    )
-    for name, layer in layers.items():
-        if layer.exchange:
-            sent = 2 * costs[name].link_bytes  # forward and backward
-            drawn.append(link(y + 8, f"exchange: {sent:,} bytes"))
+    spec, sent = config.model, {layer.name: layer.link_bytes for layer in facts.layers(config)}
+    middle, size, y = (COLUMNS[0] + COLUMNS[1] + BOX) / 2, spec.image_size, TOP
+    drawn = [f'<text class="mid" x="{middle}" y="30">image {size} x {size} x 3, the same to both</text>']
+    fork = f"M{COLUMNS[0] + BOX / 2} 52 V40 H{COLUMNS[1] + BOX / 2} V52"
+    drawn.append(f'<path d="{fork}" stroke="{GREY}" fill="none"/>')
+    for tower, left in enumerate(COLUMNS):
+        place = f'x="{left + BOX / 2}" y="{TOP - 16}"'
+        drawn.append(f'<text class="mid layer" {place}>device {tower}: tower {tower}</text>')
+    for layer in figures.boxes(spec):
+        if layer.crosses:
+            drawn.append(link(y + 8, f"exchange: {2 * sent[layer.layer]:,} bytes"))  # forward and backward
             y += 30
-        kernel = parameters[name]["kernel"][1:]
-        if isinstance(layer, Conv):
-            what = f"{kernel[-1]} kernels of {layer.kernel} x {layer.kernel} x {kernel[-2]}"
-            what += f", stride {layer.stride}" if layer.stride > 1 else ""
-            after = [
-                {"lrn": "normalize"}.get(operation, operation) for operation in layer.then if operation != "activation"
-            ]
-        else:
-            what, after = (
-                f"{kernel[-1]} units of {kernel[-2]:,} inputs",
-                ["dropout"] if getattr(layer, "dropout", False) else [],
-            )
-        output = " x ".join(map(str, shapes[f"{name}_output"]))
-        shape = ", ".join([*after, output]) if isinstance(layer, Conv) else ", ".join(after)
-        drawn.append(f'<text class="layer" x="24" y="{y + 23}">{name}</text>')
-        for tower, left in enumerate(COLUMNS):
-            own = kernel[-1]
-            text = f"classes {tower * own} to {(tower + 1) * own - 1}" if name == "fc8" else shape
-            drawn.append(box(left, y, TOWERS[tower], what, text))
+        what, *rest = layer.text.removeprefix(f"{layer.layer}: ").splitlines()
+        drawn.append(f'<text class="layer" x="24" y="{y + 23}">{layer.layer}</text>')
+        drawn += [box(left, y, colour, what, ", ".join(rest)) for left, colour in zip(COLUMNS, TOWERS, strict=True)]
         y += ROW
     drawn.append(link(y + 4, "softmax over both: a few scalars"))
-    return [*drawn, f"{y + 28:.0f}"]
-
-
-def main() -> None:
-    *drawn, height = rows()
+    height = y + 28
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     background = f'<rect width="{WIDTH}" height="{height}" rx="12" fill="#fff" stroke="#d0d7de"/>'

@@ -25,7 +25,7 @@ from typing import IO
 
 IMPORTED = (
     *("alexnet_jax.training", "alexnet_jax.inference.network", "alexnet_jax.interop.files", "alexnet_jax.paper.page"),
-    *("alexnet_jax.data.packing", "alexnet_jax.data.verification", "alexnet_jax.configs.digits", "tensorboardX"),
+    *("alexnet_jax.data.packing", "alexnet_jax.data.verification", "alexnet_jax.configs.digits"),
 )
 
 

@@ -26,4 +26,5 @@ timed install install
 timed "format and lint" lint
 timed types mypy
 timed tests pytest --numprocesses=2 --dist=worksteal "${selection[@]}" "$@"
-echo "all checks passed: $(IFS=,; echo "${times[*]}")" | sed 's/,/, /g'
+printf -v listed ', %s' "${times[@]}"
+echo "all checks passed: ${listed:2}"

@@ -296,6 +296,7 @@ def test_figure_1_marks_the_first_line_at_the_target(trained):
         for draw, has_lines in ((figures.figure1, has_figure1), (figures.learning, has_curves)):
             with contextlib.nullcontext() if has_lines else pytest.raises(UserError, match="logged yet"):
                 drawn = draw(logged)["figure"].axes[0].lines
+                assert drawn
                 assert {line.get_linestyle() for line in drawn if "train" in str(line.get_label())} <= {"-"}
 
 

@@ -152,7 +152,7 @@ def test_the_part_of_a_batch_that_a_process_reads(processes, parts, monkeypatch)
 
 
 def test_inputs_that_do_not_divide_over_the_data_axis():
-    """Of fc6: 18 there, over four devices; the layers of a convolution may have any number."""
+    """Here fc6 has 18 inputs, and there are four devices. Biases and convolutional layers are not split."""
     mesh = SimpleNamespace(shape={"data": 4, "tower": 2})
     kernels = {"fc6": {"kernel": np.zeros((2, 18, 8))}}
     with pytest.raises(UserError, match=r"the 18 inputs of fc6 do not divide by mesh.data=4"):
@@ -166,7 +166,7 @@ def test_inputs_that_do_not_divide_over_the_data_axis():
 
 
 def test_both_towers_on_a_device_give_classes_side_by_side():
-    """Not one below the other: [B, tower, C / towers] -> [B, C]."""
+    """The classes of tower 0 first, then those of tower 1: [B, tower, C / towers] -> [B, C]."""
 
     def program(params, batch, constants):
         return params[None] + batch[:, None]

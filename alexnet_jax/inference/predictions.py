@@ -111,7 +111,7 @@ def average(several: Sequence[Predictions], weights: Sequence[float] | None = No
 
 
 def tuned(several: Sequence[Predictions]) -> list[float]:
-    """Weights that minimise the top-5 error, by the authors' search. They have seen the labels, so it is too low."""
+    """Weights that minimise the top-5 error, by the authors' search; as they have seen the labels, it is too low."""
     weights, lowest = [1.0] * len(several), score(average(several))["top5_error"]
     improved = True
     while improved:
