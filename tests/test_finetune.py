@@ -1,6 +1,7 @@
 """Fine-tuning: images of one's own, with the layers of a network trained on others."""
 
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from alexnet_jax.configs import finetune
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network
 from alexnet_jax.run import config_files, warm_start, workdir
+from tests import runs
 from tests.test_commands import CONFIG, run
 
 pytestmark = pytest.mark.slow
@@ -59,10 +61,13 @@ def photos(tmp_path_factory):
 
 
 def test_fc8_is_new_and_the_other_layers_are_those_of_the_source(source, photos, tmp_path):
+    """Begun in two processes with a tower each, resumed in one."""
     flags = next(line for line in photos[1].splitlines() if "--config.model.num_classes=3" in line).split()
     flags = [flag for flag in flags if flag.startswith("--config.")]
     command = ["alexnet_jax", "train", f"--config=finetune:{source}", *flags, f"--workdir={tmp_path / 'fine'}"]
-    assert "finished step 8" in run(*command, "--config.train.epochs=6", "--config.train.max_steps=8")
+    first = [*command, "--simulated_devices=1", "--config.mesh.tower=2", "--config.train.max_steps=8"]
+    said = [runs.end(process) for process in runs.start_together([sys.executable, "-m", *first], 2)]
+    assert "finished step 8" in said[0]
     assert "resuming from step 8" in run(*command, "--config.train.epochs=25")
     before, after = network.open_workdir(source), network.open_workdir(tmp_path / "fine")
     for layer in ("conv1", "conv2"):

@@ -1,5 +1,7 @@
 """Where arrays live, and what devices send each other, read from the compiled program."""
 
+import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import jax
@@ -149,6 +151,49 @@ def test_the_part_of_a_batch_that_a_process_reads(processes, parts, monkeypatch)
             continue
         with pytest.raises(UserError, match=rf"process {process} holds rows .* not an equal part of the batch"):
             sharding.part_of_batch(mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device of a TPU slice, with what JAX reads to order devices."""
+
+    device_kind: str
+    id: int
+    process_index: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    platform: str = "tpu"
+
+
+@pytest.mark.parametrize(
+    ("kind", "topology"),
+    [
+        pytest.param("TPU v4", (2, 2, 2), id="v4-16"),
+        pytest.param("TPU v4", (2, 2, 4), id="v4-32"),
+        pytest.param("TPU v5", (2, 2, 4), id="v5p-32"),
+        pytest.param("TPU v5 lite", (4, 4, 1), id="v5e-16"),
+        pytest.param("TPU v6 lite", (4, 4, 1), id="v6e-16"),
+        pytest.param("TPU v6 lite", (4, 8, 1), id="v6e-32"),
+    ],
+)
+def test_tpu_slices_of_several_hosts(kind, topology, monkeypatch):
+    """The chips are made up, four a host as 2x2: on each host one part of the batch, and towers that are neighbours."""
+    width, height, depth = topology
+    chips = []
+    for number, (z, y, x) in enumerate(itertools.product(range(depth), range(height), range(width))):
+        process = x // 2 + width // 2 * (y // 2 + height // 2 * z)
+        chips.append(Chip(kind, number, process, (x, y, z)))
+    hosts = len(chips) // 4
+    monkeypatch.setattr(jax, "devices", lambda: chips)
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    mesh = sharding.make_mesh(len(chips) // 2, 2, 2)
+    parts = []
+    for process in range(hosts):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        parts.append(sharding.part_of_batch(mesh))
+    assert sorted(parts) == [(part, hosts) for part in range(hosts)]
+    for one, other in mesh.devices:
+        assert one.process_index == other.process_index and np.abs(np.subtract(one.coords, other.coords)).sum() == 1
 
 
 def test_inputs_that_do_not_divide_over_the_data_axis():

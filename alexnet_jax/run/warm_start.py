@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from alexnet_jax import sharding, steps
+from alexnet_jax import model, steps
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import checkpoint, workdir
@@ -16,8 +16,8 @@ def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """The layers `config.start.layers` of the run `config.start.workdir`. Raises UserError if their shapes differ."""
     directory = Path(config.start.workdir)
     source = workdir.open_finished(directory).config
-    # Shapes do not depend on the mesh; where the arrays go is for this run to say.
-    theirs = steps.abstract_state(source, sharding.make_mesh(1, 1, source.model.towers)).params
+    # Only shapes, which need no mesh: where the arrays go is for this run to say.
+    theirs = jax.eval_shape(lambda: model.init(source.model, jax.random.key(0)))
     ours = steps.abstract_state(config, mesh).params
     for layer in config.start.layers:
         their_shapes, our_shapes = (jax.tree.map(lambda x: x.shape, tree.get(layer)) for tree in (theirs, ours))
