@@ -1,16 +1,37 @@
 """What a command sets up for its process, before JAX is imported. The library leaves such choices to its callers."""
 
+import errno
 import functools
+import io
 import logging
 import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
+
+
+class Output(io.FileIO):
+    """Standard output or error that loses what nobody can read, where an OSError would end a run before it is saved.
+
+    That is what a terminal would have shown that is gone; and, once a run is `ending`, what a pipe would have carried
+    whose reader has ended: in `alexnet train | tee log`, Ctrl-C ends tee at once.
+    """
+
+    ending = False  # set by stopping.stop_signals
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno == errno.EIO or (Output.ending and error.errno == errno.EPIPE):
+                return memoryview(content).nbytes
+            raise
 
 
 @functools.cache  # once a process
 def prepare_process() -> None:
-    """Keep compiled programs for the next start, and silence what Orbax leaves behind after an error.
+    """Keep compiled programs for the next start, and silence what nobody can use.
 
     Programs lie in the user's cache folder, in a folder for each machine, as processors differ, unless
     JAX_COMPILATION_CACHE_DIR names another. After an error Orbax abandons asyncio tasks, which would print tracebacks
@@ -19,6 +40,13 @@ def prepare_process() -> None:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     default = str(caches / "alexnet_jax" / platform.node())
     os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or default
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # else a test captures it, or it is closed
+            stream.flush()
+            buffer = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
+            lines, through = stream.line_buffering, stream.write_through
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, None, lines, through))
     before = sys.unraisablehook
     sys.unraisablehook = lambda args: None if str(args.exc_value) == "Event loop is closed" else before(args)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())

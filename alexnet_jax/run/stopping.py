@@ -16,23 +16,33 @@ from jax.sharding import Mesh
 
 from alexnet_jax import sharding
 from alexnet_jax.errors import EXIT_STALLED
-from alexnet_jax.run import processes
+from alexnet_jax.run import processes, start_up
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (*ASKS, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Catch SIGNALS: the function that this yields returns whether one came. A second one ends the process at once."""
+    """Catch SIGNALS: the function that this yields returns whether one came. A second one of ASKS ends the process.
+
+    A SIGHUP does not: when a connection drops, the kernel, the shell and the login service may each send one, and a
+    SIGTERM too. Where it is ignored, as under nohup, it stays so.
+    """
     received: list[int] = []
 
     def handle(number: int, frame: Any) -> None:
         received.append(number)
-        os.write(2, b"\nstopping after this step, then saving; once more ends at once, unsaved\n")
-        for caught in before:
-            signal.signal(caught, signal.SIG_DFL)
+        start_up.Output.ending = True
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nstopping after this step, then saving")
+            os.write(2, b"\n" if number == signal.SIGHUP else b"; once more ends at once, unsaved\n")
+        if number in ASKS:
+            for asks in ASKS:
+                signal.signal(asks, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    caught = SIGNALS if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else ASKS
+    before = {number: signal.signal(number, handle) for number in caught}
     try:
         yield lambda: bool(received)
     finally:
