@@ -84,9 +84,8 @@ def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation
 
     def of_layer(name: str) -> dict[str, np.float32]:
         changes = optim.layers[name].lr_multipliers if name in optim.layers else ()
-        _, multiplier = max((change for change in changes if change[0] <= epoch), default=(0, 1.0))
-        # As in the authors' code, a layer's multiplier slows its weights only, but 0 freezes the whole layer.
-        return {"kernel": np.float32(weights * multiplier), "bias": np.float32(biases * (multiplier > 0))}
+        _, of_weights, of_biases = max((change for change in changes if change[0] <= epoch), default=(0, 1.0, 1.0))
+        return {"kernel": np.float32(weights * of_weights), "bias": np.float32(biases * of_biases)}
 
     return {name: of_layer(name) for name in layers}
 

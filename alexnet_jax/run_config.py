@@ -25,7 +25,8 @@ class LayerOptim(Section):
     """Overrides for one layer: `optim.layers[name]`."""
 
     weight_decay: NonNegativeFloat | None  # of the layer's weights; None: `optim.weights.weight_decay`
-    lr_multipliers: tuple[tuple[NonNegativeInt, NonNegativeFloat], ...]  # (epoch, multiplier of the weights from then)
+    # each (epoch, multiplier of the weights' learning rate from then on, that of the biases'); 0 freezes them
+    lr_multipliers: tuple[tuple[NonNegativeInt, NonNegativeFloat, NonNegativeFloat], ...]
 
 
 class Schedule(Section):
@@ -47,7 +48,7 @@ class Optim(Section):
     adam_beta2: Fraction  # adamw only
     weights: Kind
     biases: Kind
-    layers: dict[str, LayerOptim]  # by layer name (conv1, ...); a multiplier of 0 freezes weights and biases
+    layers: dict[str, LayerOptim]  # by layer name (conv1, ...)
     schedule: Schedule
 
 

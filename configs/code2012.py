@@ -31,7 +31,7 @@ def apply(config: ConfigDict) -> None:
     # Training
     optim.biases.update(lr_multiplier=2.0, weight_decay=0.0, max_drops=1)
     optim.schedule.update(name="steps", boundaries_epochs=(23, 51, 78))  # done by hand; epochs of the log of 2010
-    optim.layers.conv1 = paper.layer(lr_multipliers=((68, 0.1), (72, 0.0)))  # slowed, then frozen
+    optim.layers.conv1 = paper.layer(lr_multipliers=((68, 0.1, 1.0), (72, 0.0, 0.0)))  # weights slowed, then all frozen
     config.train.epochs = 93
     # Images
     augment.shared_by = 32  # 32 images share a crop and a flip

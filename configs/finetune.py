@@ -30,7 +30,8 @@ def get_config(run: str = "") -> ConfigDict:
     layers = [name for name in (*FROZEN, *SLOW) if config.model[name]]
     config.start.update(workdir=run, layers=tuple(layers), statistics=True)
     for name in layers:
-        config.optim.layers[name] = paper.layer(lr_multipliers=((0, 0.0 if name in FROZEN else 0.1),))
+        multiplier = 0.0 if name in FROZEN else 0.1
+        config.optim.layers[name] = paper.layer(lr_multipliers=((0, multiplier, multiplier),))
     config.optim.learning_rate = 0.01  # of fc8
     config.optim.schedule.update(name="steps", boundaries_epochs=(14, 18))
     config.augment.shared_by = 1

@@ -96,7 +96,7 @@ def test_rates_of_the_authors_code():
     recipe = settings(
         schedule("steps", (23, 51, 78)),
         biases=kind(lr_multiplier=2.0, weight_decay=0.0, max_drops=1),
-        layers={"conv1": layer(lr_multipliers=((68, 0.1), (72, 0.0)))},
+        layers={"conv1": layer(lr_multipliers=((68, 0.1, 1.0), (72, 0.0, 0.0)))},
     )
     expected: dict[int, tuple] = {
         0: ([1e-2, 2e-2], [1e-2, 2e-2]),
