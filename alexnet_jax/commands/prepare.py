@@ -1,6 +1,7 @@
 """Pack images for training: alexnet prepare --source folder --input DIR --output OUT
 
-Run an interrupted command again to resume it after the last finished shard.
+Run an interrupted command again to resume it after the last finished shard, and a finished one to pack images that
+were skipped and have been mended since.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import signal
 from pathlib import Path
 
 from alexnet_jax.data import packing
-from alexnet_jax.data.sources.folder import SPLIT_FOLDERS
+from alexnet_jax.data.sources.folder import SPLIT_FOLDERS, check_output
 from alexnet_jax.data.sources.registry import SOURCES, open_source
 from alexnet_jax.errors import Interrupted, UserError
 
@@ -34,6 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--quality is for --store jpeg; --store raw keeps the pixels as they are")
     quality = QUALITY if arguments.quality is None else arguments.quality
     settings = packing.Settings(arguments.store, arguments.size, quality, arguments.max_corrupt)
+    if arguments.source == "folder" and arguments.input and arguments.input.is_dir():
+        check_output(arguments.input, arguments.output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
     print(f"listing the images of {arguments.input or arguments.source}", flush=True)
     try:

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and how many of them may be open."""
 
 import contextlib
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -23,10 +24,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace(temporary: Path, path: Path) -> None:
-    """Rename a complete file, after making sure that its content is on the disk."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    """Rename a complete file durably: its content is on the disk before its name, and that when this returns."""
+    _sync(temporary)
     temporary.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # some network disks sync no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

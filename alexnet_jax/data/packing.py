@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data import manifest, shards, statistics
+from alexnet_jax.data import files, manifest, shards, statistics
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.shards import Part, Settings, load, load_all
 from alexnet_jax.data.sources.source import Source, printable
@@ -33,22 +33,19 @@ MEAN_IMAGE = "mean_image.npy"
 def pack(source: Source, output: Path, settings: Settings, show_progress: bool) -> Manifest:
     """Write `source` to the folder `output`, or continue where an interrupted run stopped, and return the manifest.
 
-    Raises UserError if `output` holds something else, the disk has too little room, or too many images are corrupt;
-    finished shards are kept.
+    If `output` is complete except for skipped images, those that have been mended since are added. Raises UserError if
+    `output` holds something else, the disk has too little room, or too many images are corrupt; finished shards are
+    kept.
     """
     plan = _plan(source, settings)
-    if (output / manifest.NAME).exists():
-        written = manifest.read(output)
-        if written.plan != plan:
-            raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
-        for file in written.files():
-            if problem := manifest.problem(output, file, content=False):
-                raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
-    else:
-        shards.check(output, plan)
+    written = _complete(output, plan) if (output / manifest.NAME).exists() else None
+    if written is None or _some_mended(source, written, settings, show_progress):
+        if written is None:
+            shards.check(output, plan)
         _check_room(source, output, settings, show_progress)
         try:
             with shards.locked(output, plan):
+                (output / manifest.NAME).unlink(missing_ok=True)  # what it describes changes
                 packed = {name: _pack_split(name, source, output, settings, show_progress) for name in source.splits}
                 written = manifest.write(output, _manifest(source, packed, output, settings, plan))
         except BrokenPipeError:  # from printing
@@ -57,8 +54,32 @@ def pack(source: Source, output: Path, settings: Settings, show_progress: bool) 
             full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)  # ArrayRecord's errors have no number
             cure = f"{'make room' if full else 'make it writable'} and run the same command again"
             raise UserError(f"cannot write to {output}: {error}. The finished shards are kept; {cure}") from None
-    shutil.rmtree(output / shards.PARTS, ignore_errors=True)
+    if not any(split.skipped for split in written.splits.values()):  # else they may be mended, and shards read again
+        shutil.rmtree(output / shards.PARTS, ignore_errors=True)
     return written
+
+
+def _complete(output: Path, plan: str) -> Manifest:
+    """The manifest of what is complete. Raises UserError if it is something else than `plan`, or damaged."""
+    written = manifest.read(output)
+    if written.plan != plan:
+        raise UserError(f"{output} holds other data, or the same with other settings; give another --output")
+    for file in written.files():
+        if problem := manifest.problem(output, file, content=False):
+            raise DataError(f"{problem}; restore it from a copy, or remove {output} and start again")
+    return written
+
+
+def _some_mended(source: Source, written: Manifest, settings: Settings, show_progress: bool) -> bool:
+    """Whether some of the images that were skipped can be read by now."""
+    mended: list[str] = []
+    for name, split in source.splits.items():
+        skipped = {image.name for image in written.splits[name].skipped}
+        blocks = [range(i, i + 1) for i, image in enumerate(split.names) if skipped and printable(image) in skipped]
+        mended += (image for block in load_all(split, blocks, settings) for image in block.contents.names)
+    if mended and show_progress:
+        print(f"{len(mended)} images that were skipped can be read now: {', '.join(mended[:MAX_LISTED])}", flush=True)
+    return bool(mended)
 
 
 def _plan(source: Source, settings: Settings) -> str:
@@ -156,13 +177,12 @@ def _manifest(source: Source, packed: dict[str, list[Part]], output: Path, setti
     splits = {name: _packed_split(name, split_parts, source, output) for name, split_parts in packed.items()}
     sums = sum((shards.sums(output, part) for part in packed["train"]), statistics.zero_sums(settings.size))
     of_training = statistics.of_sums(sums)
-    np.save(output / MEAN_IMAGE, of_training.mean_image)
     return Manifest(
         **_format(settings),
         plan=plan,
         classes=[printable(name) for name in source.classes],
         splits=splits,
-        mean_image=manifest.describe(output / MEAN_IMAGE),
+        mean_image=_saved(output / MEAN_IMAGE, of_training.mean_image),
         eigenvalues=of_training.eigenvalues.tolist(),
         eigenvectors=of_training.eigenvectors.tolist(),
     )
@@ -174,18 +194,16 @@ def _packed_split(name: str, split_parts: list[Part], source: Source, output: Pa
         contents.extend(part.contents)
     if not contents.labels:
         raise UserError(f"none of the images of the split {name} can be decoded; check --source and --input")
-    labels, hashes, names = (output / f"{name}.{kind}" for kind in ("labels.npy", "hashes.npy", "names.json"))
-    np.save(labels, np.array(contents.labels, np.int32))
-    np.save(hashes, np.array(contents.hashes, np.uint64))
-    names.write_text(json.dumps(contents.names, indent=0))
+    names = output / f"{name}.names.json"
+    files.write_text(names, json.dumps(contents.names, indent=0))
     names_of: dict[str, list[str]] = {}
     for what, image in contents.unusual:
         names_of.setdefault(what, []).append(image)
     return manifest.PackedSplit(
         count=len(contents.labels),
         shards=[part.shard for part in split_parts if part.shard.count],
-        labels=manifest.describe(labels),
-        hashes=manifest.describe(hashes),
+        labels=_saved(output / f"{name}.labels.npy", np.array(contents.labels, np.int32)),
+        hashes=_saved(output / f"{name}.hashes.npy", np.array(contents.hashes, np.uint64)),
         names=manifest.describe(names),
         skipped=contents.skipped,
         unusual=[
@@ -194,3 +212,9 @@ def _packed_split(name: str, split_parts: list[Part], source: Source, output: Pa
         ],
         published=source.published.get(name),
     )
+
+
+def _saved(path: Path, array: np.ndarray) -> manifest.File:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+    return manifest.describe(path)

@@ -7,6 +7,7 @@
     train.names.json            the original names of the images
     train-00000-of-00010.raw    images one after another, size * size * 3 bytes of RGB each   (store "raw")
     train-00000-of-00010.array_record   one JPEG per record                                   (store "jpeg")
+    parts/                      if images were skipped: what adding them takes, once they are mended (see shards.py)
 
 Raw shards are read through the page cache and need no decoding; JPEG shards take less disk space.
 """

@@ -26,10 +26,9 @@ def folder(path: Path | None = None, val_fraction: float | None = None) -> Sourc
             "--source folder needs --input DIR, a folder with one folder of images per class"
             + (f"; there is no folder {path}" if path else "")
         )
-    split_folders = {name: path / name for name in SPLIT_FOLDERS if (path / name).is_dir()}
-    if split_folders and "train" not in split_folders:
+    split_folders = _split_folders(path)
+    if "train" not in split_folders:
         raise UserError(f"{path} has {', '.join(split_folders)}/ but no train/; put the training images there")
-    split_folders = split_folders or {"train": path}
     classes = _classes(split_folders["train"])
     images = {split: _labelled(directory, classes, path) for split, directory in split_folders.items()}
     if val_fraction is None:
@@ -41,6 +40,20 @@ def folder(path: Path | None = None, val_fraction: float | None = None) -> Sourc
         if not images["val"]:
             raise UserError(f"the split val of {path} has no images; add images or change --val_fraction")
     return Source(classes, {split: archives.split(listing) for split, listing in images.items()}, {})
+
+
+def check_output(path: Path, output: Path) -> None:
+    """Raise UserError if images packed to `output` would be taken for a class of `path`, or for images of one."""
+    for root in _split_folders(path).values():
+        if any(output.resolve().is_relative_to(place.resolve()) for place in (root, *folders_in(root))):
+            raise UserError(
+                f"{output} lies in {root}, whose folders are classes: what is packed there would be taken for one of "
+                "them, or for its images, the next time; give a folder elsewhere as --output"
+            )
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    return {name: path / name for name in SPLIT_FOLDERS if (path / name).is_dir()} or {"train": path}
 
 
 def _classes(directory: Path) -> list[str]:
