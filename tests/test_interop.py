@@ -6,6 +6,7 @@ onnxruntime and JAX run here, PyTorch in test_interop_peers.py; other programs' 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,6 +22,8 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference.network import open_workdir
 from alexnet_jax.interop import files, networks
 from alexnet_jax.run import config_files
+from alexnet_jax.run.workdir import CHECKPOINTS, CONFIG
+from tests import runs
 from tests.networks import (
     NETWORKS,
     assert_same,
@@ -60,6 +63,30 @@ def test_exported_files_come_back_bit_for_bit(kind, suffix, tmp_path):
     opened = files.open_exported(path)
     assert_same(opened, network)
     assert (opened.step, opened.path, opened.params.keys()) == (network.step, path, network.params.keys())
+
+
+@pytest.mark.slow
+def test_an_import_killed_in_its_save_is_no_run_and_can_be_repeated(tmp_path):
+    network, home = random_network(small()), tmp_path / "runs"
+    files.export(network, tmp_path / "net.safetensors")
+    killed = None
+    while killed is None or not list((killed / CHECKPOINTS).glob("*tmp*")):  # else the save was over
+        killed = home / f"run{len(list(home.glob('*')))}"
+        command = [sys.executable, "-m", "alexnet_jax", "import", str(tmp_path / "net.safetensors")]
+        process = runs.start([*command, f"--workdir={killed}"])
+        while process.poll() is None and not list((killed / CHECKPOINTS).glob("*tmp*")):
+            time.sleep(0.0005)
+        process.kill()
+        process.communicate()
+    assert not list(killed.rglob(CONFIG))  # by which all commands know a run
+    networks.to_workdir(files.open_exported(tmp_path / "net.safetensors"), killed)
+    assert_same(open_workdir(killed), network)
+    assert sorted(path.name for path in (killed / CHECKPOINTS).iterdir()) == ["0"]
+    (killed / CONFIG).unlink()  # with the first checkpoint of training it is a run, which nothing may replace
+    (killed / CHECKPOINTS / "5").mkdir()
+    with pytest.raises(UserError, match=rf"has checkpoints of training but no {CONFIG}"):
+        networks.to_workdir(network, killed)
+    assert (killed / CHECKPOINTS / "0/state").exists()
 
 
 @pytest.mark.slow

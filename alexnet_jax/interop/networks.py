@@ -7,6 +7,8 @@ PyTorch   weight [out, in / groups, k, k] or [out, in]; groups are towers; featu
 """
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ import numpy as np
 
 from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset
+from alexnet_jax.data.files import replacing
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference import activations
@@ -32,18 +35,28 @@ Params = dict[str, dict[str, np.ndarray]]
 
 
 def to_workdir(network: Network, directory: Path) -> None:
-    """Make `directory` a workdir that holds the network as of step 0. Raises UserError if it is one already."""
+    """Make `directory` a workdir that holds the network as of step 0. Raises UserError if it is one already.
+
+    Its config comes last: an interrupted import leaves no workdir, and can be repeated.
+    """
+    saved = directory / workdir.CHECKPOINTS
     if (directory / workdir.CONFIG).exists():
         raise UserError(f"{directory} is a workdir already; give another --workdir")
+    if any(path.name.isdigit() and path.name != "0" for path in saved.glob("*")):
+        raise UserError(f"{directory} has checkpoints of training but no {workdir.CONFIG}; give another --workdir")
     config = network.config
     state = steps.init_state(config, network.mesh)
     places = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     params = jax.tree.map(sharding.put_as, jax.device_get(network.params), places)
-    with workdir.lock(directory):
-        workdir.prepare(directory, config, Dataset(network.classes, {}, network.statistics, "imported"))
-        with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=1) as checkpoints:
+    with workdir.lock(directory), tempfile.TemporaryDirectory() as described:
+        shutil.rmtree(saved, ignore_errors=True)  # of an import that was interrupted
+        with checkpoint.open_directory(saved, keep=1) as checkpoints:
             position = checkpoint.Position(0, optim.Validation(), 0)
             checkpoint.save(checkpoints, 0, state.replace(params=params), position, config.model_dump(mode="json"))
+        workdir.prepare(Path(described), config, Dataset(network.classes, {}, network.statistics, "imported"))
+        for path in sorted(Path(described).iterdir(), key=lambda path: path.name == workdir.CONFIG):
+            with replacing(directory / path.name) as temporary:
+                shutil.copyfile(path, temporary)
 
 
 def write_stablehlo(path: Path, network: Network) -> None:
