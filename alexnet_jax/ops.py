@@ -189,6 +189,10 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
 
 
 def _max_pool_fwd(x, window, stride):
+    # The backward pass looks for the pixel that equals the maximum. Without the barrier XLA may compute `x` once more
+    # for one of the two, rounded otherwise (it does in bfloat16 on GPUs); then no pixel would equal it, and the
+    # gradient of the window would be lost.
+    x = lax.optimization_barrier(x)
     y = max_pool(x, window, stride)
     return y, (x, y)
 

@@ -1,5 +1,7 @@
 """Operations with hand-written gradients, against plain loops and automatic gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,31 @@ def test_max_pool(window, stride, size, ties):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), "VALID")
 
     np.testing.assert_allclose(ours, jax.vjp(automatic, x)[1](grad)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_max_pool_loses_no_gradient():
+    """In bfloat16, after a normalization that is computed in float32: as much gradient leaves as comes in."""
+
+    @jax.custom_vjp
+    def normalized(x):  # its gradient is the pooling's own
+        return ops.local_response_norm(x.astype(jnp.bfloat16), *LRN.values())
+
+    normalized.defvjp(lambda x: (normalized(x), None), lambda _, grad: (grad.astype(jnp.float32),))
+    grad = jnp.asarray(np.arange(2 * 13 * 13 * 16).reshape(2, 13, 13, 16) % 8, jnp.bfloat16)  # sums of these are exact
+    gradient = jax.jit(lambda x: jax.vjp(lambda x: ops.max_pool(normalized(x), 3, 2), x)[1](grad)[0])
+    assert gradient(normal(2, 27, 27, 16)).sum() == grad.sum(dtype=jnp.float32)
+
+
+def test_maxima_are_compared_with_the_pixels_they_were_taken_from():
+    """Both come from behind one barrier, or XLA might compute the pixels twice, with different roundings."""
+    x = jnp.zeros((1, 7, 7, 2), jnp.bfloat16)
+    step = jax.jit(lambda x, grad: jax.vjp(lambda x: ops.max_pool(x, 3, 2), x)[1](grad))
+    program = step.lower(x, x[:, :3, :3]).as_text()
+    (barrier,) = re.findall(r"(%\w+) = stablehlo.optimization_barrier", program)
+    (maxima,) = re.findall(rf'(%\w+) = "stablehlo.reduce_window"\({barrier}, ', program)
+    pixels = re.findall(rf"(%\w+) = stablehlo.slice {barrier} ", program)
+    compared = re.findall(r"stablehlo.compare +EQ, (%\w+), (%\w+), .*bf16>", program)
+    assert compared == [(each, maxima) for each in pixels] and len(pixels) == 9
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1)), (4, (0, 3)), (2, (2, 2))])
