@@ -314,6 +314,32 @@ def test_a_graph_that_is_not_an_alexnet_is_refused(tmp_path):
             onnx_files.read(tmp_path / "g.onnx")
 
 
+def test_weights_in_a_file_of_their_own_are_read_beside_the_onnx_file_only(few_tensors, tmp_path, monkeypatch):
+    """From any folder, whatever it holds; and no other file of this computer."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir(), elsewhere.mkdir()
+    write_zoo(home / "net.onnx", few_tensors)
+    expected = converted(home / "net.onnx").params
+    onnx.save(onnx.load(home / "net.onnx"), home / "net.onnx", save_as_external_data=True, location="weights.bin")
+    assert (home / "net.onnx").stat().st_size < 2**16 < (home / "weights.bin").stat().st_size
+    weights = (home / "weights.bin").read_bytes()
+    (elsewhere / "weights.bin").write_bytes(bytes(len(weights)))
+    for cwd, path in ((elsewhere, home / "net.onnx"), (tmp_path, Path("home/net.onnx")), (home, Path("net.onnx"))):
+        monkeypatch.chdir(cwd)
+        jax.tree.map(np.testing.assert_array_equal, converted(path).params, expected)
+
+    (elsewhere / "weights.bin").write_bytes(weights)
+    (home / "linked.bin").symlink_to(elsewhere / "weights.bin")
+    described = onnx.load(home / "net.onnx", load_external_data=False)
+    refused = {"../elsewhere/weights.bin": "outside", str(elsewhere / "weights.bin"): "absolute"}
+    for location, why in (refused | {"linked.bin": "symbolic link", "missing.bin": "missing.bin"}).items():
+        entries = (entry for tensor in described.graph.initializer for entry in tensor.external_data)
+        next(entry for entry in entries if entry.key == "location").value = location
+        (home / "bad.onnx").write_bytes(described.SerializeToString())
+        with pytest.raises(UserError, match=rf"bad\.onnx is not a valid ONNX file: .*{why}"):
+            converted(home / "bad.onnx")
+
+
 @pytest.mark.parametrize("activated", [("fc6",), (), ("fc6", "fc7", "fc8")])
 def test_other_activations_than_ours_are_refused(few_tensors, tmp_path, activated):
     write_zoo(tmp_path / "net.onnx", few_tensors, activated)

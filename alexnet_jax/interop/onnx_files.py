@@ -110,7 +110,7 @@ def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
 def read(path: Path) -> Network | ForeignNetwork:
     """Read an ONNX file. Raises UserError if it is not an AlexNet, DataError if it is damaged."""
     with reading(f"{path} is not a valid ONNX file"):
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path)  # with weights in files of their own, if they lie in the same folder
         tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA in metadata:
