@@ -104,6 +104,7 @@ class Train(Section):
     stall_seconds: NonNegativeInt  # end a run that makes no progress for this long, with exit code 124; 0: never
     wandb_project: str  # log scalars to this Weights & Biases project too; "": do not
     deterministic: bool  # True: the same bits in every run on GPUs too, at some cost in speed
+    virtual_shards: NonNegativeInt  # compute in this many parts of a batch, for the same bits on any mesh.data; 0: no
 
 
 class Mesh(Section):
@@ -142,6 +143,8 @@ class Config(Section):
         images, shared_by = self.train.batch_size // self.mesh.data, self.augment.shared_by
         if images % shared_by:
             raise ValueError(f"augment.shared_by={shared_by} does not divide the {images} images per device; give 1")
+        if shards := self.train.virtual_shards:
+            self._check_shards(shards)
         for name in (*self.optim.layers, *self.start.layers):
             if name not in self.model.layers():
                 known = ", ".join(self.model.layers())
@@ -152,3 +155,17 @@ class Config(Section):
                 f"{self.data.size}, which crops are cut from. Prepare larger images or take configs/cifar10.py"
             )
         return self
+
+    def _check_shards(self, shards: int) -> None:
+        key, train = f"train.virtual_shards={shards}", self.train
+        if shards & (shards - 1):
+            raise ValueError(f"{key} is no power of two; give 1, 2, 4, 8, ... or 0 for none")
+        if shards % self.mesh.data:
+            raise ValueError(f"{key} does not divide by mesh.data={self.mesh.data}; give a divisor as mesh.data")
+        if self.mesh.fc_sharding != "tower":
+            raise ValueError(f"{key} needs mesh.fc_sharding=tower: splitting kernels over the data axis changes sums")
+        for size in (train.batch_size, train.eval_batch_size):
+            if size % shards:
+                raise ValueError(f"batches of {size} images do not divide into {key}; give a multiple")
+        if train.batch_size // shards % self.augment.shared_by:
+            raise ValueError(f"augment.shared_by={self.augment.shared_by} does not divide the parts of {key}; give 1")

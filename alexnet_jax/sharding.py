@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.errors import UserError
@@ -36,22 +37,22 @@ def exchange(x: Array) -> Array:
     [..., C] in each tower -> [..., towers * C], the same in all. In the backward pass, its transpose sends each tower
     the others' gradients of its own share: a reduce-scatter.
     """
-    return jax.lax.all_gather(x, TOWER, axis=-1 % x.ndim, tiled=True)
+    return lax.all_gather(x, TOWER, axis=-1 % x.ndim, tiled=True)
 
 
 def own_share(x: Array, size: int) -> Array:
     """Undo `exchange`: [..., towers * size] -> this tower's [..., size]."""
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(TOWER) * size, size, axis=-1)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(TOWER) * size, size, axis=-1)
 
 
 def split_inputs(x: Array) -> Array:
     """Reshard from examples to inputs over the data axis: [b, F] -> [B, F / data], where B = b * data."""
-    return jax.lax.all_to_all(x, DATA, split_axis=1, concat_axis=0, tiled=True)
+    return lax.all_to_all(x, DATA, split_axis=1, concat_axis=0, tiled=True)
 
 
 def sum_outputs(y: Array) -> Array:
     """Add up the devices' partial sums of all examples, and keep this device's examples: [B, units] -> [b, units]."""
-    return jax.lax.psum_scatter(y, DATA, scatter_dimension=0, tiled=True)
+    return lax.psum_scatter(y, DATA, scatter_dimension=0, tiled=True)
 
 
 def make_mesh(data: int, tower: int, towers: int) -> Mesh:
@@ -162,22 +163,46 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
     towers return the same leaves [B, ...]; if CLASSES, each returns its [B, C / towers], put side by side: [B, C].
     Where kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
     """
-    if mesh.shape[TOWER] > 1 or splits_inputs(mesh, fc_sharding):
-        # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
-        examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
+    if mesh.shape[TOWER] == 1 and not splits_inputs(mesh, fc_sharding):
+        return all_towers(tower_program, out)
+    # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
+    examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
 
-        def on_one_device(params, batch, constants):
-            return tower_program(jax.tree.map(lambda p: p[0], params), batch, constants)
+    def tower_per_device(params, batch, constants):
+        in_specs = (specs(params, mesh, fc_sharding), examples, REPLICATED)
+        program = jax.shard_map(own_tower(tower_program), mesh=mesh, in_specs=in_specs, out_specs=out)
+        return program(params, batch, constants)
 
-        def tower_per_device(params, batch, constants):
-            in_specs = (specs(params, mesh, fc_sharding), examples, REPLICATED)
-            return jax.shard_map(on_one_device, mesh=mesh, in_specs=in_specs, out_specs=out)(params, batch, constants)
+    return tower_per_device
 
-        return tower_per_device
 
+def own_tower(tower_program: Callable) -> Callable:
+    """The program of a device that has the parameters of one tower, [1, ...]."""
+    return lambda params, *arguments: tower_program(jax.tree.map(lambda p: p[0], params), *arguments)
+
+
+def all_towers(tower_program: Callable, out: PartitionSpec = EXAMPLES) -> Callable:
+    """The program of a device that has the parameters of all towers, [tower, ...]; `out` as in `over_towers`."""
     towers_axis = 1 if out == CLASSES else None
-    all_towers = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=towers_axis, axis_name=TOWER)
+    program = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=towers_axis, axis_name=TOWER)
     if towers_axis is None:
-        return all_towers
+        return program
     # [B, tower, C / towers] -> [B, C]; a symbolic batch, as in exports, has no len()
-    return lambda *arguments: jax.tree.map(lambda x: x.reshape(x.shape[0], -1), all_towers(*arguments))
+    return lambda *arguments: jax.tree.map(lambda x: x.reshape(x.shape[0], -1), program(*arguments))
+
+
+def agreed(mask: Array, example: Array, mesh: Mesh) -> Array:
+    """`mask` [B], but False where the processes that hold the towers of an example have read different ones.
+
+    A process that alone cannot read a record puts another in its place, or masks it out (see data/loader.py).
+    """
+    if all(len({device.process_index for device in row}) == 1 for row in mesh.devices):
+        return mask
+
+    def same(mask, example):
+        read = jnp.where(mask, example, -1)
+        lowest = lax.pmin(read, TOWER)
+        return (lowest == lax.pmax(read, TOWER)) & (lowest >= 0)
+
+    # JAX takes the towers' copies of a batch for equal, so it must not be told that they may differ.
+    return jax.shard_map(same, mesh=mesh, in_specs=(EXAMPLES, EXAMPLES), out_specs=EXAMPLES)(mask, example)

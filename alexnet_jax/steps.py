@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, metrics, model, optim, sharding
+from alexnet_jax import augment, metrics, model, optim, sharding, virtual_shards
 from alexnet_jax.run_config import Config
 
 # Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK. With it a whole training step takes 1.4 times as long as
@@ -81,9 +81,12 @@ def clear_metrics(state: TrainState) -> TrainState:
     return state.replace(metrics=zeros)
 
 
-def make_loss(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
-    """Make `(params, batch, statistics, step) -> (loss, metrics)` of training, for `jax.value_and_grad`."""
-    fc_sharding = config.mesh.fc_sharding
+def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
+    """Make `(params, batch, statistics, step) -> (gradient, metrics)` of the mean loss over a training batch.
+
+    The bits do not depend on the number of devices that the batch is split over if `train.virtual_shards` is set.
+    """
+    fc_sharding, shards = config.mesh.fc_sharding, config.train.virtual_shards
     splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
 
     def tower_program(params, batch, constants):
@@ -91,14 +94,26 @@ def make_loss(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
         logits = model.logits(config.model, params, image, dropout_keys, splits_inputs)
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
-    forward = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding)
+    def program(forward):
+        def compute_loss(params, batch, constants):
+            *inputs, examples = constants
+            batch_metrics = metrics.of_batch(forward(params, batch, inputs), batch.mask)
+            return batch_metrics["loss"].total / examples, batch_metrics
 
-    def compute_loss(params, batch, statistics, step):
-        outcomes = forward(params, batch, (statistics, step // steps_per_epoch))
-        batch_metrics = metrics.of_batch(outcomes, batch.mask)
-        return metrics.mean_loss(batch_metrics), batch_metrics
+        # The gradient is taken around the program of all towers, not within each: JAX transposes the exchanges.
+        return jax.grad(compute_loss, has_aux=True)
 
-    return compute_loss
+    if shards:
+        out = (sharding.TOWERS, sharding.REPLICATED)
+        gradient = virtual_shards.over_shards(program, tower_program, mesh, shards, out)
+    else:
+        gradient = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding))
+
+    def compute(params, batch, statistics, step):
+        examples = batch.mask.sum(dtype=jnp.int32).astype(jnp.float32)
+        return gradient(params, batch, (statistics, step // steps_per_epoch, examples))
+
+    return compute
 
 
 def training_input(config: Config, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array]:
@@ -117,17 +132,16 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
     `rates` are those of `optim.rates`, `votes` those of `sharding.votes`: True where a process was asked to stop. With
     `donate`, the new state takes over the memory of the old one.
     """
-    optimizer, compute_loss = optim.update_rule(config.optim), make_loss(config, mesh, steps_per_epoch)
+    optimizer, gradient = optim.update_rule(config.optim), make_gradient(config, mesh, steps_per_epoch)
 
     def train_step(state, batch, rates, statistics, votes):
-        # The gradient is taken around the parallel program, not inside it: JAX transposes the exchanges.
-        gradient = jax.value_and_grad(compute_loss, has_aux=True)
-        (loss, batch_metrics), grads = gradient(state.params, batch, statistics, state.step)
+        batch = batch._replace(mask=sharding.agreed(batch.mask, batch.example, mesh))
+        grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
             params = jax.tree.map(jnp.add, state.params, updates)
         new_state = TrainState(state.step + 1, params, opt_state, metrics.merge(state.metrics, batch_metrics))
-        return new_state, StepReport(loss, votes.any())
+        return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any())
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
@@ -140,10 +154,17 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
     def tower_program(params, batch, statistics):
         return metrics.outcomes(_log_probabilities(config, views, params, batch.image, statistics), batch.label)
 
-    outcomes = sharding.over_towers(tower_program, mesh, sharding.EXAMPLES)
+    def program(forward):
+        return lambda params, batch, statistics: (metrics.of_batch(forward(params, batch, statistics), batch.mask),)
+
+    if shards := config.train.virtual_shards:
+        measure = virtual_shards.over_shards(program, tower_program, mesh, shards, (sharding.REPLICATED,))
+    else:
+        measure = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES))
 
     def eval_step(params, batch, statistics):
-        return metrics.of_batch(outcomes(params, batch, statistics), batch.mask)
+        batch = batch._replace(mask=sharding.agreed(batch.mask, batch.example, mesh))
+        return measure(params, batch, statistics)[0]
 
     return _compiled(eval_step, mesh, config.train.deterministic)
 

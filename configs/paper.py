@@ -140,6 +140,7 @@ def train() -> dict:
         stall_seconds=900,
         wandb_project="",
         deterministic=False,
+        virtual_shards=0,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import model, sharding, steps
+from alexnet_jax import metrics, model, sharding, steps
 from alexnet_jax.data.files import write_text
 from alexnet_jax.data.loader import Order
 from alexnet_jax.errors import NonFinite
@@ -100,11 +100,12 @@ class Replay(NamedTuple):
             return jax.tree.map(count_of_all_towers, activations)
 
         forward = sharding.over_towers(tower_program, self.mesh, sharding.EXAMPLES, fc_sharding)
-        gradient = jax.value_and_grad(steps.make_loss(config, self.mesh, steps_per_epoch), has_aux=True)
+        gradient = steps.make_gradient(config, self.mesh, steps_per_epoch)
 
         def check(state, batch, statistics):
             counts = forward(state.params, batch, (statistics, state.step // steps_per_epoch))
-            (loss, _), grads = gradient(state.params, batch, statistics, state.step)
+            grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
+            loss = metrics.mean_loss(batch_metrics)
             return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts), loss, _counts(grads)
 
         return jax.jit(check)(state, batch, self.statistics)
