@@ -17,6 +17,7 @@ COMMANDS = {  # heading -> subcommand -> (module of commands/, what it does)
     "Training": {
         "train": ("train", "train a network, or resume a run"),
         "runs": ("runs", "list runs and where their configs differ"),
+        "verify-run": ("verify_run", "take a run's steps again and compare every number"),
     },
     "Using a trained network": {
         "evaluate": ("evaluate", "measure its errors, or those of an ensemble"),

@@ -3,12 +3,11 @@
 import collections
 import functools
 import math
-import time
 from collections.abc import Callable
 
-from alexnet_jax import STARTED, optim, steps
+from alexnet_jax import optim, steps
 from alexnet_jax.errors import DataError
-from alexnet_jax.run import processes
+from alexnet_jax.run import checksums, processes
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.log_lines import LogLines
 from alexnet_jax.trainer import Trainer
@@ -20,12 +19,14 @@ class Loop:
     """The steps of a run, from a state and position on."""
 
     def __init__(self, trainer: Trainer, state: steps.TrainState, position: Position):
-        self._trainer, self._config, self._state = trainer, trainer.config, state
+        self._trainer, self._config, self.state = trainer, trainer.config, state
         self._first = self._step = self._saved = position.next_batch
         self._validation = position.validation
         self._epoch_steps, self._last_step = trainer.inputs.order.steps_per_epoch, trainer.inputs.last_step
         self._validation_interval = self._config.train.eval_every_epochs * self._epoch_steps
-        self._log = LogLines(trainer.config, trainer.writer, trainer.batches, self._step, self._last_step)
+        self._log = LogLines(
+            trainer.config, trainer.writer, trainer.batches, self._step, self._last_step, position.target_reached
+        )
         self._in_flight: collections.deque[steps.StepReport] = collections.deque()
         self._due_line: Callable[[], None] | None = None  # a log line whose numbers the devices may still compute
 
@@ -43,6 +44,11 @@ class Loop:
             raise DataError(f"{error}{saved if self._step else ''}") from None
         return self._step
 
+    @property
+    def position(self) -> Position:
+        """Where training stands; of the log the trainer knows."""
+        return Position(self._step, self._validation, 0, self._log.target_reached)
+
     def _between_steps(self) -> bool:
         """Between two steps: validate and save if it is time to. Returns whether to stop."""
         last = self._step >= self._last_step or self._log.target_reached
@@ -58,14 +64,15 @@ class Loop:
 
     def _take_step(self) -> None:
         trainer, epoch = self._trainer, self._step // self._epoch_steps
-        rates = optim.rates(self._config.optim, self._state.params, epoch, self._validation)
-        self._state, report = trainer.step(self._state, rates)
+        rates = optim.rates(self._config.optim, self.state.params, epoch, self._validation)
+        self.state, report = trainer.step(self.state, rates)
         self._step += 1
+        trainer.doing.step = self._step
         self._in_flight.append(report)
         if not self._log.clock_runs:  # the first step compiles; it does not count in images/s
             self._settle(0)
             if self._step == self._first + 1:
-                trainer.writer.message(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
+                trainer.writer.message(f"the first step ended {trainer.doing.total():.1f} s after the start")
             self._log.restart_clock(self._step)
         self._settle(STEPS_AHEAD)
         trainer.writer.advance()
@@ -74,8 +81,9 @@ class Loop:
         if self._step % self._config.train.log_every_steps == 0:
             rate = optim.learning_rate(self._config.optim, epoch, self._validation)
             epochs = self._step / self._epoch_steps
-            self._due_line = functools.partial(self._log.write, self._step, epochs, self._state.metrics, rate)
-            self._state = steps.clear_metrics(self._state)
+            sums = checksums.on_devices(checksums.by_name(self.state))
+            self._due_line = functools.partial(self._log.write, self._step, epochs, self.state.metrics, rate, sums)
+            self.state = steps.clear_metrics(self.state)
 
     def _settle(self, ahead: int) -> None:
         """Wait until the devices are at most `ahead` steps behind; then write the log line that is due."""
@@ -87,22 +95,23 @@ class Loop:
         if self._due_line:
             self._due_line()
             self._due_line = None
-        if ahead == 0 and not steps.is_finite(self._state):  # no unsound state is ever saved or evaluated
+        if ahead == 0 and not steps.is_finite(self.state):  # no unsound state is ever saved or evaluated
             raise self._trainer.diagnose(self._step)
 
     def _save(self) -> None:
         if self._step != self._saved:
             self._settle(0)
-            self._trainer.save(self._step, self._state, self._validation)
+            self._trainer.save(self.state, self.position)
             self._saved = self._step
 
     def _validate(self) -> None:
         """Validate, log the result, and let the learning rate's schedule know. Does nothing if asked to stop."""
         step, split, schedule = self._step, self._config.data.eval_split, self._config.optim.schedule
-        result = self._trainer.validate(step, self._state)
+        result = self._trainer.validate(step, self.state)
         if result is None:
             return
-        self._trainer.writer.scalars(step, split, result)
+        checksum = checksums.of_state(checksums.of_arrays(self.state))
+        self._trainer.writer.scalars(step, "validation", result, checksum)
         self._trainer.writer.message(
             f"step {step}  epoch {step / self._epoch_steps:g}  {split}: loss {result['loss']:.4f}  top-1 error "
             f"{result['top1_error']:.2%}  top-5 error {result['top5_error']:.2%}  of {result['count']} images"

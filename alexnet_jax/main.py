@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import errors
+from alexnet_jax import STARTED, errors
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, start_up
 
@@ -89,7 +89,10 @@ def run() -> None:
     identity = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value or any(value is not None for value in identity):
         processes.start(*identity)
-    (training.check if PREFLIGHT.value else training.train_and_evaluate)(config, directory)
+    if PREFLIGHT.value:
+        training.check(config, directory)
+    else:
+        training.train_and_evaluate(config, directory, STARTED)
 
 
 def start(argv: list[str]) -> None:

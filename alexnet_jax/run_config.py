@@ -99,6 +99,7 @@ class Train(Section):
     eval_batch_size: PositiveInt
     save_every_steps: PositiveInt
     keep_checkpoints: PositiveInt  # the newest ones; older checkpoints are deleted
+    keep_every_steps: NonNegativeInt  # but those of multiples of this step are kept, for `alexnet verify-run`; 0: none
     stop_error: Fraction  # stop when the top-1 training error between two log lines is at most this; 0: never
     plateau_steps: PositiveInt  # warn when the loss has stayed at ln(num_classes) for this many steps
     stall_seconds: NonNegativeInt  # end a run that makes no progress for this long, with exit code 124; 0: never

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from alexnet_jax.data.records import Images, spread
 from alexnet_jax.errors import NonFinite, UserError
 from alexnet_jax.run import checkpoint, pictures, processes, warm_start, workdir
 from alexnet_jax.run.nonfinite import Replay
+from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop
 from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
@@ -51,13 +52,18 @@ def open_inputs(config: Config) -> Inputs:
 
 
 def newest_state(config: Config, mesh: Mesh, checkpoints: checkpoint.Checkpoints) -> checkpoint.Restored:
-    """The newest checkpoint, or else a random state, but for layers taken from another run (`config.start`)."""
+    """The newest checkpoint, or else the state at the start."""
     if restored := checkpoint.restore(checkpoints, steps.abstract_state(config, mesh)):
         return restored
+    return checkpoint.Restored(first_state(config, mesh), checkpoint.Position(0, optim.Validation(), 0), [])
+
+
+def first_state(config: Config, mesh: Mesh) -> steps.TrainState:
+    """The state at the start of a run: random, but for layers taken from another run (`config.start`)."""
     state = steps.init_state(config, mesh)
     if config.start.workdir:
         state = state.replace(params=state.params | warm_start.params(config, mesh))
-    return checkpoint.Restored(state, checkpoint.Position(0, optim.Validation(), 0), [])
+    return state
 
 
 def reading(config: Config, mesh: Mesh) -> Reading:
@@ -72,11 +78,12 @@ class Trainer:
     config: Config
     directory: Path  # the workdir
     inputs: Inputs
+    start: dict[str, Any]  # this start of the run, as in run.json
     checkpoints: checkpoint.Checkpoints
     writer: Writer
     batches: Batches  # from the first step to take on
     stop: Stop
-    alive: Callable[[str], None]  # resets the watchdog, and names what is done next
+    doing: Progress  # is told of each activity when it begins
 
     def __post_init__(self) -> None:
         config, mesh = self.config, self.inputs.mesh
@@ -86,15 +93,23 @@ class Trainer:
         self._eval_step = steps.make_eval_step(config, mesh, views=1)
         self._summarize = pictures.make_summary(config, mesh)
         self._rates: list[Any] = []  # those of each step since the newest checkpoint
+        self._compiled: set[str] = set()  # activities whose programs have been
 
     def step(self, state: steps.TrainState, rates: Any) -> tuple[steps.TrainState, steps.StepReport]:
         """Start one training step, which takes over the memory of `state`. Does not wait for the devices."""
-        self.alive("waiting for data")
+        self.doing("waiting for data")
         batch = sharding.put(next(self.batches), self.inputs.mesh, sharding.EXAMPLES)
-        self.alive("a training step")
+        self._begin("training")
         checkpoint.check(self.checkpoints)
         self._rates.append(rates)
-        return self._train_step(state, batch, rates, self.statistics, self.stop.vote())
+        result = self._train_step(state, batch, rates, self.statistics, self.stop.vote())
+        self.doing("training")
+        return result
+
+    def _begin(self, activity: str) -> None:
+        """Name what is done next; the first time, it is compiled."""
+        self.doing(activity if activity in self._compiled else "compiling")
+        self._compiled.add(activity)
 
     def validate(self, step: int, state: steps.TrainState) -> dict[str, float] | None:
         """Loss and errors over the evaluation split, each image counted once; None if asked to stop meanwhile.
@@ -106,27 +121,31 @@ class Trainer:
         batches = Batches(images, order, 0, order.steps_per_epoch, reading(self.config, mesh))
         with contextlib.closing(batches):
             for batch in batches:
-                self.alive("evaluating")
+                self._begin("validating")
                 if self.stop.now():
                     return None
                 for line in batches.news():
                     self.writer.warning(f"{line}; it is left out")
                 placed = sharding.put(batch, mesh, sharding.EXAMPLES)
                 measured = self._eval_step(state.params, placed, statistics=self.statistics)
+                self.doing("validating")
                 total = metrics.merge(total, jax.device_get(measured))
         self.writer.parameters(step, jax.device_get(self._summarize(state.params)))
-        return metrics.summary(total) | ({"bad_records": len(batches.bad)} if batches.bad else {})
+        result = metrics.summary(total) | ({"bad_records": len(batches.bad)} if batches.bad else {})
+        return json.loads(processes.from_first(lambda: json.dumps(result)))  # one result decides the learning rate
 
-    def save(self, step: int, state: steps.TrainState, validation: optim.Validation) -> None:
+    def save(self, state: steps.TrainState, position: checkpoint.Position) -> None:
         """Start writing a checkpoint. Raises StorageError if it, or the one before it, cannot be written."""
-        self.alive("saving a checkpoint")
-        position = checkpoint.Position(step, validation, self.writer.log_bytes)
-        checkpoint.save(self.checkpoints, step, state, position, self.config.model_dump(mode="json"))
+        self.doing("saving")
+        position = position._replace(log_bytes=self.writer.log_bytes)
+        run = {"config": self.config.model_dump(mode="json"), "start": self.start}
+        checkpoint.save(self.checkpoints, position.next_batch, state, position, run)
+        self.doing.write()
         self._rates.clear()
 
     def diagnose(self, step: int) -> NonFinite:
         """The error to raise for what is not finite at `step`: repeats the steps since the last checkpoint."""
-        self.alive("looking for what is not finite")
+        self.doing("looking for what is not finite")
         config, mesh, order = self.config, self.inputs.mesh, self.inputs.order
         checkpoint.wait(self.checkpoints)
         state = newest_state(config, mesh, self.checkpoints).state
@@ -137,7 +156,7 @@ class Trainer:
         batches = Batches(self.inputs.train_images, order, start, step, reading(config, mesh))
         with contextlib.closing(batches):
             if len(self._rates) == step - start:  # else that checkpoint has been damaged since
-                cause = replay.first_bad_step(state, batches, self._rates, self.alive)
+                cause = replay.first_bad_step(state, batches, self._rates, self.doing)
         if cause is None:
             return NonFinite(
                 f"the loss or a parameter was not finite at step {step}, and is finite when the steps are repeated: "

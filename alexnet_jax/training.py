@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import clu.parameter_overview
@@ -12,9 +12,10 @@ from alexnet_jax import sharding, steps
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.loop import Loop
-from alexnet_jax.run import checkpoint, processes, wandb_log, warm_start, workdir
+from alexnet_jax.run import checkpoint, processes, progress, starts, wandb_log, warm_start, workdir
 from alexnet_jax.run.checkpoint import Position
-from alexnet_jax.run.stopping import Stop, stop_signals, watchdog
+from alexnet_jax.run.progress import Progress
+from alexnet_jax.run.stopping import Stop, stop_signals
 from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
 from alexnet_jax.trainer import Inputs, Trainer, newest_state, open_inputs, reading
@@ -41,19 +42,22 @@ def check(config: Config, directory: Path) -> None:
         )
 
 
-def train_and_evaluate(config: Config, directory: Path) -> None:
+def train_and_evaluate(config: Config, directory: Path, started: float | None = None) -> None:
     """Train in the workdir `directory`, from its newest intact checkpoint or from the start, to the end of the config.
 
-    Raises Interrupted, with the state saved, on one of `stopping.SIGNALS`, and other errors of errors.py if it fails.
+    `started` is the time.monotonic() from which the run's time is booked; None: now. Raises Interrupted, with the state
+    saved, on one of `stopping.SIGNALS`, and other errors of errors.py if it fails.
     """
-    with processes.detect_lost_peers(), watchdog(config.train.stall_seconds) as alive:
+    with processes.detect_lost_peers(), progress.watched(config.train.stall_seconds, started) as doing:
+        doing("opening")
         inputs = open_inputs(config)
         with workdir.lock(directory):
             statistics = inputs.dataset.statistics
             if config.start.workdir and config.start.statistics and not (directory / workdir.CONFIG).exists():
                 statistics = warm_start.statistics(config)
-            workdir.prepare(directory, config, inputs.dataset._replace(statistics=statistics))
-            with _opened(config, directory, inputs, alive) as (trainer, state, position):
+            run_file = workdir.prepare(directory, config, inputs.dataset._replace(statistics=statistics))
+            with doing.ledger(directory), _opened(config, directory, run_file, inputs, doing) as opened:
+                trainer, state, position = opened
                 step = Loop(trainer, state, position).run()
                 interrupted = trainer.stop()
     if interrupted:  # even at the last step: its validation may be missing
@@ -64,16 +68,22 @@ def train_and_evaluate(config: Config, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(
-    config: Config, directory: Path, inputs: Inputs, alive: Callable[[str], None]
+    config: Config, directory: Path, run_file: workdir.RunFile, inputs: Inputs, doing: Progress
 ) -> Iterator[tuple[Trainer, steps.TrainState, Position]]:
     """The run as its newest checkpoint left it, or at its start. Closes its files and catches signals."""
     mesh, towers = inputs.mesh, config.model.towers
     with (
         stop_signals() as asked,
-        checkpoint.open_directory(directory / workdir.CHECKPOINTS, config.train.keep_checkpoints) as checkpoints,
+        checkpoint.open_directory(
+            directory / workdir.CHECKPOINTS, config.train.keep_checkpoints, config.train.keep_every_steps
+        ) as checkpoints,
     ):
+        doing("restoring")
         state, position, warnings = newest_state(config, mesh, checkpoints)
         first = position.next_batch
+        start = starts.describe(config, mesh, first)
+        workdir.add_start(directory, run_file, start)
+        doing.begin(first)
         batches = Batches(inputs.train_images, inputs.order, first, max(first, inputs.last_step), reading(config, mesh))
         with (
             contextlib.closing(batches),
@@ -86,5 +96,6 @@ def _opened(
                 writer.message(f"warning: {warning}")
             if checkpoints.latest_step() is not None:  # an imported network is of step 0
                 writer.message(f"resuming from step {first} of {directory}")
-            trainer = Trainer(config, directory, inputs, checkpoints, writer, batches, Stop(asked, mesh), alive)
+            stop = Stop(asked, mesh)
+            trainer = Trainer(config, directory, inputs, start, checkpoints, writer, batches, stop, doing)
             yield trainer, state, position

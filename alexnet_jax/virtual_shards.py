@@ -25,8 +25,8 @@ def over_shards(
     """Sum what a program computes for each of `shards` equal parts of a batch, with the same bits on any data axis.
 
     `make_program(forward)` returns `(params, shard, constants) -> results`, where `forward` is `tower_program` for the
-    towers that a device has. `out` says of each result whether it has a leading axis [tower, ...] (`sharding.TOWERS`) or
-    none (`sharding.REPLICATED`). The new program takes params [tower, ...], a batch [B, ...] and replicated constants.
+    towers that a device has. `out` says of each result whether it has a leading axis [tower, ...] (sharding.TOWERS) or
+    not (sharding.REPLICATED). The new program takes params [tower, ...], a batch [B, ...] and replicated constants.
 
     Each part goes through the same loop body, with the same shapes, wherever it is; and parts are added in pairs of
     neighbours, (0 + 1) + (2 + 3), within devices and then between them. So `shards` must be a power of two that the

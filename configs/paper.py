@@ -135,6 +135,7 @@ def train() -> dict:
         eval_batch_size=128,
         save_every_steps=2000,
         keep_checkpoints=2,
+        keep_every_steps=0,
         stop_error=0.0,
         plateau_steps=2000,
         stall_seconds=900,

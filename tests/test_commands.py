@@ -72,13 +72,13 @@ def test_a_run_leaves_its_record(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     lines = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(4, 49, 4))
-    assert [line["step"] for line in lines if line["split"] == "val"] == [24, 48]
-    assert {line["count"] for line in lines if line["split"] == "val"} == {21}
-    assert all(line["count"] == 64 for line in lines if line["split"] == "train")
+    assert [line["step"] for line in lines if line["phase"] == "train"] == list(range(4, 49, 4))
+    assert [line["step"] for line in lines if line["phase"] == "validation"] == [24, 48]
+    assert {line["count"] for line in lines if line["phase"] == "validation"} == {21}
+    assert all(line["count"] == 64 for line in lines if line["phase"] == "train")
     events = EventAccumulator(str(trained / "run")).Reload()
     for line in lines:
-        points = {event.step: event.value for event in events.Scalars(f"{line['split']}/loss")}
+        points = {event.step: event.value for event in events.Scalars(f"{line['phase']}/loss")}
         assert points[line["step"]] == pytest.approx(line["loss"])
     record = json.loads((trained / "run" / "run.json").read_text())
     assert record["classes"] == ["blue", "green", "red"]

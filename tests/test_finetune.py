@@ -79,7 +79,7 @@ def test_fc8_is_new_and_the_other_layers_are_those_of_the_source(source, photos,
     assert after.params["fc8"]["kernel"].shape == (2, 32, 2) and after.classes == ["four", "six", "zero"]
     jax.tree.map(np.testing.assert_array_equal, before.statistics, after.statistics)
     lines = workdir.read_metrics(tmp_path / "fine")
-    last = [line for line in lines if line["split"] == "val"][-1]
+    last = [line for line in lines if line["phase"] == "validation"][-1]
     assert last["top1_error"] <= 0.1 and last["count"] == 53
 
 

@@ -219,7 +219,7 @@ def test_bad_records_in_the_validation_split(prepare, tmp_path):
     resumed = run_module(*arguments, f"--workdir={workdir}", "--config.data.max_bad=0.1")
     assert "resuming from step 4" in resumed and re.search(r"bad record: image \d+.*; it is left out", resumed)
     log = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["count"], line["bad_records"]) for line in log if line["split"] == "val"] == [(19, 1), (19, 1)]
+    assert [(line["count"], line["bad_records"]) for line in log if line["phase"] == "validation"] == [(19, 1), (19, 1)]
     evaluate = ["alexnet_jax", "evaluate", f"--workdir={workdir}"]
     assert "19 images, 1 left out as damaged" in run_module(*evaluate)
     assert json.loads((workdir / "evaluation.json").read_text())["bad_records"] == 1

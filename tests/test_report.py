@@ -49,7 +49,7 @@ def a_run(directory: Path, values) -> Path:
     state = steps.init_state(config, sharding.make_mesh(1, 0, config.model.towers))
     with checkpoint.open_directory(directory / workdir.CHECKPOINTS, keep=1) as checkpoints:
         position = checkpoint.Position(0, optim.Validation(), 0)
-        checkpoint.save(checkpoints, 7, state, position, config.model_dump(mode="json"))
+        checkpoint.save(checkpoints, 7, state, position, {})
     return directory
 
 
@@ -284,8 +284,8 @@ def test_figure_2_has_the_papers_shapes():
 def test_figure_1_marks_the_first_line_at_the_target(trained):
     (reported,) = report.open_runs([trained])
     lines = [
-        {"step": step, "split": split, "top1_error": error, "loss": 1.0, "epoch": step / 10}
-        for step, split, error in ((10, "train", 0.5), (15, "test", 0.1), (20, "train", 0.25), (30, "train", 0.2))
+        {"step": step, "phase": phase, "top1_error": error, "loss": 1.0, "epoch": step / 10}
+        for step, phase, error in ((10, "train", 0.5), (15, "validation", 0.1), (20, "train", 0.25), (30, "train", 0.2))
     ]
     assert figures.crossing(lines) == 20
     assert figures.crossing(lines[:2]) is None

@@ -141,7 +141,7 @@ def test_the_tables_of_finished_runs(tmp_path, monkeypatch):
             path = study.directory / trial.name / experiments.RESULT
             path.parent.mkdir(parents=True, exist_ok=True)
             views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}
-            curve = [{"split": "train", "step": s, "epoch": s / 10, "top1_error": 50 / (1 + s)} for s in (1, 400)]
+            curve = [{"phase": "train", "step": s, "epoch": s / 10, "top1_error": 50 / (1 + s)} for s in (1, 400)]
             (path.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
             path.write_text(json.dumps({"steps": steps, "train_error": 0.2, "diverged": False, **views}))
         return {trial: experiments.result(study.directory / trial.name) for trial in trials}

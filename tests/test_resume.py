@@ -77,10 +77,10 @@ def test_resumed_on_another_mesh(whole, command, tmp_path):
     """The same examples in the same order; numbers equal up to rounding."""
     run(command("remeshed", "--config.train.max_steps=23"))
     run(command("remeshed", "--config.mesh.tower=1", "--config.train.max_steps=30"))  # later, rounding has grown
-    remeshed = {line["step"]: line for line in log(tmp_path / "remeshed") if line["split"] == "train"}
+    remeshed = {line["step"]: line for line in log(tmp_path / "remeshed") if line["phase"] == "train"}
     assert {24, 27, 30} <= set(remeshed)
     for line in log(whole):
-        if line["split"] == "train" and line["step"] in remeshed:
+        if line["phase"] == "train" and line["step"] in remeshed:
             assert line["count"] == remeshed[line["step"]]["count"]
             assert line["loss"] == pytest.approx(remeshed[line["step"]]["loss"], rel=1e-6)
 
@@ -135,7 +135,7 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
         patch.setattr(training, "stop_signals", stop_later)
         with pytest.raises(errors.Interrupted, match=f"step {1 if calls == 2 else 3} of 3 is saved"):
             training.train_and_evaluate(cfg, tmp_path / "stopped")
-    assert not any(line["split"] == "test" for line in log(tmp_path / "stopped"))
+    assert not any(line["phase"] == "validation" for line in log(tmp_path / "stopped"))
     training.train_and_evaluate(cfg, tmp_path / "stopped")
     assert log(tmp_path / "stopped") == log(tmp_path / "whole")
     if calls == 2:

@@ -36,10 +36,10 @@ def test_runs_are_listed_with_what_is_different(home):
     assert lines[2].startswith("deep/b") and lines[2].split()[-2:] == ["0.02", "5"]
     first, second = json.loads(run("alexnet_jax", "runs", home / "all", "--json"))
     validated = [json.loads(line) for line in (home / "all/a/metrics.jsonl").read_text().splitlines()]
-    errors = [line["top1_error"] for line in validated if line["split"] == "test"]
+    errors = [line["top1_error"] for line in validated if line["phase"] == "validation"]
     assert (first["best_error"], first["last_error"], first["step"]) == (min(errors), errors[-1], 46)
     last = validated[-1]  # of ten classes, measured on the devices; `evaluate` counts on the host
-    assert last["split"] == "test" and 0 < last["top5_error"] < last["top1_error"]
+    assert last["phase"] == "validation" and 0 < last["top5_error"] < last["top1_error"]
     for name in ("top1_error", "top5_error"):
         assert first["evaluation"][name] == pytest.approx(last[name], abs=1e-6)
     assert second["config"] == {"optim.learning_rate": 0.02, "train.max_steps": 5} and second["evaluation"] is None

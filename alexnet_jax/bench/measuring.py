@@ -15,7 +15,7 @@ import jax
 from tqdm import tqdm
 
 from alexnet_jax.bench.peers import Stream
-from alexnet_jax.run import config_files
+from alexnet_jax.run import config_files, starts
 from alexnet_jax.run_config import Config
 
 LIBRARIES: tuple[str, ...] = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
@@ -80,11 +80,9 @@ def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -
 
 def machine() -> str:
     """The processor, and the versions of the packages whose speed counts."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     installed = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES if name in installed)
-    return f"{model[1] if model else platform.processor()}; Python {platform.python_version()}, {versions}"
+    return f"{starts.processor()}; Python {platform.python_version()}, {versions}"
 
 
 def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def to_workdir(network: Network, directory: Path) -> None:
         shutil.rmtree(saved, ignore_errors=True)  # of an import that was interrupted
         with checkpoint.open_directory(saved, keep=1) as checkpoints:
             position = checkpoint.Position(0, optim.Validation(), 0)
-            checkpoint.save(checkpoints, 0, state.replace(params=params), position, config.model_dump(mode="json"))
+            checkpoint.save(
+                checkpoints, 0, state.replace(params=params), position, {"config": config.model_dump(mode="json")}
+            )
         workdir.prepare(Path(described), config, Dataset(network.classes, {}, network.statistics, "imported"))
         for path in sorted(Path(described).iterdir(), key=lambda path: path.name == workdir.CONFIG):
             with replacing(directory / path.name) as temporary:

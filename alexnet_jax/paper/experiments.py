@@ -138,4 +138,4 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def training_log(directory: Path) -> list[dict[str, Any]]:
-    return [line for line in workdir.read_metrics(directory) if line["split"] == "train"]
+    return [line for line in workdir.read_metrics(directory) if line["phase"] == "train"]

@@ -27,17 +27,17 @@ DRAWS = 1000  # random assignments of kernels to towers
 
 
 def learning(runs: list[ReportedRun]) -> dict[str, Figure]:
-    """The loss and top-1 error of every split of every run against steps. Raises UserError without any line."""
+    """Loss and top-1 error in training and validation of every run against steps. Raises UserError without any line."""
     if not any(run.log for run in runs):
         raise UserError("nothing has been logged yet")
     figure = Figure(figsize=(WIDTH, 7), layout="constrained")
     curves = (("loss", "loss, nats"), ("top1_error", "top-1 error"))
     for axes, (key, title) in zip(figure.subplots(2, 1), curves, strict=True):
         for number, run in enumerate(runs):
-            for split in dict.fromkeys(line["split"] for line in run.log):
-                points = [(line["step"], line[key]) for line in run.log if line["split"] == split]
-                style = {"linestyle": "-" if split == "train" else "--", "marker": "." if len(points) < 30 else None}
-                axes.plot(*zip(*points, strict=True), color=f"C{number}", label=f"{split}, {run.name}", **style)
+            for phase in dict.fromkeys(line["phase"] for line in run.log):
+                points = [(line["step"], line[key]) for line in run.log if line["phase"] == phase]
+                style = {"linestyle": "-" if phase == "train" else "--", "marker": "." if len(points) < 30 else None}
+                axes.plot(*zip(*points, strict=True), color=f"C{number}", label=f"{phase}, {run.name}", **style)
         _finish(axes, "step", title)
     return {"figure": figure}
 
@@ -50,7 +50,7 @@ def _finish(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 def crossing(log: list[dict]) -> int | None:
     """The step of the first log line with a training top-1 error of at most TARGET, or None."""
-    steps = [line["step"] for line in log if line["split"] == "train" and line["top1_error"] <= TARGET]
+    steps = [line["step"] for line in log if line["phase"] == "train" and line["top1_error"] <= TARGET]
     return min(steps, default=None)
 
 
@@ -59,7 +59,7 @@ def training_error(logs: dict[str, list[dict]]) -> Figure | None:
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     for number, (name, log) in enumerate(logs.items()):
-        points = {line["step"]: (line["epoch"], line["top1_error"]) for line in log if line["split"] == "train"}
+        points = {line["step"]: (line["epoch"], line["top1_error"]) for line in log if line["phase"] == "train"}
         if not points:
             continue
         step = crossing(log)

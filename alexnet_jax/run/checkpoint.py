@@ -34,6 +34,7 @@ class Position(NamedTuple):
     next_batch: int  # of the data, counted through all epochs
     validation: Validation
     log_bytes: int  # length of metrics.jsonl when the checkpoint was taken
+    target_reached: bool = False  # whether `train.stop_error` has ended the run
 
 
 class Restored(NamedTuple):
@@ -43,9 +44,14 @@ class Restored(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_directory(directory: Path, keep: int) -> Iterator[Checkpoints]:
-    """Open `directory`, and keep its newest `keep` checkpoints. Leaving waits for writes, or StorageError."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+def open_directory(directory: Path, keep: int, keep_every: int = 0) -> Iterator[Checkpoints]:
+    """Open `directory`, and keep its newest `keep` checkpoints, and for good those of multiples of `keep_every` steps.
+
+    Leaving waits for writes, or raises StorageError.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+    )
     checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
         yield checkpoints
@@ -58,12 +64,27 @@ def open_directory(directory: Path, keep: int) -> Iterator[Checkpoints]:
     checkpoints.close()
 
 
-def save(checkpoints: Checkpoints, step: int, state: Any, position: Position, config: dict) -> None:
-    """Start writing the state, which may then be donated. Raises StorageError if this save or the last one fails."""
+def open_for_reading(directory: Path) -> Checkpoints:
+    """Open `directory` without changing it. Raises UserError if it is missing."""
+    if not directory.is_dir():
+        raise UserError(
+            f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
+        )
+    return ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(create=False))
+
+
+def save(checkpoints: Checkpoints, step: int, state: Any, position: Position, run: dict) -> None:
+    """Start writing the state, which may then be donated. Raises StorageError if this save or the last one fails.
+
+    `run` says what it was computed with, as JSON: the config and the start of the run, as in run.json.
+    """
     described = position._asdict() | {"validation": position.validation._asdict()}
+    of_arrays = checksums.of_arrays(state)
     sums = {
-        "state": jax.tree.map(int, jax.device_get(checksums.on_devices(checksums.by_name(state)))),
+        "state": of_arrays,
+        "checksum": checksums.of_state(of_arrays),  # as in the log
         "position": checksums.of_json(described),
+        "run": checksums.of_json(run),
     }
     with _storage(checkpoints):
         saved = checkpoints.save(
@@ -72,7 +93,7 @@ def save(checkpoints: Checkpoints, step: int, state: Any, position: Position, co
                 state=ocp.args.StandardSave(state),
                 position=ocp.args.JsonSave(described),
                 sums=ocp.args.JsonSave(sums),
-                config=ocp.args.JsonSave(config),  # for people and other programs; the workdir has it too
+                run=ocp.args.JsonSave(run),
             ),
         )
     if not saved:
@@ -121,26 +142,33 @@ def restore(checkpoints: Checkpoints, abstract_state: Any) -> Restored | None:
         )
     if step is None:
         return None
-    restored = checkpoints.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
-    )
+    restored = _restored(checkpoints, step, abstract_state)
     if damaged:
         processes.from_first(functools.partial(_move_aside, directory, list(damaged)))
         checkpoints.reload()
         aside = directory.parent / DAMAGED
         warnings.append(f"the checkpoint of step {step} is intact and is used; damaged ones were moved to {aside}")
+    return restored._replace(warnings=warnings)
+
+
+def restore_step(checkpoints: Checkpoints, step: int, abstract_state: Any) -> tuple[Restored, dict]:
+    """The checkpoint of `step`, and the `run` that it was saved with. Raises DataError if it is damaged."""
+    path = Path(checkpoints.directory) / str(step)
+    if problem := _problem(path, sum(leaf.size for leaf in jax.tree.leaves(abstract_state))):
+        raise DataError(f"the checkpoint of step {step} is damaged: {problem}")
+    return _restored(checkpoints, step, abstract_state), json.loads((path / "run/metadata").read_text())
+
+
+def _restored(checkpoints: Checkpoints, step: int, abstract_state: Any) -> Restored:
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), position=ocp.args.JsonRestore())
+    restored = checkpoints.restore(step, args=arguments)
     validation = Validation(**restored.position["validation"])
-    return Restored(restored.state, Position(**restored.position | {"validation": validation}), warnings)
+    return Restored(restored.state, Position(**restored.position | {"validation": validation}), [])
 
 
 def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
     """The step and parameters of the newest intact checkpoint in `directory`. Raises UserError if there is none."""
-    if not directory.is_dir():
-        raise UserError(
-            f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
-        )
-    options = ocp.CheckpointManagerOptions(create=False)
-    with ocp.CheckpointManager(directory.absolute(), options=options) as checkpoints:
+    with open_for_reading(directory) as checkpoints:
         step, damaged = _newest_intact(checkpoints, math.inf)
         for bad, problem in damaged.items():
             processes.report(f"warning: the checkpoint of step {bad} is damaged and is not used: {problem}")
@@ -188,9 +216,11 @@ def _difference(directory: Path, numbers: float) -> str:
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="verify"
     )
-    sums, position = (json.loads((directory / name / "metadata").read_text()) for name in ("sums", "position"))
-    if checksums.of_json(position) != sums["position"]:
-        return "position/metadata has changed since it was written"
+    names = ("sums", "position", "run")
+    sums, *others = (json.loads((directory / name / "metadata").read_text()) for name in names)
+    for name, content in zip(names[1:], others, strict=True):
+        if checksums.of_json(content) != sums[name]:
+            return f"{name}/metadata has changed since it was written"
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         stored = handler.metadata(directory / "state").tree

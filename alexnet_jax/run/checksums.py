@@ -41,6 +41,16 @@ def on_host(x: np.ndarray) -> int:
     return int(np.dot(bits, np.arange(bits.size, dtype=np.uint32) * np.uint32(2) + np.uint32(1)))
 
 
+def of_arrays(tree: Any) -> dict[str, int]:
+    """The checksum of each array of a tree on the devices, by name. Waits for the devices."""
+    return jax.tree.map(int, jax.device_get(on_devices(by_name(tree))))
+
+
+def of_state(sums: dict[str, int]) -> str:
+    """One checksum of a training state, from those of its arrays: of its step, parameters and momentum."""
+    return of_json({name: int(value) for name, value in sums.items() if not name.startswith("metrics/")})
+
+
 def of_json(content: dict) -> str:
     """A hash of a JSON object, whatever the order of its keys."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())

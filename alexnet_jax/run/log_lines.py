@@ -2,9 +2,11 @@
 
 import math
 import time
+from typing import Any
 
 from alexnet_jax import metrics
 from alexnet_jax.data.loader import Batches
+from alexnet_jax.run import checksums
 from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
 
@@ -22,9 +24,11 @@ the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {step
 class LogLines:
     """Writes the metrics of a run that starts at `step`, each time they are due."""
 
-    def __init__(self, config: Config, writer: Writer, batches: Batches, step: int, last_step: int):
+    def __init__(
+        self, config: Config, writer: Writer, batches: Batches, step: int, last_step: int, target_reached: bool
+    ):
         self._config, self._writer, self._batches, self._last_step = config, writer, batches, last_step
-        self.target_reached = False  # config.train.stop_error
+        self.target_reached = target_reached  # config.train.stop_error
         self.clock_runs = False
         self._guessing_since = step
         self._plateau_reported = False
@@ -33,8 +37,13 @@ class LogLines:
         """Measure speed from here on."""
         self._step, self._time, self._waited, self.clock_runs = step, time.monotonic(), self._batches.waited, True
 
-    def write(self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float) -> None:
-        """Write the metrics of the steps up to `step`. Waits until the devices have computed them."""
+    def write(
+        self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float, of_arrays: dict[str, Any]
+    ) -> None:
+        """Write the metrics of the steps up to `step`, and the checksum of the state after it. Waits for the devices.
+
+        `of_arrays` has the checksum of each array of that state, on the devices.
+        """
         values = metrics.summary(sums)
         if not math.isfinite(values["loss"]):
             return  # the loop sees it too, and ends
@@ -46,7 +55,8 @@ class LogLines:
         }
         self.restart_clock(step)
         bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
-        self._writer.scalars(step, "train", values | {"epoch": epoch, "learning_rate": learning_rate} | rates | bad)
+        values |= {"epoch": epoch, "learning_rate": learning_rate}
+        self._writer.scalars(step, "train", values | rates | bad, checksums.of_state(of_arrays))
         self._writer.progress(step, epoch, values | rates, seconds_per_step * (self._last_step - step))
         self.target_reached = 0 < self._config.train.stop_error >= values["top1_error"]
         self._report_plateau(step, values["loss"])

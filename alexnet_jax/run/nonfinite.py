@@ -34,13 +34,13 @@ class Replay(NamedTuple):
     statistics: Any  # on the devices
 
     def first_bad_step(
-        self, state: steps.TrainState, batches: Iterable[Any], rates: Iterable[Any], alive: Callable[[str], None]
+        self, state: steps.TrainState, batches: Iterable[Any], rates: Iterable[Any], doing: Callable[[str], None]
     ) -> tuple[steps.TrainState, Any] | None:
         """Repeat steps from `state`. Returns the state before the first that is not finite, and its batch; or None."""
         train_step = steps.make_train_step(self.config, self.mesh, self.order.steps_per_epoch, donate=False)
         votes = sharding.votes(False, self.mesh)
         for batch, step_rates in zip(batches, rates, strict=True):
-            alive("repeating a training step")
+            doing("repeating steps")
             placed = sharding.put(batch, self.mesh, sharding.EXAMPLES)
             after, report = train_step(state, placed, step_rates, self.statistics, votes)
             if not (np.isfinite(float(report.loss)) and steps.is_finite(after)):
@@ -55,7 +55,7 @@ class Replay(NamedTuple):
         with checkpoint.open_directory(directory / NONFINITE / CHECKPOINTS, keep=1) as checkpoints:
             if step not in checkpoints.all_steps():
                 position = checkpoint.Position(step, Validation(), 0)
-                checkpoint.save(checkpoints, step, state, position, self.config.model_dump(mode="json"))
+                checkpoint.save(checkpoints, step, state, position, {"config": self.config.model_dump(mode="json")})
         if processes.is_first():
             examples, mask = self.order.batch(step)
             content = {"step": step + 1, "examples": examples[mask].tolist(), "not_finite": origin}

@@ -1,12 +1,8 @@
-"""Why a run ends early: a signal, after which all processes stop at the same step; or no progress."""
+"""Stopping a run by a signal, after which all its processes stop at the same step."""
 
 import contextlib
-import faulthandler
 import os
 import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +11,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexnet_jax import sharding
-from alexnet_jax.errors import EXIT_STALLED
 from alexnet_jax.run import processes, start_up
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -76,35 +71,3 @@ class Stop:
         if not self._alone:
             self.hear(self._count(self.vote()))
         return self()
-
-
-@contextlib.contextmanager
-def watchdog(seconds: int) -> Iterator[Callable[[str], None]]:
-    """End the process with EXIT_STALLED and the stacks of its threads after `seconds` without progress; 0: never.
-
-    Calling the function that this yields is progress; its argument names what is done next.
-    """
-    doing, since, ended = "starting", time.monotonic(), threading.Event()
-
-    def alive(next_activity: str) -> None:
-        nonlocal doing, since
-        doing, since = next_activity, time.monotonic()
-
-    def watch() -> None:
-        while not ended.wait(min(1.0, seconds / 10)):
-            if time.monotonic() - since > seconds:
-                faulthandler.dump_traceback(sys.stderr, all_threads=True)
-                peers = ", or another process of the run has stopped" if processes.several() else ""
-                processes.report(
-                    f"stalled: no progress for {seconds} s (config.train.stall_seconds) in {doing}. The stack of each "
-                    f"thread is above. The storage may hang{peers}; once that is repaired, the same command resumes "
-                    "from the newest checkpoint"
-                )
-                os._exit(EXIT_STALLED)
-
-    if seconds:
-        threading.Thread(target=watch, name="watchdog", daemon=True).start()
-    try:
-        yield alive
-    finally:
-        ended.set()

@@ -1,11 +1,13 @@
 """The folder of one training run:
 
     config.json       the resolved config
-    run.json          class names, fingerprint of the data, and for each start its versions and devices
+    run.json          class names, fingerprint of the data, and the starts of the run: see starts.py
     statistics.npz    mean image and colour eigenvectors of the training set
     checkpoints/      see checkpoint.py
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
     evaluation.json   what `alexnet evaluate` measured last, if it was run; beside it what the other commands write
+    ledger.jsonl      what the time went to: see progress.py
+    verified.json     what `alexnet verify-run` found, if it was run
     lock              held by the run that is active here
     damaged/          checkpoints that turned out to be damaged, if any
     nonfinite/        the step at which training became unstable, if any: see nonfinite.py
@@ -14,7 +16,6 @@ With it a network can be evaluated, used and trained further without the command
 """
 
 import contextlib
-import datetime
 import fcntl
 import importlib.metadata
 import json
@@ -24,7 +25,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import jax
 import numpy as np
 import pydantic
 from flax.traverse_util import flatten_dict
@@ -39,7 +39,8 @@ from alexnet_jax.run import config_files, processes
 from alexnet_jax.run_config import Config
 
 CONFIG, RUN, STATISTICS, METRICS = "config.json", "run.json", "statistics.npz", "metrics.jsonl"
-CHECKPOINTS, NONFINITE, LOCK, EVALUATION = "checkpoints", "nonfinite", "lock", "evaluation.json"
+CHECKPOINTS, NONFINITE, LOCK = "checkpoints", "nonfinite", "lock"
+EVALUATION, VERIFIED = "evaluation.json", "verified.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy")
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
@@ -47,7 +48,7 @@ MAY_CHANGE = (
     "mesh",
     *("data.directory", "data.threads", "data.prefetch_batches", "data.max_bad"),
     *("train.epochs", "train.max_steps", "train.log_every_steps", "train.eval_batch_size", "train.save_every_steps"),
-    *("train.keep_checkpoints", "train.stall_seconds", "train.wandb_project"),
+    *("train.keep_checkpoints", "train.keep_every_steps", "train.stall_seconds", "train.wandb_project"),
 )
 
 
@@ -56,7 +57,7 @@ class RunFile(pydantic.BaseModel, strict=True):
 
     classes: Annotated[list[str], Field(min_length=1)]
     data: str  # fingerprint
-    starts: list[dict]  # versions and devices, each
+    starts: list[dict]  # see starts.py
 
 
 class Workdir(NamedTuple):
@@ -65,25 +66,34 @@ class Workdir(NamedTuple):
     statistics: Statistics
 
 
-def prepare(directory: Path, config: Config, dataset: Dataset) -> None:
+def prepare(directory: Path, config: Config, dataset: Dataset) -> RunFile:
     """Make `directory` the workdir of this run, or check that it is. Raises UserError if it is another run's."""
     known = (directory / CONFIG).exists()
     if not known and (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
-    starts = require_same(directory, config, dataset, "--workdir").starts if known else []
-    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-    starts.append({"time": time, **packages(), "devices": devices})
-    content = {"classes": dataset.classes, "data": dataset.fingerprint, "starts": starts}
+    run_file = require_same(directory, config, dataset, "--workdir") if known else None
+    run_file = run_file or RunFile(classes=dataset.classes, data=dataset.fingerprint, starts=[])
 
     def write() -> None:
-        if len(starts) == 1:
+        if not known:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
-        write_text(directory / RUN, json.dumps(content, indent=2) + "\n")
+            _write(directory, run_file)
         write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
 
     with writable(directory):
         processes.from_first(write)
+    return run_file
+
+
+def add_start(directory: Path, run_file: RunFile, start: dict[str, Any]) -> None:
+    """Record that the run is started once more."""
+    run_file.starts.append(start)
+    with writable(directory):
+        processes.from_first(lambda: _write(directory, run_file))
+
+
+def _write(directory: Path, run_file: RunFile) -> None:
+    write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -122,7 +132,7 @@ def lock(directory: Path) -> Iterator[None]:
 def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> RunFile:
     """The content of RUN. Raises UserError if the workdir belongs to another config or other data."""
     different = differences(_config(directory), config)
-    run_file = _run_file(directory)
+    run_file = read_run_file(directory)
     if run_file.data != dataset.fingerprint:
         different.append(f"the data: {run_file.data[:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
@@ -137,7 +147,7 @@ def open_finished(directory: Path) -> Workdir:
     """What `prepare` wrote. Raises UserError if `directory` is not a workdir, DataError if it is damaged."""
     if not (directory / CONFIG).is_file():
         raise UserError(f"{directory} is not a workdir: it has no {CONFIG}; give the --workdir of a training run")
-    config, classes = _config(directory), _run_file(directory).classes
+    config, classes = _config(directory), read_run_file(directory).classes
     with _intact(directory / STATISTICS):
         statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
         shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
@@ -179,8 +189,12 @@ def differences(old: Config, new: Config) -> list[str]:
     """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
     a, b = (flatten_dict(config.model_dump(), sep=".") for config in (old, new))
     keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
-    free = tuple(f"{name}." for name in MAY_CHANGE)  # keys, and sections with all their keys
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not f"{key}.".startswith(free)]
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not may_change(key)]
+
+
+def may_change(key: str) -> bool:
+    """Whether starts of one run may differ in a key of the config: whether it, or its section, is in MAY_CHANGE."""
+    return f"{key}.".startswith(tuple(f"{name}." for name in MAY_CHANGE))
 
 
 def flat_config(directory: Path) -> dict[str, Any]:
@@ -193,7 +207,8 @@ def _config(directory: Path) -> Config:
         return config_files.from_json((directory / CONFIG).read_text())
 
 
-def _run_file(directory: Path) -> RunFile:
+def read_run_file(directory: Path) -> RunFile:
+    """The content of RUN. Raises DataError if it is damaged."""
     with _intact(directory / RUN):
         return RunFile.model_validate(json.loads((directory / RUN).read_text()))
 

@@ -69,15 +69,15 @@ class Writer:
         """Move the progress bar by one step."""
         self._bar.update()
 
-    def scalars(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Record `values` measured on `split` after `step` steps."""
+    def scalars(self, step: int, phase: str, values: dict[str, float], checksum: str) -> None:
+        """Record `values` measured in a phase, "train" or "validation", and the state's checksum after `step` steps."""
         with self._storage():
-            self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            self._file.write(json.dumps({"step": step, "phase": phase, **values, "checksum": checksum}) + "\n")
             self._file.flush()
         for name, value in values.items():
-            self._event(summary=summary.scalar(f"{split}/{name}", value), step=step)
+            self._event(summary=summary.scalar(f"{phase}/{name}", value), step=step)
         if self.mirror:
-            self.mirror({f"{split}/{name}": value for name, value in values.items()} | {"step": step})
+            self.mirror({f"{phase}/{name}": value for name, value in values.items()} | {"step": step})
 
     def parameters(self, step: int, shown: pictures.Summary) -> None:
         """Record for TensorBoard what `pictures.make_summary` computed after `step` steps."""

@@ -1,0 +1,81 @@
+"""Check that a run is what it claims to be, by taking its steps again: alexnet verify-run WORKDIR
+
+The config, data and seeds of the run are used on devices like its own, simulated ones if those were. Its losses,
+validations, checksums and checkpoints must come out bit for bit. Says where the first difference is, and in what this
+machine differs from that of the run. Exit code: 0 if all is the same, 65 if not. Writes WORKDIR/verified.json.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from alexnet_jax.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("workdir", type=Path, help="the folder of the run")
+    add("--from", dest="first", type=int, default=0, metavar="STEP", help="step of a checkpoint (default: the start)")
+    add("--to", dest="last", type=int, metavar="STEP", help="(default: the newest checkpoint)")
+    add("--sample", type=int, default=0, metavar="N", help="check N random stretches between kept checkpoints")
+    add("--seed", type=int, help="of the sample (default: a new one each time)")
+    add("--data", metavar="DIR", help="the run's data, if they have moved")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from alexnet_jax import replay
+    from alexnet_jax.run import recorded, starts, workdir
+
+    directory: Path = arguments.workdir
+    config = workdir.open_finished(directory).config
+    run_file = workdir.read_run_file(directory)
+    if not run_file.starts:
+        raise UserError(f"{directory} has not been trained, so there is nothing to check")
+    _prepare_devices(run_file.starts)
+    environment = starts.environment()
+    differences = list(dict.fromkeys(x for start in run_file.starts for x in starts.differences(start, environment)))
+    found: dict[str, Any] = {"verified": True, "stretches": [], "lines": 0, "validations": 0, "checkpoints": 0}
+    with recorded.open_run(directory, config, run_file) as checked, contextlib.ExitStack() as stack:
+        stretches = replay.stretches(checked, arguments.first, arguments.last, arguments.sample, arguments.seed)
+        stack.callback(lambda: _keep(directory, found | {"differences": differences, "environment": environment}))
+        try:
+            replay.check_files(checked)
+            for stretch in stretches:
+                compared = replay.repeat(checked, stretch, arguments.data)
+                found["stretches"].append(stretch)
+                found["lines"] += compared.total() - compared["checkpoint"]
+                found["validations"] += compared["validation"]
+                found["checkpoints"] += compared["checkpoint"]
+                print(f"steps {stretch.first} to {stretch.last} are the same", flush=True)
+        except recorded.Different as error:
+            found |= {"verified": False, "problem": str(error)}
+            elsewhere = f"\nThis machine differs from the run's (run -> here): {'; '.join(differences)}"
+            none = "\nThis machine has the versions, processor and devices of the run"
+            raise recorded.Different(f"{error}{elsewhere if differences else none}") from None
+    print(
+        f"verified: {found['lines']} log lines, {found['validations']} of them validations, and "
+        f"{found['checkpoints']} checkpoint(s) of {directory} come out the same, bit for bit"
+    )
+    if differences:
+        print(f"although this machine differs from the run's (run -> here): {'; '.join(differences)}")
+
+
+def _prepare_devices(known: list[dict[str, Any]]) -> None:
+    """Simulate as many devices as the run had, if it ran on CPUs."""
+    import jax
+
+    devices = [device for start in known for device in start["devices"]]
+    if all(device.startswith("cpu ") for device in devices):
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", max(len(start["devices"]) for start in known))
+
+
+def _keep(directory: Path, found: dict[str, Any]) -> None:
+    from alexnet_jax.data.files import write_text
+    from alexnet_jax.run import workdir
+
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_text(directory / workdir.VERIFIED, json.dumps({"time": time, **found}, indent=2) + "\n")

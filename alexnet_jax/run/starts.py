@@ -1,0 +1,72 @@
+"""The starts of a run: what each was computed with, and which steps are whose.
+
+A start goes on from a checkpoint, and so takes again the steps that the one before it lost. A step that counts is that
+of the last start to have begun at or before it.
+"""
+
+import datetime
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+
+from alexnet_jax.run import config_files, workdir
+from alexnet_jax.run_config import Config
+
+ENVIRONMENT = ("devices", "processes", "processor", "cores")  # beside the versions of packages
+
+
+class Segment(NamedTuple):
+    """Steps `first`..`last`-1, all of one start."""
+
+    first: int
+    last: int
+    start: dict[str, Any]
+
+
+def environment() -> dict[str, Any]:
+    """What this process computes with: versions, devices, and the machine."""
+    devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    values = (devices, jax.process_count(), processor(), os.cpu_count())
+    return workdir.packages() | dict(zip(ENVIRONMENT, values, strict=True))
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return model[1] if model else platform.processor()
+
+
+def describe(config: Config, mesh: Mesh, step: int) -> dict[str, Any]:
+    """A start of run.json, which goes on from `step`. Its config has the keys that other starts may change."""
+    keys = {key: value for key, value in flatten_dict(config.model_dump(), sep=".").items() if workdir.may_change(key)}
+    keys |= {f"mesh.{axis}": size for axis, size in mesh.shape.items()}
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"time": time, "step": step, **environment(), "config": unflatten_dict(keys, sep=".")}
+
+
+def config_of(config: Config, start: dict[str, Any]) -> Config:
+    """The config that a start was computed with."""
+    return config_files.changed(config, **start["config"])
+
+
+def segments(starts: list[dict[str, Any]], first: int, last: int) -> list[Segment]:
+    """The steps `first`..`last`-1 of a run, start by start."""
+    found = []
+    while first < last:
+        number = max(i for i, start in enumerate(starts) if start["step"] <= first)
+        end = min([last, *(start["step"] for start in starts[number + 1 :])])
+        found.append(Segment(first, end, starts[number]))
+        first = end
+    return found
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """In what an environment differs from that of a start, each as `key: there -> here`."""
+    names = [name for name in here if there.get(name) != here[name]]
+    return [f"{name}: {there.get(name)} -> {here[name]}" for name in names]
