@@ -64,13 +64,16 @@ def run(command: list[str], code: int = 0) -> str:
     return end(start(command), code)
 
 
-def start_together(command: list[str], count: int, last: tuple[str, ...] = ()) -> list[Process]:
+def start_together(
+    command: list[str], count: int, last: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> list[Process]:
     """Start `count` processes of one run; `last` are further flags of the last one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     joined = [f"--coordinator_address={address}", f"--num_processes={count}"]
-    return [start([*command, *joined, f"--process_id={i}", *(last if i == count - 1 else ())]) for i in range(count)]
+    commands = [[*command, *joined, f"--process_id={i}", *(last if i == count - 1 else ())] for i in range(count)]
+    return [start(each, env=env) for each in commands]
 
 
 def until(process: Process, text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The command `alexnet`: its overview, what each entry imports, shell completion, and the library in front of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import alexnet_jax
 from alexnet_jax import __main__, errors
 from alexnet_jax.run import config_files
+from tests import runs
 from tests.conftest import ROOT
 from tests.runs import environment
 
@@ -97,6 +99,28 @@ def test_training_is_the_same_under_both_names(tmp_path):
             [sys.executable, "-m", *entry, *flags], cwd=tmp_path, capture_output=True, text=True, env=environment()
         )
         assert done.returncode == 0 and "preflight: 1 process(es)" in done.stdout, done.stderr
+
+
+def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):
+    """JAX warns that it falls back to the CPU; the messages of Orbax stay hidden."""
+    program = (
+        "import runpy; from jax._src import hardware_utils; hardware_utils.has_visible_nvidia_gpu = lambda: True; "
+        "runpy.run_module('alexnet_jax.main', run_name='__main__')"
+    )
+    flags = ["--config=digits", f"--workdir={tmp_path / 'run'}", "--preflight", "--config.train.batch_size=64"]
+    said = runs.run([sys.executable, "-c", program, *flags])
+    assert "CUDA-enabled jaxlib is not installed. Falling back to cpu" in said and "ready" in said
+
+
+def test_a_user_without_a_home():
+    """As in a container that runs under a number without a name: programs are then not kept."""
+    command = ["unshare", "--user", "--map-user=4242"]
+    if not shutil.which("unshare") or subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this system gives users no names of their own (unshare --user --map-user)")
+    env = {name: value for name, value in environment().items() if name not in ("HOME", "JAX_COMPILATION_CACHE_DIR")}
+    command += [sys.executable, "-m", "alexnet_jax", "--version"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stdout.startswith("alexnet_jax"), done.stderr
 
 
 def test_configs_of_the_library():

@@ -12,6 +12,8 @@ import functools
 import itertools
 import json
 import math
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from alexnet_jax.errors import DataError, StorageError, UserError
+from alexnet_jax.errors import DataError, LostPeer, StorageError, UserError
 from alexnet_jax.optim import Validation
 from alexnet_jax.run import checksums, processes
 
@@ -49,8 +51,9 @@ def open_directory(directory: Path, keep: int, keep_every: int = 0) -> Iterator[
 
     Leaving waits for writes, or raises StorageError.
     """
+    background = ocp.options.AsyncOptions(barrier_sync_fn=_barrier)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+        max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True, async_options=background
     )
     checkpoints = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
@@ -62,6 +65,13 @@ def open_directory(directory: Path, keep: int, keep_every: int = 0) -> Iterator[
                 checkpoints.close()
         raise
     checkpoints.close()
+
+
+def _barrier(*, key: str, timeout_ms: int) -> None:
+    """Wait for the other processes, unless this one's write has failed: they wait where it never comes."""
+    if threading.current_thread() is not threading.main_thread() and (error := sys.exc_info()[1]):
+        raise error
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
 
 def open_for_reading(directory: Path) -> Checkpoints:
@@ -116,7 +126,10 @@ def wait(checkpoints: Checkpoints) -> None:
 @contextlib.contextmanager
 def _storage(checkpoints: Checkpoints) -> Iterator[None]:
     try:
-        yield
+        with processes.detect_lost_peers():
+            yield
+    except LostPeer:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many kinds
         checkpoints.reload()
         steps = sorted(checkpoints.all_steps())

@@ -6,6 +6,7 @@ same calls in the same order, or they wait for each other forever.
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -13,7 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import LostPeer, UserError
+from alexnet_jax.errors import CommandError, LostPeer, UserError
+from alexnet_jax.run import start_up
 
 MESSAGE_BYTES = 4096
 
@@ -27,6 +29,11 @@ def start(coordinator_address: str | None, num_processes: int | None, process_id
             f"cannot determine the processes of this run ({error}); give --coordinator_address=HOST:PORT, "
             "--num_processes and --process_id, or start them by Slurm, Open MPI, or on Cloud TPU or GKE"
         ) from None
+    # Only the first process writes compiled programs. On hosts whose caches are their own it alone would find them when
+    # the run is started again, and the others, compiling, would wait for its share of the search for the fastest
+    # kernels. A folder that the user named is one that all share.
+    if several() and os.environ.get("JAX_COMPILATION_CACHE_DIR") == start_up.own_cache():
+        jax.config.update("jax_compilation_cache_dir", None)
 
 
 def several() -> bool:
@@ -64,16 +71,26 @@ def require_same(what: str, value: object) -> None:
 
 @contextlib.contextmanager
 def detect_lost_peers() -> Iterator[None]:
-    """Turn the errors that JAX raises when another process is gone into LostPeer."""
+    """Turn what JAX and Orbax raise when another process is gone into LostPeer."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not several():
+    except Exception as error:
+        if not (several() and _is_of_lost_peer(error)):
             raise
         raise LostPeer(
             "this process can no longer reach the others, most likely because one has ended; see that one's messages. "
             f"To resume, start all of them again with the same command: {' '.join(str(error).split())[:300]}"
         ) from error
+
+
+def _is_of_lost_peer(error: BaseException | None) -> bool:
+    """Whether an error comes from the communication between processes."""
+    if error is None or isinstance(error, CommandError):
+        return False
+    if isinstance(error, ValueError) and "Gloo" in str(error):  # on CPUs, from reading what the collective computed
+        return True
+    # Orbax turns the error of a barrier into a TimeoutError.
+    return isinstance(error, jax.errors.JaxRuntimeError) or _is_of_lost_peer(error.__cause__)
 
 
 def report(text: str) -> None:

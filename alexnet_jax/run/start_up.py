@@ -29,17 +29,25 @@ class Output(io.FileIO):
             raise
 
 
+def own_cache() -> str | None:
+    """This machine's folder for compiled programs, as processors differ; None for a user without a home folder."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # as in a container that runs under an unknown number
+        return None
+    return str(caches / "alexnet_jax" / platform.node())
+
+
 @functools.cache  # once a process
 def prepare_process() -> None:
-    """Keep compiled programs for the next start, and silence what nobody can use.
+    """Keep compiled programs for the next start, show JAX's warnings, and silence what nobody can use.
 
-    Programs lie in the user's cache folder, in a folder for each machine, as processors differ, unless
-    JAX_COMPILATION_CACHE_DIR names another. After an error Orbax abandons asyncio tasks, which would print tracebacks
-    of their own when they are garbage-collected later.
+    Programs are kept in `own_cache`, unless JAX_COMPILATION_CACHE_DIR names another folder. JAX warns that it falls
+    back to the CPU where it cannot use a GPU; `main` silences every log without a level of its own. After an error
+    Orbax abandons asyncio tasks, which would print tracebacks of their own when they are garbage-collected later.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    default = str(caches / "alexnet_jax" / platform.node())
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR") or default
+    if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR") or own_cache():
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is io.TextIOWrapper:  # else a test captures it, or it is closed
@@ -47,6 +55,7 @@ def prepare_process() -> None:
             buffer = io.BufferedWriter(Output(stream.fileno(), "w", closefd=False))
             lines, through = stream.line_buffering, stream.write_through
             setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, stream.errors, None, lines, through))
+    logging.getLogger("jax").setLevel(logging.WARNING)
     before = sys.unraisablehook
     sys.unraisablehook = lambda args: None if str(args.exc_value) == "Event loop is closed" else before(args)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())

@@ -1,12 +1,16 @@
 """Several processes: the same run as one process, whatever happens to one of them."""
 
+import errno
 import os
 import signal
+import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax.run import checkpoint, processes
 from alexnet_jax.run.workdir import METRICS
 from tests import runs
 
@@ -29,8 +33,8 @@ def flags(mesh: str) -> list[str]:
 
 def together(home: Path, directory: str, layout: str, *more: str, code: int | tuple[int, ...] = 0) -> list[str]:
     count, devices, mesh = LAYOUTS[layout]
-    processes = runs.start_together(runs.command(home, directory, *flags(mesh), *more, devices=devices), count)
-    return [runs.end(process, code) for process in processes]
+    started = runs.start_together(runs.command(home, directory, *flags(mesh), *more, devices=devices), count)
+    return [runs.end(process, code) for process in started]
 
 
 @pytest.fixture
@@ -98,6 +102,54 @@ def test_one_of_two_is_killed(victim, tmp_path, ended, survived, whole):
     survived(f"The {who} of two processes killed", 1, "at most one save interval", reported)
 
 
+SAVES = """
+import os, resource, runpy, signal, sys
+import orbax.checkpoint as ocp
+save = ocp.CheckpointManager.save
+def fails(*arguments, **options):
+    if "--process_id=1" in sys.argv and "FAULT" == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "--process_id=1" in sys.argv:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    return save(*arguments, **options)
+ocp.CheckpointManager.save = fails
+runpy.run_module("alexnet_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("fault", "code"), [("killed", -signal.SIGKILL), ("full", errors.EXIT_STORAGE)])
+def test_one_of_two_fails_in_a_save(fault, code, tmp_path, ended):
+    """Killed, or out of space: the other one has lost a peer, and does not blame the storage."""
+    more = ("--config.train.save_every_steps=2", "--config.train.stall_seconds=60")
+    python, _, _, *rest = runs.command(tmp_path, "run", *flags("1x2"), *more, devices=1)
+    first, second = ended(runs.start_together([python, "-c", SAVES.replace("FAULT", fault), *rest], 2))
+    said = runs.end(second, code)
+    assert fault == "killed" or "storage error: a checkpoint could not be written" in said
+    if fault == "killed":
+        assert "lost peer: " in runs.end(first, errors.EXIT_LOST_PEER)
+
+
+def test_which_errors_of_a_save_are_of_a_lost_peer(tmp_path, monkeypatch):
+    """What JAX raises at a barrier is, also where Orbax raises TimeoutError in its place; that of a disk is not."""
+
+    def reported(error: Exception, cause: Exception | None = None) -> type[Exception]:
+        with (
+            pytest.raises(errors.CommandError) as raised,
+            processes.detect_lost_peers(),
+            checkpoint.open_directory(tmp_path, keep=1) as checkpoints,
+            checkpoint._storage(checkpoints),
+        ):
+            monkeypatch.setattr(jax, "process_count", lambda: 2)
+            raise error from cause
+        monkeypatch.undo()
+        return raised.type
+
+    barrier = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: async_write_complete")
+    assert reported(barrier) == reported(TimeoutError("Timed out"), barrier) == errors.LostPeer
+    assert reported(OSError(errno.ENOSPC, "No space left on device")) == errors.StorageError
+    assert reported(TimeoutError("Timed out after 1200 seconds.")) == errors.StorageError
+
+
 @pytest.mark.long
 def test_one_of_two_hangs(tmp_path, ended, survived):
     """The watchdog of the other one ends it."""
@@ -121,3 +173,25 @@ def test_processes_that_differ_are_refused(tmp_path, ended):
     assert not (tmp_path / "run" / METRICS).exists()
     said = together(tmp_path, "run", TWO, "--config.mesh.tower=1", code=(errors.EXIT_USER_ERROR, *ENDED))
     assert any("takes only 1 x 1 of the 2 devices of 2 processes" in one for one in said)
+
+
+JOIN = """
+import sys
+from alexnet_jax.run import start_up
+start_up.prepare_process()
+import jax
+jax.config.update("jax_platforms", "cpu")
+from alexnet_jax.run import processes
+flags = dict(flag.lstrip("-").split("=") for flag in sys.argv[1:])
+processes.start(flags["coordinator_address"], int(flags["num_processes"]), int(flags["process_id"]))
+assert jax.jit(lambda x: x + 1)(1) == 2
+"""
+
+
+def test_several_processes_share_compiled_programs_or_keep_none(tmp_path, ended):
+    """Only the first process writes them: in a folder for each host, only it would find them at the next start."""
+    for named in ("", str(tmp_path / "shared")):
+        env = {"XDG_CACHE_HOME": str(tmp_path / "own"), "JAX_COMPILATION_CACHE_DIR": named}
+        for process in ended(runs.start_together([sys.executable, "-c", JOIN], 2, env=env)):
+            runs.end(process)
+    assert list((tmp_path / "shared").glob("jit_*")) and not (tmp_path / "own").exists()
