@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--neighbours_of", type=int, default=10_000, metavar="N", help=searched)
     add("--max_megabytes", type=float, default=20, help="largest request (default: 20)")
     add("--max_images", type=int, default=32, help="most images in a request (default: 32)")
-    add("--max_megapixels", type=float, default=25, help="largest image (default: 25)")
+    add("--max_megapixels", type=float, default=25, help="largest image, and most decoded at a time (default: 25)")
 
 
 def run(arguments: argparse.Namespace) -> None:

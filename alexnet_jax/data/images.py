@@ -75,6 +75,16 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
     return Decoded(pixels, tuple(unusual))
 
 
+def claimed_pixels(content: bytes) -> int:
+    """How many pixels `decode` would decode, by the file's header; 0 if it has none that can be read."""
+    try:
+        width, height = Image.open(io.BytesIO(content), formats=FORMATS).size
+        rows, columns, *_ = simplejpeg.decode_jpeg_header(content) if content.startswith(JPEG_MAGIC) else (0, 0)
+        return max(width * height, rows * columns)
+    except Exception:  # `decode` says what is wrong
+        return 0
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise CorruptImage(f"{width}x{height} pixels are more than {max_pixels:,}")

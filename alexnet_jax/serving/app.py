@@ -14,11 +14,11 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage, stored_pixels
+from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage, claimed_pixels, stored_pixels
 from alexnet_jax.inference import predictions
 from alexnet_jax.serving import explain
-from alexnet_jax.serving.batching import Batcher
-from alexnet_jax.serving.explain import HEAVY, Kernel, Neighbour, Served
+from alexnet_jax.serving.batching import Batcher, Budget
+from alexnet_jax.serving.explain import Kernel, Neighbour, Served
 
 BEST = 5  # classes in an answer
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,7 +35,7 @@ CLOSE = {"connection": "close"}  # after a refusal, since the rest of the body i
 class Limits(BaseModel):
     max_bytes: int  # of a request
     max_images: int  # of a request
-    max_pixels: int  # of an image
+    max_pixels: int  # of an image, and of all images that are being decoded
 
 
 class Scored(BaseModel):
@@ -86,6 +86,7 @@ class Endpoints:
 
     served: Served
     batcher: Batcher
+    decoding: Budget  # pixels
     limits: Limits
 
     async def health(self) -> Health:
@@ -145,11 +146,10 @@ class Endpoints:
         if content.startswith(GZIP_MAGIC):  # `prepare` accepts it, but a small one may unpack to anything
             raise CorruptImage("compressed with gzip")
 
-        def decode() -> np.ndarray:
-            with HEAVY:
-                return stored_pixels(content, self.served.net.config.data.size, self.limits.max_pixels)[0]
-
-        return await run_in_threadpool(decode)
+        size, most = self.served.net.config.data.size, self.limits.max_pixels
+        claimed = await run_in_threadpool(claimed_pixels, content)
+        async with self.decoding.lend(claimed if claimed <= most else 0):  # a larger image is refused undecoded
+            return (await run_in_threadpool(stored_pixels, content, size, most)).pixels
 
     def _top(self, log_probabilities: np.ndarray) -> list[Scored]:
         (top,) = predictions.Prediction(np.exp(log_probabilities[None]), self.served.net.classes).top(BEST)
@@ -208,7 +208,7 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("page.html.j2").render(net=served.net, limits=limits)
     app.get("/", response_class=HTMLResponse, include_in_schema=False)(lambda: page)
-    endpoints = Endpoints(served, batcher, limits)
+    endpoints = Endpoints(served, batcher, Budget(limits.max_pixels), limits)
     app.get("/api/health")(endpoints.health)
     app.post("/api/predict", responses=PROBLEMS)(endpoints.predict)
     app.post("/api/explain", responses=PROBLEMS)(endpoints.explain)

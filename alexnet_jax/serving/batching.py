@@ -1,7 +1,8 @@
-"""Images from many requests in one pass of the network."""
+"""What requests share: passes of the network, and memory for the images that are being decoded."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 from fastapi import HTTPException
@@ -9,6 +10,27 @@ from fastapi import HTTPException
 SIZES = (1, 8, 32)  # batch sizes: each is compiled once, and smaller batches are padded
 WAIT = 0.002  # seconds that a pass waits for more images
 MAX_WAITING = 4096  # images
+
+
+class Budget:
+    """Lends at most `total` at a time; whoever asks first is served first."""
+
+    def __init__(self, total: int):
+        self._free = total
+        self._turn, self._returned = asyncio.Lock(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lend(self, amount: int) -> AsyncIterator[None]:
+        async with self._turn:
+            while self._free < amount:
+                self._returned.clear()
+                await self._returned.wait()
+            self._free -= amount
+        try:
+            yield
+        finally:
+            self._free += amount
+            self._returned.set()
 
 
 class Batcher:

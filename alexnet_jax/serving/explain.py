@@ -25,7 +25,7 @@ VECTORS = "neighbours.npz"  # in the workdir: the vectors of the training images
 GRID, SHARE = 7, 0.25  # covered squares along each side, and their side as a share of the crop's
 KERNELS, NEIGHBOURS = 8, 6  # shown: of each tower; in all
 LARGE = 128  # pixels: the least side of a kernel's picture
-HEAVY = threading.BoundedSemaphore(4)  # images decoded or searched for at a time: each may take 200 MB
+SEARCHES = threading.BoundedSemaphore(4)  # at a time: each may take 200 MB
 
 
 class Kernel(BaseModel):
@@ -135,7 +135,7 @@ def neighbours(served: Served, pixels: np.ndarray) -> list[Neighbour]:
     if isinstance(served.searched, str):
         return []
     net, (vectors, images) = served.net, served.searched
-    with HEAVY:
+    with SEARCHES:
         query = net.ask(net.features_step(None), pixels[None])
         blocks = (vectors[start : start + feature_store.ROWS] for start in range(0, len(vectors), feature_store.ROWS))
         (nearest,), (distances,) = feature_store.nearest(query, blocks, NEIGHBOURS)
