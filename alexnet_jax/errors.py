@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
@@ -65,6 +66,21 @@ def reading(problem: str, cure: str = "", kind: type[UserError] = DataError) -> 
         raise
     except Exception as error:
         raise kind(f"{problem}: {' '.join(str(error).split())[:300]}{cure}") from None
+
+
+@contextlib.contextmanager
+def keeping(path: Path) -> Iterator[None]:
+    """Write a file that saves work later but is not needed; where it cannot be written, say so on stderr."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {path} is not kept: {error}", file=sys.stderr)
+
+
+def check_writable(path: Path, cure: str) -> None:
+    """Raise UserError unless `path`, a folder or a file, can be written: before work whose result would be lost."""
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written; {cure}")
 
 
 def exit_code(command: Callable[[], None]) -> int:

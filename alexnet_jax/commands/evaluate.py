@@ -4,8 +4,8 @@ Writes DIR/evaluation.json: loss (nats), top1_error and top5_error (fractions) w
 views, split, step, and bad_records, the number of damaged images left out, if any. The predictions for all images are
 kept in DIR/predictions-SPLIT-VIEWS.npz (4 bytes for each image and class) and used again.
 
---details also writes to DIR: classes.csv, the errors of each class; confusion.csv, which classes are taken for which;
-and mistakes.png, the worst mistakes.
+--details also writes, to DIR or to the folder that it names, classes.csv, the errors of each class; confusion.csv,
+which classes are taken for which; and mistakes.png, the worst mistakes.
 --ensemble DIR DIR... averages the probabilities of several networks, as in Table 2 of the paper, and writes nothing
 but the predictions of each.
 """
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.data.files import write_text
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, check_writable, keeping
 from alexnet_jax.inference import confusion, network, predictions
 from alexnet_jax.run import workdir
+
+RUNS_OWN = object()  # `--details` without a folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="split of the data (default: the config's eval_split)")
     parser.add_argument("--max_bad", type=float, help="share of images that may be damaged (default: the config's)")
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
-    parser.add_argument("--details", action="store_true", help="also write which classes are taken for which")
+    details = "also write which classes are taken for which, to this folder (default: the run's)"
+    parser.add_argument("--details", type=Path, nargs="?", const=RUNS_OWN, metavar="DIR", help=details)
     parser.add_argument(
         "--mistakes", type=int, default=24, metavar="N", help="images in --details' sheet (default: 24)"
     )
@@ -51,16 +54,21 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _evaluate_one(arguments: argparse.Namespace) -> None:
     net = network.open_workdir(arguments.workdir)
+    details = arguments.workdir if arguments.details is RUNS_OWN else arguments.details
+    if details:
+        details.mkdir(parents=True, exist_ok=True)
+        check_writable(details, "give another folder, as --details DIR")
     answers = net.answers(arguments.data, arguments.views, arguments.split, arguments.max_bad)
     score = answers.score()
-    write_text(arguments.workdir / workdir.EVALUATION, json.dumps(score, indent=2) + "\n")
+    with keeping(arguments.workdir / workdir.EVALUATION):
+        write_text(arguments.workdir / workdir.EVALUATION, json.dumps(score, indent=2) + "\n")
     left_out = f", {score['bad_records']} left out as damaged" if "bad_records" in score else ""
     print(f"split {answers.split}, {answers.views} view(s), step {net.step}, {score['count']} images{left_out}")
     _print_score(score)
-    if arguments.details:
+    if details:
         predicted, images, *_ = answers
-        print(*confusion.write(arguments.workdir, predicted, net.classes, images, arguments.mistakes), sep="\n")
-        print(f"wrote classes.csv, confusion.csv and mistakes.png in {arguments.workdir}")
+        print(*confusion.write(details, predicted, net.classes, images, arguments.mistakes), sep="\n")
+        print(f"wrote classes.csv, confusion.csv and mistakes.png in {details}")
 
 
 def _evaluate_ensemble(arguments: argparse.Namespace) -> None:

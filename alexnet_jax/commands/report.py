@@ -8,6 +8,7 @@ curves cover all runs; sections about a single network show the first run's.
 import argparse
 from pathlib import Path
 
+from alexnet_jax.errors import check_writable
 from alexnet_jax.paper import page
 from alexnet_jax.paper.report import open_runs
 
@@ -20,5 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     output = arguments.output or arguments.workdir[0] / "report.html"
+    check_writable(output if output.exists() else output.parent, "give another file as --output")
     output.write_text(page.render(open_runs(arguments.workdir), arguments.data), encoding="utf-8")
     print(f"wrote {output}")

@@ -18,7 +18,7 @@ from alexnet_jax.data.datasets import Dataset, Given, ImageInput, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import DataError, UserError
+from alexnet_jax.errors import DataError, UserError, keeping
 from alexnet_jax.inference import activations, predictions
 from alexnet_jax.inference.activations import Activation
 from alexnet_jax.inference.predictions import Answers, Part, Prediction, Predictions
@@ -128,7 +128,8 @@ class Network:
     ) -> Answers:
         """The network's predictions for each image of a split; arguments and errors as for `evaluate`.
 
-        The answers of a workdir are kept there and used again, unless it was trained on or the data is other.
+        The answers of a workdir are kept there if it can be written, and used again, unless it was trained on or the
+        data is other.
         """
         dataset = self.dataset(data)
         split = split or self.config.data.eval_split
@@ -143,7 +144,8 @@ class Network:
             log_probabilities, label, example = map(np.concatenate, columns)
             found = Predictions(log_probabilities, label, example, *now)
             if self.path.is_dir():  # else it was opened from an exported file
-                predictions.save(kept, found)
+                with keeping(kept):
+                    predictions.save(kept, found)
         return Answers(found, images, split, views)
 
     def dataset(self, data: str | Path | None = None) -> Dataset:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Subset, spread
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, keeping
 from alexnet_jax.inference import activations, feature_store, network
 from alexnet_jax.inference.feature_store import About, Named
 from alexnet_jax.inference.network import Network
@@ -91,7 +91,8 @@ def _index(net: Network, data: str | None, most: int) -> Index | str:
             return np.concatenate(list(saved.blocks())), Subset(images, np.array(saved.names).astype(int))
     parts = [(part.example, part.result) for part in net.over(images, net.features_step(None), bad={})]
     rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
-    feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
+    with keeping(path):
+        feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
     return vectors, Subset(images, rows)
 
 

@@ -1,8 +1,10 @@
 """Disks that are full or read-only, and damaged checkpoints. The disks are real ones in memory, mounted where nothing
 else sees them (`unshare`), so neither root nor a quota is needed."""
 
+import dataclasses
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 
 from alexnet_jax import errors, sharding, steps
+from alexnet_jax.data.datasets import open_dataset
+from alexnet_jax.interop import networks
 from alexnet_jax.run import checkpoint, checksums, config_files
 from alexnet_jax.run.checkpoint import DAMAGED
 from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
+from tests.networks import random_network, small
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -67,6 +72,49 @@ def test_read_only_workdir(tmp_path, survived):
     said = on_a_disk(tmp_path, "ro", errors.EXIT_USER_ERROR)
     assert f"the workdir {tmp_path / 'disk/run'} cannot be written" in said and "give another --workdir" in said
     survived("A workdir on read-only storage", 1, "nothing", f"exit code {errors.EXIT_USER_ERROR}")
+
+
+# Runs each of a list of commands, and then opens a network as `serve` does.
+COMMANDS = """
+from pathlib import Path
+from alexnet_jax import __main__
+from alexnet_jax.serving import explain
+for command in {commands}:
+    try:
+        __main__.main(command)
+    except SystemExit as ended:
+        print(f"{{command[0]}} exits with {{ended.code}}")
+searched = explain.open_served(Path("{run}"), None, 20).searched
+print(f"serve searches {{len(searched[0])}} images")
+"""
+
+
+def test_commands_on_a_run_that_cannot_be_written(tmp_path):
+    """A colleague's, say: what would be kept there is not, and the results are the same."""
+    run, out = tmp_path / "disk/run", tmp_path / "out"
+    digits = open_dataset("digits", "", 32, 10)
+    networks.to_workdir(dataclasses.replace(random_network(small()), classes=digits.classes), run)
+    out.mkdir()
+    before = sorted(run.rglob("*"))
+    commands = [
+        ["evaluate", f"--workdir={run}", "--details"],
+        ["evaluate", f"--workdir={run}", "--details", f"{out}/details"],
+        ["report", f"--workdir={run}"],
+        ["report", f"--workdir={run}", f"--output={out}/report.html"],
+    ]
+    read_only = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 99; shift; exec "$@"'
+    program = [sys.executable, "-c", COMMANDS.format(commands=commands, run=run)]
+    said = runs.run([*MOUNTS, "sh", "-c", read_only, "sh", str(tmp_path / "disk"), *program])
+    codes = [errors.EXIT_USER_ERROR, 0, errors.EXIT_USER_ERROR, 0]
+    expected = [f"{command[0]} exits with {code}" for command, code in zip(commands, codes, strict=True)]
+    assert [line for line in said.splitlines() if " exits with " in line] == expected
+    assert said.count("top-1 error  ") == 1 and "serve searches 20 images" in said
+    for name in ("predictions-test-1.npz", "evaluation.json", "neighbours.npz"):
+        assert f"warning: {run / name} is not kept: " in said
+    assert f"error: {run} cannot be written; give another folder, as --details DIR" in said
+    assert f"error: {run} cannot be written; give another file as --output" in said
+    assert (out / "details/mistakes.png").exists() and "html" in (out / "report.html").read_text()
+    assert sorted(run.rglob("*")) == before
 
 
 def largest(directory: Path) -> Path:
