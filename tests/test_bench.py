@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import statistics
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax import steps
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import measuring, peers, step
+from alexnet_jax.bench import measuring, peers, step, train
 from alexnet_jax.bench.measuring import Pipeline
-from alexnet_jax.data import packing
+from alexnet_jax.data import packing, records
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
@@ -218,6 +220,46 @@ def test_every_contender_is_measured(monkeypatch):
     options.config, options.mesh = "tiny", (1, 2)
     step._measure(options, config_files.parse(tiny_config()))
     assert called == ["ours", "the peak"]
+
+
+def test_training_is_measured_in_images_trained_on(data, tmp_path, monkeypatch):
+    """In whole batches, without a validation. A clock that only steps advance tells the rate."""
+    masks, make_step = [], steps.make_train_step
+
+    def counted(config, mesh, steps_per_epoch):
+        step = make_step(config, mesh, steps_per_epoch)
+
+        def counted_step(state, batch, *rest):
+            masks.append(np.asarray(batch.mask))
+            return step(state, batch, *rest)
+
+        return counted_step
+
+    def config(_, batch, changes):
+        values = tiny_config()
+        values.update_from_flattened_dict(changes | {"model.num_classes": 2, "data.size": 64})
+        values.train.update(batch_size=batch, eval_batch_size=batch)
+        return config_files.parse(values)
+
+    monkeypatch.setattr(measuring, "config", config)
+    monkeypatch.setattr(steps, "make_train_step", counted)
+    monkeypatch.setattr(steps, "make_eval_step", lambda *_, **__: lambda *_, **__: pytest.fail("a validation"))
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: 2 * len(masks), monotonic=time.monotonic))
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    file = tmp_path / "train.json"
+    train.run(parser.parse_args([f"--data={data}", "--batch=16", "--steps=20", f"--json={file}"]))
+    result = json.loads(file.read_text())
+    assert np.concatenate(masks).all() and 20 <= len(masks) < 25
+    assert (result["images"], result["seconds"], result["images_per_s"]) == (18 * 16, 36, 8)
+    assert result["lines"] == [8] * 9 and result["store"] == "jpeg"
+
+
+@pytest.mark.parametrize(("batch", "used"), [(8, 40), (16, 32), (64, 64)])
+def test_batches_that_are_measured_are_whole(batch, used):
+    """Of 40 images, those that fill batches; or all and some again."""
+    images = train.whole_batches(records.InMemory(np.arange(40), np.zeros((40, 2, 2, 3), np.uint8)), batch)
+    np.testing.assert_array_equal(images.labels, [*range(40), *range(24)][:used])
 
 
 @pytest.mark.long

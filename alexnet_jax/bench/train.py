@@ -1,19 +1,33 @@
-"""Measure whole training in images/s: the real loop with the real input, and how long the step waits for data."""
+"""Measure training in images/s: the real step with the real input, and how long the step waits for data.
+
+Every batch is whole: images that do not fill one are left out, and those of a split smaller than a batch are repeated.
+There is no validation, log or checkpoint.
+"""
 
 import argparse
-import statistics
-import tempfile
+import collections
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from alexnet_jax import training
+import numpy as np
+
+from alexnet_jax import STARTED, optim, sharding, steps
 from alexnet_jax.bench import measuring
 from alexnet_jax.data import manifest
+from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.errors import UserError
+from alexnet_jax.loop import STEPS_AHEAD
 from alexnet_jax.paper import facts
-from alexnet_jax.run import config_files, workdir
+from alexnet_jax.run_config import Config
 
 PAPER_EPOCHS = 90  # section 5
-LINES = 10  # of the log, each of them a measurement; the first is not counted
+LINES = 10  # parts of the steps, each of them a measurement; the first, with compilation, is not counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,20 +43,60 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.steps < LINES:
         raise UserError(f"--steps {arguments.steps} is too few; give {LINES} or more")
     store = manifest.read(arguments.data).store
-    changes = {"data.source": "prepared", "data.directory": str(arguments.data), "train.epochs": 10**6}
-    changes |= {"train.max_steps": arguments.steps, "train.log_every_steps": arguments.steps // LINES}
-    config = measuring.config(arguments, arguments.batch, changes)
-    train_split = config.data.train_split
-    with tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_") as folder:
-        directory = Path(folder) / "run"
-        training.train_and_evaluate(config_files.changed(config, data={"eval_split": train_split}), directory)
-        rows = workdir.read_metrics(directory)
-    lines = [row for row in rows if row["split"] == train_split and "images_per_s" in row][1:]
-    speed, waited = (statistics.median(line[key] for line in lines) for key in ("images_per_s", "data_wait"))
-    hours = PAPER_EPOCHS * facts.ILSVRC_2012 / speed / 3600
-    result = {"images_per_s": speed, "data_wait": waited, "hours_of_the_paper": hours, "store": store}
-    result |= {"lines": [line["images_per_s"] for line in lines]} | measuring.conditions(arguments, arguments.batch)
+    changes = {"data.source": "prepared", "data.directory": str(arguments.data)}
+    result = measured(measuring.config(arguments, arguments.batch, changes), arguments.steps)
+    hours = PAPER_EPOCHS * facts.ILSVRC_2012 / result["images_per_s"] / 3600
+    result |= {"hours_of_the_paper": hours, "store": store} | measuring.conditions(arguments, arguments.batch)
     print(f"\n{result['machine']}; {result['device']}")
-    print(f"{speed:,.1f} images/s from {store} records, waiting for data {waited:.1%} of the time")
+    print(f"{result['images']:,} images in {result['seconds']:,.1f} s, the first tenth of the steps not counted:")
+    speed = f"{result['images_per_s']:,.1f} images/s ({measuring.spread(result['lines'], 1)})"
+    print(f"{speed} from {store} records, waiting for data {result['data_wait']:.1%} of the time")
     print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
     measuring.write(arguments.json, result)
+
+
+def measured(config: Config, count: int) -> dict[str, Any]:
+    """The speed of `count` steps without the first tenth of them, and that of each other tenth, ready for JSON."""
+    trained, ends = 0, []  # of each step: images so far, seconds, seconds waited for data
+    for of_step, waited_so_far in _steps(config, count):
+        trained += of_step
+        ends.append((trained, time.perf_counter(), waited_so_far))
+        if len(ends) == 1:
+            print(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
+    part = count // LINES
+    marks = ends[part - 1 : LINES * part : part]
+    images, seconds, waited = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
+    lines = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(marks)]
+    result = {"images_per_s": images / seconds, "images": images, "seconds": seconds, "lines": lines}
+    return result | {"data_wait": min(waited / seconds, 1.0)}
+
+
+def whole_batches(images: Images, batch_size: int) -> Subset:
+    """The images without those that do not fill a batch; all and some again if there are fewer than one batch."""
+    count = len(images.labels)
+    return Subset(images, np.resize(np.arange(count), max(count // batch_size, 1) * batch_size))
+
+
+def _steps(config: Config, count: int) -> Iterator[tuple[int, float]]:
+    """Train; whenever one of `count` steps has ended, yield its images and the seconds waited for data so far.
+
+    As in training, the host is STEPS_AHEAD steps ahead of the devices, also at the end: that many more steps are begun.
+    """
+    data, batch_size = config.data, config.train.batch_size
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
+    dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
+    images = whole_batches(split_of(dataset, data.train_split, "--config.data.train_split"), batch_size)
+    order = Order(len(images.labels), batch_size, config.seed, data.reshuffle)
+    constants = sharding.put(dataset.statistics, mesh, sharding.REPLICATED), sharding.votes(False, mesh)
+    state, step = steps.init_state(config, mesh), steps.make_train_step(config, mesh, order.steps_per_epoch)
+    in_flight: collections.deque[tuple[Any, int]] = collections.deque()
+    reading = Reading(data.threads, data.prefetch_batches, data.max_bad)
+    with contextlib.closing(Batches(images, order, 0, count + STEPS_AHEAD, reading)) as batches:
+        for number, batch in enumerate(batches):
+            rates = optim.rates(config.optim, state.params, number // order.steps_per_epoch, optim.Validation())
+            state, report = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), rates, *constants)
+            in_flight.append((report.loss, int(batch.mask.sum())))
+            if len(in_flight) > STEPS_AHEAD:
+                loss, trained = in_flight.popleft()
+                loss.block_until_ready()
+                yield trained, batches.waited
