@@ -79,11 +79,11 @@ def test_the_page_has_all_sections(trained):
     sections = re.findall(r'<section id="([\w-]+)">', html)
     assert sections == [
         "results", "learning", "figure1", "figure2", "figure3", "figure4-left", "figure4-right", "units", "tables",
-        "config",
+        "trust", "config",
     ]  # fmt: skip
     assert html.count("<img ") == 3 + 2 + 2 + 2 * 2  # plots, kernels and units of two towers each
     assert "Left out" not in html and "<b>" not in html and "digits &amp; &lt;b&gt;" in html
-    assert "is not on ImageNet" in html and "have no colour" in html and "360" in html
+    assert "is not on ImageNet" in html and "have no colour" in html and "360" in html and "not been checked" in html
 
 
 def test_hidden_features_are_the_input_of_the_last_layer(network, splits):
@@ -319,7 +319,7 @@ def test_tables_have_a_row_for_a_run_on_imagenet(trained):
 
 def the_papers_tables(html: str) -> tuple[list[list[str]], list[list[str]], str]:
     """The rows of Tables 1 and 2, and what follows them."""
-    section = html[html.index('<section id="tables">') : html.index('<section id="config">')]
+    section = html[html.index('<section id="tables">') : html.index('<section id="trust">')]
     first, second = (re.findall("<tr>(.*?)</tr>", table) for table in re.findall("(?s)<tbody>(.*?)</tbody>", section))
     rows, others = ([re.findall("<td>(.*?)</td>", row) for row in table] for table in (first, second))
     return rows, others, section.rpartition("</table>")[2]
@@ -386,7 +386,7 @@ def test_a_browser_shows_the_page(browser, trained, width):
     sizes = shown.eval_on_selector_all("img", "all => all.map(i => [i.complete, i.naturalWidth, i.alt.length])")
     assert len(sizes) == 11 and all(complete and wide > 0 and alt > 0 for complete, wide, alt in sizes)
     links = shown.eval_on_selector_all("a", "all => all.map(a => [a.getAttribute('href'), a.textContent])")
-    assert len(links) == 10
+    assert len(links) == 11
     for href, text in links:
         assert shown.locator(f"section{href} h2").text_content() == text
     assert shown.evaluate("document.documentElement.scrollWidth") <= width

@@ -2,7 +2,7 @@
 
 The config, data and seeds of the run are used on devices like its own, simulated ones if those were. Its losses,
 validations, checksums and checkpoints must come out bit for bit. Says where the first difference is, and in what this
-machine differs from that of the run. Exit code: 0 if all is the same, 65 if not. Writes WORKDIR/verified.json.
+machine differs from that of the run. Exit code: 0 if all is the same, 65 if not. Adds to WORKDIR/verified.json.
 """
 
 import argparse
@@ -78,4 +78,5 @@ def _keep(directory: Path, found: dict[str, Any]) -> None:
     from alexnet_jax.run import workdir
 
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_text(directory / workdir.VERIFIED, json.dumps({"time": time, **found}, indent=2) + "\n")
+    checks = [*workdir.read_checks(directory), {"time": time, **found}]
+    write_text(directory / workdir.VERIFIED, json.dumps(checks, indent=2) + "\n")

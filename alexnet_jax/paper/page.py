@@ -1,6 +1,7 @@
 """The report as one self-contained HTML page, whose text is in report.html.j2. A section says why it is left out."""
 
 import base64
+import datetime
 import functools
 import io
 import re
@@ -36,6 +37,7 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
         ("figure4-right", "Figure 4, right: nearest images", lambda: examples.figure4_right(network, splits())),
         ("units", "What units of conv3 and conv5 respond to", lambda: examples.units(network, splits())),
         ("tables", "Tables 1 and 2", dict),
+        ("trust", "Verification and time", dict),
         ("config", "Config", dict),
     ]
     contents = []
@@ -45,7 +47,12 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
         except UserError as error:
             contents.append((id_, title, {"left_out": error}))
     return report.template("report.html.j2").render(
-        runs=runs, sections=contents, uri=data_uri, is_imagenet=is_imagenet, to_json=config_files.to_json
+        runs=runs,
+        sections=contents,
+        uri=data_uri,
+        is_imagenet=is_imagenet,
+        to_json=config_files.to_json,
+        duration=duration,
     )
 
 
@@ -59,6 +66,10 @@ def data_uri(picture: Figure | np.ndarray) -> str:
         kind = "png" if scale > 1 else "jpeg"
         Image.fromarray(picture.repeat(scale, 0).repeat(scale, 1)).save(out, kind, quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def is_imagenet(classes: list[str]) -> bool:

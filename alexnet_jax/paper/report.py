@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.run import pictures, workdir
+from alexnet_jax.run import pictures, progress, workdir
 
 matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # equal figures give equal files
 matplotlib.rcParams["text.parse_math"] = False  # names of runs and classes may contain a $
@@ -25,7 +25,9 @@ class ReportedRun(NamedTuple):
     name: str
     network: Network
     log: list[dict]  # the lines of metrics.jsonl
-    evaluation: dict | None  # the contents of evaluation.json
+    evaluation: dict | None  # the content of evaluation.json
+    checks: list[dict]  # the content of verified.json
+    seconds: dict[str, float]  # what its time went to
 
     @property
     def conv1_kernels(self) -> np.ndarray:
@@ -46,7 +48,14 @@ def open_runs(directories: list[Path]) -> list[ReportedRun]:
     if len(set(names)) < len(names):
         names = [str(directory) for directory in directories]
     return [
-        ReportedRun(name, opened, workdir.read_metrics(directory), workdir.read_evaluation(directory))
+        ReportedRun(
+            name,
+            opened,
+            workdir.read_metrics(directory),
+            workdir.read_evaluation(directory),
+            workdir.read_checks(directory),
+            progress.summary(progress.read(directory)),
+        )
         for name, opened, directory in zip(names, networks, directories, strict=True)
     ]
 

@@ -7,7 +7,7 @@
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
     evaluation.json   what `alexnet evaluate` measured last, if it was run; beside it what the other commands write
     ledger.jsonl      what the time went to: see progress.py
-    verified.json     what `alexnet verify-run` found, if it was run
+    verified.json     what `alexnet verify-run` found each time, if it was run
     lock              held by the run that is active here
     damaged/          checkpoints that turned out to be damaged, if any
     nonfinite/        the step at which training became unstable, if any: see nonfinite.py
@@ -187,6 +187,13 @@ def read_evaluation(directory: Path) -> dict[str, Any] | None:
     path = directory / EVALUATION
     with _intact(path):
         return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_checks(directory: Path) -> list[dict[str, Any]]:
+    """The content of VERIFIED: each check of the run, the last one last. Raises DataError if the file is damaged."""
+    path = directory / VERIFIED
+    with _intact(path):
+        return json.loads(path.read_text()) if path.exists() else []
 
 
 def differences(old: Config, new: Config) -> list[str]:
