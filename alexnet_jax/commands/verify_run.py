@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, keeping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,4 +79,5 @@ def _keep(directory: Path, found: dict[str, Any]) -> None:
 
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     checks = [*workdir.read_checks(directory), {"time": time, **found}]
-    write_text(directory / workdir.VERIFIED, json.dumps(checks, indent=2) + "\n")
+    with keeping(directory / workdir.VERIFIED):
+        write_text(directory / workdir.VERIFIED, json.dumps(checks, indent=2) + "\n")
