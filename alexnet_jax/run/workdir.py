@@ -16,6 +16,7 @@ With it a network can be evaluated, used and trained further without the command
 """
 
 import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -46,6 +47,9 @@ PACKAGES = (
     *("libtpu", "jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-nccl-cu12"),
     *("jax-cuda13-plugin", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
 )
+
+# What flock answers on storage without locks: Lustre mounted without -o flock, some network disks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
@@ -110,7 +114,14 @@ def writable(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Keep other runs out of the workdir, created if missing; UserError if one holds the lock, which dies with it."""
+    """Keep other runs out of the workdir, created if missing; UserError if one holds the lock, which dies with it.
+
+    Where the storage has no locks, a warning says so. Raises UserError if checkpoints cannot have the workdir's name.
+    """
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:  # of which TensorStore makes a storage error at the first save
+        raise UserError(f"the name of the workdir {directory} is not UTF-8; give another --workdir") from None
     if not processes.is_first():
         yield
         return
@@ -124,8 +135,12 @@ def lock(directory: Path) -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"another run is active in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
-                "(kill -TERM), or give another --workdir"
+                f"(kill -TERM), or give another --workdir. If that machine has vanished, delete {file.name}"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            processes.report(f"warning: {directory} cannot be locked ({error.strerror}): let no other run use it")
         with writable(directory):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -235,8 +250,5 @@ def _intact(path: Path) -> Iterator[None]:
 
 def packages() -> dict[str, str]:
     """The versions of Python and of those packages that results depend on and that are installed."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    found = {name: next(iter(importlib.metadata.distributions(name=name)), None) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: one.version for name, one in found.items() if one}

@@ -1,5 +1,9 @@
 """SIGKILL at any moment: at most one save interval is lost, and the end is the same, bit for bit."""
 
+import contextlib
+import errno
+import fcntl
+import os
 import random
 import re
 import shutil
@@ -10,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax.run import workdir
 from alexnet_jax.run.workdir import CHECKPOINTS, METRICS
 from tests import runs
 
@@ -112,3 +117,26 @@ def test_a_clock_that_goes_backwards(whole, tmp_path, survived):
     lines = [line for line in runs.log(tmp_path / "run") if line["step"] != 20]  # the validation at the first end
     assert lines == runs.log(whole)
     survived("A clock that goes backwards", 2, "nothing", "not at all")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EIO])
+def test_storage_without_locks(number, tmp_path, monkeypatch, capsys):
+    """As Lustre without -o flock: a warning. Other errors are the storage's."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(OSError, match="Input/output") if number == errno.EIO else contextlib.nullcontext(),
+        workdir.lock(tmp_path / "run"),
+    ):
+        warning = f"warning: {tmp_path / 'run'} cannot be locked ({os.strerror(number)}): let no other run use it"
+        assert warning in capsys.readouterr().err
+
+
+def test_a_workdir_whose_name_is_not_utf8(tmp_path):
+    """TensorStore cannot write there. Refused at once, not at the first save."""
+    name = os.fsdecode(b"caf\xe9")
+    said = runs.run(runs.command(tmp_path, name, "--config.train.max_steps=1"), errors.EXIT_USER_ERROR)
+    assert "caf\\udce9 is not UTF-8; give another --workdir" in said and not (tmp_path / name).exists()

@@ -76,16 +76,18 @@ def test_a_preempted_vm_is_created_again(cloud):
 def test_preemptions_in_the_queue_are_survived(cloud):
     """During the training, the copy and in the queue itself; at last the training ends and the TPU is released."""
     ssh = "--distributed --config configs/paper.py"
-    (cloud.tpu / "plan").write_text(f"{ssh}|255|SUSPENDED\nscp|1|FAILED\n{ssh}|69\n{ssh}|255|ACTIVE\n")
+    saved = f"{ssh}|75\ndescribe|0|ACTIVE\ndescribe|0|SUSPENDING\ndescribe|0|SUSPENDED\n"  # by a signal of the cloud
+    (cloud.tpu / "plan").write_text(f"{ssh}|255|SUSPENDED\nscp|1|FAILED\n{saved}{ssh}|69\n{ssh}|255|ACTIVE\n")
     output = runs.end(cloud.start("tpu_queued.sh", *ARGUMENTS, ENDS="0:70"), 70)
     assert [line.partition(": ")[0] for line in output.splitlines() if "trying again" in line] == [
         "exit code 255, the TPU is SUSPENDED",
         "exit code 1, the TPU is FAILED",
+        "exit code 75, the TPU is SUSPENDING",
         "exit code 69, the TPU is ACTIVE",
         "exit code 255, the TPU is ACTIVE",
     ]
-    assert len(calls(cloud, "queued-resources", "create")) == 3
-    assert len(calls(cloud, "queued-resources", "delete")) == 3 and not (cloud.tpu / "state").exists()
+    assert len(calls(cloud, "queued-resources", "create")) == 4
+    assert len(calls(cloud, "queued-resources", "delete")) == 4 and not (cloud.tpu / "state").exists()
 
 
 def test_gcloud_may_fail_for_a_while(cloud):

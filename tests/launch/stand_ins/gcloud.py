@@ -1,7 +1,7 @@
 """A stand-in for gcloud with one TPU, whose state is in TPU/state and whose only worker is the folder TPU/worker.
 
 Each command is written to TPU/calls. The first line of TPU/plan, "WORDS|CODE[|STATE]", applies to the next command that
-contains WORDS: it does nothing, exits with CODE and leaves the TPU in STATE.
+contains WORDS: it does nothing, exits with CODE and leaves the TPU in STATE. If CODE is 0, it finds the TPU in STATE.
 """
 
 import os
@@ -20,8 +20,9 @@ if plan:
         (home / "plan").write_text("\n".join(plan[1:]))
         if new_state:
             state.write_text(new_state[0])
-        print("ERROR: as planned", file=sys.stderr)
-        sys.exit(int(code))
+        if int(code):
+            print("ERROR: as planned", file=sys.stderr)
+            sys.exit(int(code))
 if "describe" in words:
     if not state.exists():
         print("ERROR: (gcloud.describe) NOT_FOUND: Resource was not found", file=sys.stderr)
