@@ -1,15 +1,21 @@
-"""Files that are written whole or not at all, and how many of them may be open."""
+"""Files that are written whole or not at all; locks, and how many files may be open."""
 
 import contextlib
 import errno
+import fcntl
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from alexnet_jax.errors import UserError
 
 OTHERS = 256  # files that the rest of the program may open
+
+# What flock answers on storage without locks: Lustre mounted without -o flock, some network disks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -45,6 +51,20 @@ def _sync(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def lock(file: IO[str], directory: Path) -> None:
+    """Lock a file of `directory` until it is closed or this process ends, however it does.
+
+    Raises BlockingIOError if another process has locked it. Storage without locks is used with a warning.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        problem = f"warning: {directory} cannot be locked ({error.strerror}): let no other process use it"
+        print(problem, file=sys.stderr, flush=True)
 
 
 def allow_open(more: int) -> None:

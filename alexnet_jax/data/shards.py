@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import os
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -159,7 +158,7 @@ def locked(output: Path, plan: str) -> Iterator[None]:
     (output / PARTS).mkdir(parents=True, exist_ok=True)
     with (output / PARTS / "lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends, however it does
+            files.lock(lock, output)
         except BlockingIOError:
             raise UserError(f"another process is preparing {output}; wait, or give another --output") from None
         files.write_text(output / PARTS / "plan", plan)

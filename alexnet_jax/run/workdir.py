@@ -16,8 +16,6 @@ With it a network can be evaluated, used and trained further without the command
 """
 
 import contextlib
-import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -31,9 +29,8 @@ import pydantic
 from flax.traverse_util import flatten_dict
 from pydantic import Field
 
-from alexnet_jax.data import arrays
+from alexnet_jax.data import arrays, files
 from alexnet_jax.data.datasets import Dataset, open_dataset
-from alexnet_jax.data.files import write_text
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.run import config_files, processes
@@ -47,9 +44,6 @@ PACKAGES = (
     *("libtpu", "jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-nccl-cu12"),
     *("jax-cuda13-plugin", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
 )
-
-# What flock answers on storage without locks: Lustre mounted without -o flock, some network disks.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
@@ -86,7 +80,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> RunFile:
         if not known:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
             _write(directory, run_file)
-        write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
+        files.write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
 
     with writable(directory):
         processes.from_first(write)
@@ -101,7 +95,7 @@ def add_start(directory: Path, run_file: RunFile, start: dict[str, Any]) -> None
 
 
 def _write(directory: Path, run_file: RunFile) -> None:
-    write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
+    files.write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -116,7 +110,7 @@ def writable(directory: Path) -> Iterator[None]:
 def lock(directory: Path) -> Iterator[None]:
     """Keep other runs out of the workdir, created if missing; UserError if one holds the lock, which dies with it.
 
-    Where the storage has no locks, a warning says so. Raises UserError if checkpoints cannot have the workdir's name.
+    Raises UserError too if checkpoints cannot be written below the workdir's name.
     """
     try:
         str(directory.absolute()).encode()
@@ -130,17 +124,13 @@ def lock(directory: Path) -> Iterator[None]:
         file = (directory / LOCK).open("a+")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(file, directory)
         except BlockingIOError:
             file.seek(0)
             raise UserError(
                 f"another run is active in {directory}: {file.read().strip() or 'unknown'}; wait for its end, stop it "
                 f"(kill -TERM), or give another --workdir. If that machine has vanished, delete {file.name}"
             ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            processes.report(f"warning: {directory} cannot be locked ({error.strerror}): let no other run use it")
         with writable(directory):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n")

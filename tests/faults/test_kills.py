@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_jax import errors
+from alexnet_jax.data import shards
 from alexnet_jax.run import workdir
 from alexnet_jax.run.workdir import CHECKPOINTS, METRICS
 from tests import runs
@@ -121,18 +122,15 @@ def test_a_clock_that_goes_backwards(whole, tmp_path, survived):
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EIO])
 def test_storage_without_locks(number, tmp_path, monkeypatch, capsys):
-    """As Lustre without -o flock: a warning. Other errors are the storage's."""
+    """As Lustre without -o flock: a warning, from training and from `prepare`. Other errors are the storage's."""
 
     def flock(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with (
-        pytest.raises(OSError, match="Input/output") if number == errno.EIO else contextlib.nullcontext(),
-        workdir.lock(tmp_path / "run"),
-    ):
-        warning = f"warning: {tmp_path / 'run'} cannot be locked ({os.strerror(number)}): let no other run use it"
-        assert warning in capsys.readouterr().err
+    for lock in (workdir.lock(tmp_path / "run"), shards.locked(tmp_path / "data", "plan")):
+        with pytest.raises(OSError, match="Input/output") if number == errno.EIO else contextlib.nullcontext(), lock:
+            assert f"cannot be locked ({os.strerror(number)}): let no other process use it" in capsys.readouterr().err
 
 
 def test_a_workdir_whose_name_is_not_utf8(tmp_path):
