@@ -105,7 +105,7 @@ runpy.run_module("alexnet_jax.main", run_name="__main__")
 """
     python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.stall_seconds=20")
     said = runs.end(runs.start([python, "-c", hanging, *flags]), errors.EXIT_STALLED)
-    assert "stalled: no progress for 20 s (config.train.stall_seconds) in waiting for data" in said
+    assert "stalled: no progress for 20 s (config.train.stall_seconds) while waiting for data" in said
     assert "in hang" in said  # among the stacks shown
     runs.run([*runs.command(tmp_path, "run"), "--config.train.max_steps=3"])  # the lock is gone with the process
     reported = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"

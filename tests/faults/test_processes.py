@@ -81,7 +81,7 @@ def test_several_processes_are_one(layout, tmp_path, ended):
     runs.assert_same(tmp_path / "unbroken", tmp_path / "several")
     for ours, theirs in zip(runs.log(tmp_path / "several")[:4], runs.log(tmp_path / "one")[:4], strict=True):
         assert ours.pop("loss") == pytest.approx(theirs.pop("loss"), rel=1e-6)
-        assert ours == theirs
+        assert ours | {"checksum": ""} == theirs | {"checksum": ""}  # that of the parameters differs
 
 
 @pytest.mark.long
@@ -159,7 +159,7 @@ def test_one_of_two_hangs(tmp_path, ended, survived):
     os.kill(processes[1].pid, signal.SIGSTOP)
     out, messages = processes[0].communicate(timeout=60)
     assert processes[0].returncode == errors.EXIT_STALLED, out + messages
-    assert "stalled: no progress for 20 s (config.train.stall_seconds) in a training step" in messages
+    assert "stalled: no progress for 20 s (config.train.stall_seconds) while training" in messages
     assert "another process of the run has stopped" in messages and "most recent call first" in messages
     reported = f"by config.train.stall_seconds, with all stacks; exit code {errors.EXIT_STALLED}"
     survived("One of two processes hangs", 1, "at most one save interval", reported)
