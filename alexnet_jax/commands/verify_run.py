@@ -52,9 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
                 print(f"steps {stretch.first} to {stretch.last} are the same", flush=True)
         except recorded.Different as error:
             found |= {"verified": False, "problem": str(error)}
-            elsewhere = f"\nThis machine differs from the run's (run -> here): {'; '.join(differences)}"
-            none = "\nThis machine has the versions, processor and devices of the run"
-            raise recorded.Different(f"{error}{elsewhere if differences else none}") from None
+            where = f"This machine differs from the run's (run -> here): {'; '.join(differences)}"
+            where = where if differences else "This machine has the versions, processor and devices of the run"
+            if not config.train.deterministic and any("cpu" not in device for device in environment["devices"]):
+                where += ". On GPUs, two runs have the same bits only with config.train.deterministic=True"
+            raise recorded.Different(f"{error}\n{where}") from None
     print(
         f"verified: {found['lines']} log lines, {found['validations']} of them validations, and "
         f"{found['checkpoints']} checkpoint(s) of {directory} come out the same, bit for bit"
