@@ -38,10 +38,22 @@ class StepReport(NamedTuple):
     stop: Array  # bool: whether any process was asked to stop
 
 
-def _compiled(function: Callable, mesh: Mesh, deterministic: bool, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit` with the compiler options for the devices of `mesh`."""
-    by_platform = {"cpu": CPU_OPTIONS, "gpu": GPU_DETERMINISTIC if deterministic else None}
-    return jax.jit(function, compiler_options=by_platform.get(mesh.devices.flat[0].platform), **options)
+def with_precision(function: Callable, config: Config) -> Callable:
+    """The function, with its products, and those of gradients in it, in the precision of the config."""
+
+    @functools.wraps(function)
+    def precise(*arguments, **keywords):
+        with jax.default_matmul_precision(config.train.matmul_precision):
+            return function(*arguments, **keywords)
+
+    return precise
+
+
+def _compiled(function: Callable, mesh: Mesh, config: Config, **options: Any) -> jax.stages.Wrapped:
+    """`jax.jit`, with the precision of the config and the compiler options for the devices of `mesh`."""
+    by_platform = {"cpu": CPU_OPTIONS, "gpu": GPU_DETERMINISTIC if config.train.deterministic else None}
+    compiler_options = by_platform.get(mesh.devices.flat[0].platform)
+    return jax.jit(with_precision(function, config), compiler_options=compiler_options, **options)
 
 
 def _init(config: Config, seed: Array | int) -> TrainState:
@@ -145,7 +157,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
-    return _compiled(train_step, mesh, config.train.deterministic, **options)
+    return _compiled(train_step, mesh, config, **options)
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -166,7 +178,7 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
         batch = batch._replace(mask=sharding.agreed(batch.mask, batch.example, mesh))
         return measure(params, batch, statistics)[0]
 
-    return _compiled(eval_step, mesh, config.train.deterministic)
+    return _compiled(eval_step, mesh, config)
 
 
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -180,7 +192,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
     def predict(*inputs):
         return log_probabilities(*inputs)[:, : config.model.num_classes]
 
-    return _compiled(predict, mesh, config.train.deterministic)
+    return _compiled(predict, mesh, config)
 
 
 def _log_probabilities(config: Config, views: int, params: Any, image: Array, statistics: Any) -> Array:

@@ -37,6 +37,8 @@ def stepper(
     config: Config, device: str, train: bool, compile_mode: str | None, channels_last: bool
 ) -> Callable[[], None]:
     """A function that runs a training step, with fused SGD, or a forward pass, on images that are on the device."""
+    rounded = config.train.matmul_precision != "highest"  # TF32, as in our step: PyTorch has it for convolutions only
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     rng = np.random.default_rng(0)
     batch, size = config.train.batch_size, config.model.image_size
     network = net(config.model).to(device).train(train)

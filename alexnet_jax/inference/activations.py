@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, model, sharding
+from alexnet_jax import augment, model, sharding, steps
 from alexnet_jax.errors import UserError
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
@@ -90,4 +90,4 @@ def _flat(config: Config, mesh: Mesh, names: list[str]) -> Callable[[Any, Array,
         activations = model.activations(spec, params, view.astype(config.train.compute_dtype))
         return {name: activations[name].reshape(image.shape[0], -1).astype(jnp.float32) for name in names}
 
-    return sharding.over_towers(tower_program, mesh, sharding.CLASSES)
+    return steps.with_precision(sharding.over_towers(tower_program, mesh, sharding.CLASSES), config)

@@ -108,7 +108,7 @@ class Replay(NamedTuple):
             loss = metrics.mean_loss(batch_metrics)
             return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts), loss, _counts(grads)
 
-        return jax.jit(check)(state, batch, self.statistics)
+        return jax.jit(steps.with_precision(check, self.config))(state, batch, self.statistics)
 
 
 def _counts(tree: Any) -> Any:
