@@ -64,15 +64,16 @@ def stretches(run: Run, first: int, last: int | None, samples: int, seed: int | 
 
 def check_files(run: Run) -> None:
     """Raise Different if the files of the run contradict each other."""
-    known = [{key: start[key] for key in ("time", "step")} for start in run.run_file.starts]
     for step in run.saved:
         described = json.loads((run.directory / workdir.CHECKPOINTS / str(step) / "run/metadata").read_text())
         config = config_files.from_json(json.dumps(described["config"]))
         different = workdir.differences(config, run.config)
-        if start := described.get("start"):
-            place = {key: start[key] for key in ("time", "step")}
-            there = run.run_file.starts[known.index(place)] if place in known else {}
-            different += starts.differences(start, there or {"start": None})
+        if start := described.get("start"):  # an imported network has none
+            same = (
+                each for each in run.run_file.starts if (each["time"], each["step"]) == (start["time"], start["step"])
+            )
+            listed = next(same, {})
+            different += [f"{key}: {start[key]} -> {listed.get(key)}" for key in start if start[key] != listed.get(key)]
         if different:
             raise Different(
                 f"the checkpoint of step {step} was saved with other settings or versions than {workdir.CONFIG} and "

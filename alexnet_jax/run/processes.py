@@ -85,7 +85,7 @@ def detect_lost_peers() -> Iterator[None]:
 
 def _is_of_lost_peer(error: BaseException | None) -> bool:
     """Whether an error comes from the communication between processes."""
-    if error is None or isinstance(error, CommandError):
+    if error is None or isinstance(error, CommandError) or "RESOURCE_EXHAUSTED" in str(error):  # out of memory
         return False
     if isinstance(error, ValueError) and "Gloo" in str(error):  # on CPUs, from reading what the collective computed
         return True

@@ -18,8 +18,6 @@ from jax.sharding import Mesh
 from alexnet_jax.run import config_files, workdir
 from alexnet_jax.run_config import Config
 
-ENVIRONMENT = ("devices", "processes", "processor", "cores")  # beside the versions of packages
-
 
 class Segment(NamedTuple):
     """Steps `first`..`last`-1, all of one start."""
@@ -32,8 +30,8 @@ class Segment(NamedTuple):
 def environment() -> dict[str, Any]:
     """What this process computes with: versions, devices, and the machine."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-    values = (devices, jax.process_count(), processor(), os.cpu_count())
-    return workdir.packages() | dict(zip(ENVIRONMENT, values, strict=True))
+    machine = {"processes": jax.process_count(), "processor": processor(), "cores": os.cpu_count()}
+    return workdir.packages() | {"devices": devices} | machine
 
 
 def processor() -> str:
@@ -68,5 +66,5 @@ def segments(starts: list[dict[str, Any]], first: int, last: int) -> list[Segmen
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """In what an environment differs from that of a start, each as `key: there -> here`."""
-    names = [name for name in here if there.get(name) != here[name]]
-    return [f"{name}: {there.get(name)} -> {here[name]}" for name in names]
+    names = [name for name in dict.fromkeys((*there, *here)) if name not in ("time", "step", "config")]
+    return [f"{name}: {there.get(name)} -> {here.get(name)}" for name in names if there.get(name) != here.get(name)]

@@ -147,6 +147,7 @@ def test_which_errors_of_a_save_are_of_a_lost_peer(tmp_path, monkeypatch):
     barrier = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: async_write_complete")
     assert reported(barrier) == reported(TimeoutError("Timed out"), barrier) == errors.LostPeer
     assert reported(OSError(errno.ENOSPC, "No space left on device")) == errors.StorageError
+    assert reported(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")) == errors.StorageError
     assert reported(TimeoutError("Timed out after 1200 seconds.")) == errors.StorageError
 
 

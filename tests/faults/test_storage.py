@@ -55,7 +55,8 @@ def test_disk_full_while_saving(whole, tmp_path, survived):
     said = runs.run(runs.command(tmp_path, "disk.after/run", *flags))
     assert f"resuming from step {max(saved)} of" in said
     runs.assert_same(whole, tmp_path / "disk.after/run")
-    survived("A disk full while saving", 1, "at most one save interval", f"at once; exit code {errors.EXIT_STORAGE}")
+    reported = f"at the next save; exit code {errors.EXIT_STORAGE}"
+    survived("A disk full while saving", 1, "at most one save interval", reported)
 
 
 def test_disk_full_while_logging(whole, tmp_path, survived):
