@@ -86,6 +86,7 @@ def run() -> None:
     from alexnet_jax.run import processes
 
     config, directory = config_files.parse(CONFIG.value), Path(WORKDIR.value or "")
+    start_up.fix_threads(config.train.virtual_shards, config.model.towers)
     identity = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value or any(value is not None for value in identity):
         processes.start(*identity)

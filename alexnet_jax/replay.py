@@ -56,16 +56,23 @@ def stretches(run: Run, first: int, last: int | None, samples: int, seed: int | 
     reached = max([begins[-1], *(line["step"] for line in workdir.read_metrics(run.directory))])
     if not first < last <= reached:
         raise UserError(f"there is nothing to check from step {first} to {last}; the run has got to step {reached}")
+    if samples < 0:
+        raise UserError(f"--sample {samples} is negative; give a number of stretches")
     if not samples:
         return [Stretch(first, last)]
     between = [Stretch(*pair) for pair in itertools.pairwise(begins) if first <= pair[0] and pair[1] <= last]
+    if not between:
+        raise UserError(
+            f"there are no two checkpoints from step {first} to {last} to draw a sample between; leave out --sample, "
+            f"or give two of {begins} as --from and --to"
+        )
     return sorted(random.Random(seed).sample(between, min(samples, len(between))))
 
 
 def check_files(run: Run) -> None:
     """Raise Different if the files of the run contradict each other."""
     for step in run.saved:
-        described = json.loads((run.directory / workdir.CHECKPOINTS / str(step) / "run/metadata").read_text())
+        described = run.saved_with(step)
         config = config_files.from_json(json.dumps(described["config"]))
         different = workdir.differences(config, run.config)
         if start := described.get("start"):  # an imported network has none
@@ -92,7 +99,7 @@ def repeat(run: Run, stretch: Stretch, data: str | None) -> Counter[str]:
     config, inputs = opened[0]
     if stretch.first in run.saved:
         placed = steps.abstract_state(config, inputs.mesh)
-        (state, position, _), _ = checkpoint.restore_step(run.checkpoints, stretch.first, placed)
+        state, position, _ = checkpoint.restore_step(run.checkpoints, stretch.first, placed)
     else:
         state, position = first_state(config, inputs.mesh), Position(0, Validation(), 0)
     with contextlib.closing(Record(run, stretch, position)) as record:

@@ -6,13 +6,12 @@ machine differs from that of the run. Exit code: 0 if all is the same, 65 if not
 """
 
 import argparse
-import contextlib
 import datetime
 import json
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import UserError, keeping
+from alexnet_jax.errors import DataError, UserError, keeping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,20 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from alexnet_jax import replay
-    from alexnet_jax.run import recorded, starts, workdir
+    from alexnet_jax.run import recorded, start_up, starts, workdir
 
     directory: Path = arguments.workdir
     config = workdir.open_finished(directory).config
-    run_file = workdir.read_run_file(directory)
+    run_file, checks = workdir.read_run_file(directory), workdir.read_checks(directory)
     if not run_file.starts:
         raise UserError(f"{directory} has not been trained, so there is nothing to check")
+    start_up.fix_threads(config.train.virtual_shards, config.model.towers)
     _prepare_devices(run_file.starts)
     environment = starts.environment()
     differences = list(dict.fromkeys(x for start in run_file.starts for x in starts.differences(start, environment)))
     found: dict[str, Any] = {"verified": True, "stretches": [], "lines": 0, "validations": 0, "checkpoints": 0}
-    with recorded.open_run(directory, config, run_file) as checked, contextlib.ExitStack() as stack:
+    found |= {"differences": differences, "environment": environment}
+    with recorded.open_run(directory, config, run_file) as checked:
         stretches = replay.stretches(checked, arguments.first, arguments.last, arguments.sample, arguments.seed)
-        stack.callback(lambda: _keep(directory, found | {"differences": differences, "environment": environment}))
         try:
             replay.check_files(checked)
             for stretch in stretches:
@@ -50,13 +50,14 @@ def run(arguments: argparse.Namespace) -> None:
                 found["validations"] += compared["validation"]
                 found["checkpoints"] += compared["checkpoint"]
                 print(f"steps {stretch.first} to {stretch.last} are the same", flush=True)
-        except recorded.Different as error:
-            found |= {"verified": False, "problem": str(error)}
+        except (recorded.Different, DataError) as error:
+            _keep(directory, checks, found | {"verified": False, "problem": str(error)})
             where = f"This machine differs from the run's (run -> here): {'; '.join(differences)}"
             where = where if differences else "This machine has the versions, processor and devices of the run"
             if not config.train.deterministic and any("cpu" not in device for device in environment["devices"]):
                 where += ". On GPUs, two runs have the same bits only with config.train.deterministic=True"
             raise recorded.Different(f"{error}\n{where}") from None
+    _keep(directory, checks, found)
     print(
         f"verified: {found['lines']} log lines, {found['validations']} of them validations, and "
         f"{found['checkpoints']} checkpoint(s) of {directory} come out the same, bit for bit"
@@ -75,11 +76,10 @@ def _prepare_devices(known: list[dict[str, Any]]) -> None:
         jax.config.update("jax_num_cpu_devices", max(len(start["devices"]) for start in known))
 
 
-def _keep(directory: Path, found: dict[str, Any]) -> None:
+def _keep(directory: Path, checks: list[dict[str, Any]], found: dict[str, Any]) -> None:
     from alexnet_jax.data.files import write_text
     from alexnet_jax.run import workdir
 
     time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    checks = [*workdir.read_checks(directory), {"time": time, **found}]
     with keeping(directory / workdir.VERIFIED):
-        write_text(directory / workdir.VERIFIED, json.dumps(checks, indent=2) + "\n")
+        write_text(directory / workdir.VERIFIED, json.dumps([*checks, {"time": time, **found}], indent=2) + "\n")

@@ -164,12 +164,12 @@ def restore(checkpoints: Checkpoints, abstract_state: Any) -> Restored | None:
     return restored._replace(warnings=warnings)
 
 
-def restore_step(checkpoints: Checkpoints, step: int, abstract_state: Any) -> tuple[Restored, dict]:
-    """The checkpoint of `step`, and the `run` that it was saved with. Raises DataError if it is damaged."""
+def restore_step(checkpoints: Checkpoints, step: int, abstract_state: Any) -> Restored:
+    """The checkpoint of `step`. Raises DataError if it is damaged."""
     path = Path(checkpoints.directory) / str(step)
     if problem := _problem(path, sum(leaf.size for leaf in jax.tree.leaves(abstract_state))):
         raise DataError(f"the checkpoint of step {step} is damaged: {problem}")
-    return _restored(checkpoints, step, abstract_state), json.loads((path / "run/metadata").read_text())
+    return _restored(checkpoints, step, abstract_state)
 
 
 def _restored(checkpoints: Checkpoints, step: int, abstract_state: Any) -> Restored:

@@ -1,6 +1,7 @@
 """What a run has written, to be compared with what it leads to: its log and its checkpoints."""
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.errors import EXIT_DATA_ERROR, UserError
+from alexnet_jax.errors import EXIT_DATA_ERROR, DataError, UserError
 from alexnet_jax.run import checkpoint, checksums, workdir
 from alexnet_jax.run.checkpoint import Checkpoints, Position
 from alexnet_jax.run.writer import Writer
@@ -41,6 +42,14 @@ class Run(NamedTuple):
     @property
     def saved(self) -> list[int]:
         return sorted(self.checkpoints.all_steps())
+
+    def saved_with(self, step: int) -> dict[str, Any]:
+        """The config of a checkpoint, and its start if it is not of an imported network. DataError if damaged."""
+        try:
+            saved = json.loads((self.directory / workdir.CHECKPOINTS / str(step) / "run/metadata").read_text())
+            return {"config": saved["config"], "start": saved.get("start")}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"the checkpoint of step {step} is damaged: {error}") from None
 
 
 @contextlib.contextmanager
@@ -86,13 +95,17 @@ class Record(Writer):
         if step not in self._run.saved or step > self._stretch.last:
             return
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        there, _ = checkpoint.restore_step(self._run.checkpoints, step, abstract)
+        try:
+            there = checkpoint.restore_step(self._run.checkpoints, step, abstract)
+        except DataError as error:
+            raise self.different(step, str(error)) from None
         for (name, a), b in zip(checksums.by_name(there.state).items(), jax.tree.leaves(state), strict=True):
             if np.asarray(a).tobytes() != np.asarray(b).tobytes():
                 raise self.different(step, f"{name} in the checkpoint of step {step} has other numbers here")
-        validation = there.position.validation
-        if validation.step == position.validation.step and validation != position.validation:
-            raise self.different(step, f"the checkpoint of step {step} has another history of validations")
+        if there.position.validation.step != position.validation.step:  # it was saved before the validation
+            position = position._replace(validation=there.position.validation)
+        if (stored := there.position._replace(log_bytes=0)) != position:
+            raise self.different(step, f"the checkpoint of step {step} has {stored}, and here it is {position}")
         self.compared["checkpoint"] += 1
         self._sound = step
 

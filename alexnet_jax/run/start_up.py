@@ -59,3 +59,13 @@ def prepare_process() -> None:
     before = sys.unraisablehook
     sys.unraisablehook = lambda args: None if str(args.exc_value) == "Event loop is closed" else before(args)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+
+
+def fix_threads(shards: int, towers: int) -> None:
+    """Let XLA have as many threads on CPUs on any machine and layout, if `train.virtual_shards` promises the same bits.
+
+    The order of its sums depends on their number: one for each core or device, whichever are more, unless NPROC is
+    larger. A mesh has at most a device for each shard and tower. To be called before JAX starts its backend.
+    """
+    if shards:
+        os.environ["NPROC"] = str(shards * towers)

@@ -30,7 +30,9 @@ class Segment(NamedTuple):
 def environment() -> dict[str, Any]:
     """What this process computes with: versions, devices, and the machine."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-    machine = {"processes": jax.process_count(), "processor": processor(), "cores": os.cpu_count()}
+    # XLA has a thread for each core that this process may use, and on CPUs the order of sums depends on their number.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    machine = {"processes": jax.process_count(), "processor": processor(), "cores": cores}
     return workdir.packages() | {"devices": devices} | machine
 
 

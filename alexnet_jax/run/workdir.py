@@ -22,12 +22,12 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
 from flax.traverse_util import flatten_dict
-from pydantic import Field
+from pydantic import AfterValidator, Field, NonNegativeInt
 
 from alexnet_jax.data import arrays, files
 from alexnet_jax.data.datasets import Dataset, open_dataset
@@ -54,12 +54,19 @@ MAY_CHANGE = (
 )
 
 
+class _Start(pydantic.BaseModel, strict=True):  # what the others read of it; starts.py writes more
+    time: str
+    step: NonNegativeInt
+    devices: list[str]
+    config: dict[Literal["data", "mesh", "train"], dict[str, Any]]
+
+
 class RunFile(pydantic.BaseModel, strict=True):
     """The content of RUN."""
 
     classes: Annotated[list[str], Field(min_length=1)]
     data: str  # fingerprint
-    starts: list[dict]  # see starts.py
+    starts: list[Annotated[dict, AfterValidator(lambda start: _Start.model_validate(start) and start)]]
 
 
 class Workdir(NamedTuple):
@@ -79,7 +86,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> RunFile:
     def write() -> None:
         if not known:
             np.savez(directory / STATISTICS, **dataset.statistics._asdict())
-            _write(directory, run_file)
+            files.write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
         files.write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
 
     with writable(directory):
@@ -91,11 +98,7 @@ def add_start(directory: Path, run_file: RunFile, start: dict[str, Any]) -> None
     """Record that the run is started once more."""
     run_file.starts.append(start)
     with writable(directory):
-        processes.from_first(lambda: _write(directory, run_file))
-
-
-def _write(directory: Path, run_file: RunFile) -> None:
-    files.write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
+        processes.from_first(lambda: files.write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n"))
 
 
 @contextlib.contextmanager
@@ -184,7 +187,10 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The lines of METRICS; none if nothing was logged yet. Raises DataError if the file is damaged."""
     path = directory / METRICS
     with _intact(path):
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not all(isinstance(line, dict) and type(line.get("step")) is int and "phase" in line for line in lines):
+            raise ValueError("a line has no step or no phase")
+        return lines
 
 
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
