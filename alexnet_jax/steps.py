@@ -115,15 +115,21 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
         # The gradient is taken around the program of all towers, not within each: JAX transposes the exchanges.
         return jax.grad(compute_loss, has_aux=True)
 
+    def constants_of(batch, step):
+        mask = sharding.agreed(batch.mask, batch.example, mesh)
+        return mask, step // steps_per_epoch, mask.sum(dtype=jnp.int32).astype(jnp.float32)
+
     if shards:
+        compiled = functools.partial(_compiled, mesh=mesh, config=config)
         out = (sharding.TOWERS, sharding.REPLICATED)
-        gradient = virtual_shards.over_shards(program, tower_program, mesh, shards, out)
+        gradient = virtual_shards.over_shards(program, tower_program, mesh, shards, out, compiled)
+        constants_of = compiled(constants_of)
     else:
         gradient = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding))
 
     def compute(params, batch, statistics, step):
-        examples = batch.mask.sum(dtype=jnp.int32).astype(jnp.float32)
-        return gradient(params, batch, (statistics, step // steps_per_epoch, examples))
+        mask, epoch, examples = constants_of(batch, step)
+        return gradient(params, batch._replace(mask=mask), (statistics, epoch, examples))
 
     return compute
 
@@ -138,29 +144,35 @@ def training_input(config: Config, batch: Any, statistics: Any, epoch: Array) ->
     return image.astype(config.train.compute_dtype), dropout_keys
 
 
-def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bool = True) -> jax.stages.Wrapped:
+def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bool = True) -> Any:
     """Make `(state, batch, rates, statistics, votes) -> (state, StepReport)`.
 
     `rates` are those of `optim.rates`, `votes` those of `sharding.votes`: True where a process was asked to stop. With
-    `donate`, the new state takes over the memory of the old one.
+    `donate`, the new state takes over the memory of the old one. It is one program, unless `train.virtual_shards` is
+    set.
     """
     optimizer, gradient = optim.update_rule(config.optim), make_gradient(config, mesh, steps_per_epoch)
 
-    def train_step(state, batch, rates, statistics, votes):
-        batch = batch._replace(mask=sharding.agreed(batch.mask, batch.example, mesh))
-        grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
+    def update(state, grads, batch_metrics, rates, votes):
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
             params = jax.tree.map(jnp.add, state.params, updates)
         new_state = TrainState(state.step + 1, params, opt_state, metrics.merge(state.metrics, batch_metrics))
         return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any())
 
+    def train_step(state, batch, rates, statistics, votes):
+        grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
+        return update(state, grads, batch_metrics, rates, votes)
+
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
+    if config.train.virtual_shards:
+        update = _compiled(update, mesh, config, **options)
+        return train_step
     return _compiled(train_step, mesh, config, **options)
 
 
-def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
+def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
     """Make `(params, batch, statistics) -> Metrics` at test time, over 1 or 10 views of each image (paper 4.1)."""
 
     def tower_program(params, batch, statistics):
@@ -169,15 +181,19 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped
     def program(forward):
         return lambda params, batch, statistics: (metrics.of_batch(forward(params, batch, statistics), batch.mask),)
 
-    if shards := config.train.virtual_shards:
-        measure = virtual_shards.over_shards(program, tower_program, mesh, shards, (sharding.REPLICATED,))
-    else:
-        measure = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES))
+    def agreed(batch):
+        return sharding.agreed(batch.mask, batch.example, mesh)
 
     def eval_step(params, batch, statistics):
-        batch = batch._replace(mask=sharding.agreed(batch.mask, batch.example, mesh))
-        return measure(params, batch, statistics)[0]
+        return measure(params, batch._replace(mask=agreed(batch)), statistics)[0]
 
+    if shards := config.train.virtual_shards:
+        compiled = functools.partial(_compiled, mesh=mesh, config=config)
+        out = (sharding.REPLICATED,)
+        measure = virtual_shards.over_shards(program, tower_program, mesh, shards, out, compiled)
+        agreed = compiled(agreed)
+        return eval_step
+    measure = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES))
     return _compiled(eval_step, mesh, config)
 
 

@@ -114,7 +114,7 @@ def test_the_state_is_born_sharded(tiny):
     assert report.stop
     assert int(after.metrics["loss"].count) == 7
     # Neither its own output, nor cleared metrics, nor other rates make it compile again.
-    assert step._cache_size() == 1  # type: ignore[attr-defined]
+    assert step._cache_size() == 1
 
 
 def test_automatic_layout():
