@@ -7,6 +7,7 @@ has passed, so that a run that is killed leaves at most that much unbooked.
 
 import contextlib
 import faulthandler
+import io
 import json
 import os
 import sys
@@ -15,7 +16,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
+
+import pydantic
 
 from alexnet_jax.errors import EXIT_STALLED, reading
 from alexnet_jax.run import processes
@@ -35,6 +38,9 @@ class Entry(NamedTuple):
     seconds: dict[str, float]  # activity -> seconds so far
 
 
+ENTRY = pydantic.TypeAdapter(Entry)
+
+
 class Progress:
     """The activities of this process, one at a time. Calling it names the next one, which is progress."""
 
@@ -45,7 +51,7 @@ class Progress:
         self._activity, self._since = "importing", started
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()  # of the seconds and the file, for the watchdog's thread
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         self._written = 0.0  # seconds since the start that the last line told of
         self._ticks = 0  # of the watchdog, since the last progress
 
@@ -69,7 +75,7 @@ class Progress:
         if not processes.is_first():
             yield
             return
-        with (directory / LEDGER).open("ab+") as file:
+        with (directory / LEDGER).open("ab+", buffering=0) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)  # a line that a power cut has left unfinished
             self._file = file
@@ -77,7 +83,8 @@ class Progress:
                 yield
             finally:
                 self.write()
-                self._file = None
+                with self._lock:  # the watchdog's thread may be writing
+                    self._file = None
 
     def begin(self, step: int) -> None:
         """The run goes on from `step`."""
@@ -90,8 +97,9 @@ class Progress:
             if self._file and self._first is not None:
                 seconds = {activity: round(value, 3) for activity, value in self._seconds.items()}
                 entry = Entry(self._started_at, self._first, self.step, seconds)
-                self._file.write(f"{json.dumps(entry._asdict())}\n".encode())
-                self._file.flush()
+                line, size = f"{json.dumps(entry._asdict())}\n".encode(), self._file.seek(0, os.SEEK_END)
+                if self._file.write(line) < len(line):  # the disk is full
+                    self._file.truncate(size)
                 self._written = sum(self._seconds.values())
 
     def tick(self, seconds: float, stall_seconds: int) -> None:
@@ -136,9 +144,9 @@ def watched(stall_seconds: int, started: float | None = None) -> Iterator[Progre
 def read(directory: Path) -> list[Entry]:
     """The lines of a workdir's ledger; none if it has none. Raises DataError if it is damaged."""
     path = directory / LEDGER
-    lines = path.read_text().splitlines() if path.exists() else []
+    content = path.read_bytes() if path.exists() else b""
     with reading(f"{path} is damaged", "; without it, the run's times are unknown: delete it to go on"):
-        return [Entry(**json.loads(line)) for line in lines]
+        return [ENTRY.validate_json(line, strict=True) for line in content.split(b"\n")[:-1]]  # whole lines
 
 
 def summary(entries: list[Entry]) -> dict[str, float]:
