@@ -86,7 +86,8 @@ def run() -> None:
     from alexnet_jax.run import processes
 
     config, directory = config_files.parse(CONFIG.value), Path(WORKDIR.value or "")
-    start_up.fix_threads(config.train.virtual_shards, config.model.towers)
+    if config.train.virtual_shards:  # the same bits on any mesh, which has at most a device for each shard and tower
+        start_up.set_cores(config.train.virtual_shards * config.model.towers)
     identity = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if DISTRIBUTED.value or any(value is not None for value in identity):
         processes.start(*identity)

@@ -14,7 +14,7 @@ from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.errors import NonFinite, UserError
-from alexnet_jax.run import checkpoint, pictures, processes, warm_start, workdir
+from alexnet_jax.run import checkpoint, pictures, processes, starts, warm_start, workdir
 from alexnet_jax.run.nonfinite import Replay
 from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop
@@ -35,7 +35,7 @@ def open_inputs(config: Config) -> Inputs:
     """Open devices and data. Raises UserError if they do not fit the config, or differ between processes."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
     processes.require_same("the config", config.model_dump(mode="json"))
-    processes.require_same("Python and packages", workdir.packages())
+    processes.require_same("Python and packages", starts.packages())
     dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
     processes.require_same("the data (its fingerprint)", dataset.fingerprint)
     train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from alexnet_jax import errors
-from alexnet_jax.run import workdir
+from alexnet_jax.run import starts
 from alexnet_jax.run.workdir import CHECKPOINTS
 from tests import runs
 
@@ -69,7 +69,7 @@ def main() -> None:
         "equal bit for bit": True,  # else assert_same has raised
         "minutes": round((time.monotonic() - start) / 60, 1),
         "date": datetime.date.today().isoformat(),
-        "versions": {name: workdir.packages()[name] for name in ("python", "jax", "orbax-checkpoint", "grain")},
+        "versions": {name: starts.packages()[name] for name in ("python", "jax", "orbax-checkpoint", "grain")},
     }
     print(json.dumps(result, indent=2))
     if arguments.json:

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.inference import network
-from alexnet_jax.run import config_files, pictures, workdir
+from alexnet_jax.run import config_files, pictures
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.slow
 
 def test_versions_of_what_drives_the_devices_are_known(tmp_path, monkeypatch):
     """Of those that are installed: each start records them, and processes must have the same."""
-    before = workdir.packages()
+    before = starts.packages()
     for name in ("nvidia_cudnn_cu12", "nvidia_nccl_cu13", "libtpu"):
         (tmp_path / f"{name}-0.0.99.dist-info").mkdir()
         (tmp_path / f"{name}-0.0.99.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 0.0.99\n")
     monkeypatch.syspath_prepend(tmp_path)
     new = {"nvidia-cudnn-cu12": "0.0.99", "nvidia-nccl-cu13": "0.0.99", "libtpu": "0.0.99"}
-    assert workdir.packages() == before | new and before["jax"] == jax.__version__
+    assert starts.packages() == before | new and before["jax"] == jax.__version__
 
 
 @pytest.fixture(scope="module")

@@ -55,19 +55,6 @@ def test_the_same_bits_on_any_data_axis(meshes):
     assert metrics.summary(measured) == pytest.approx(metrics.summary(plain_measured), rel=1e-6)
 
 
-@pytest.mark.parametrize("mesh", ["4x1", pytest.param("2x2", marks=pytest.mark.long)])
-def test_one_part_for_each_device_is_a_loop_too(mesh):
-    """Else XLA would compile another program for it, which rounds differently."""
-    data = int(mesh[0])
-    cfg = config(mesh, data)
-    devices = sharding.make_mesh(data, cfg.mesh.tower, 2)
-    state, batch = steps.abstract_state(cfg, devices), sharding.put(random_batch(16), devices, sharding.EXAMPLES)
-    statistics = sharding.put(made_up_statistics(), devices, sharding.REPLICATED)
-    step = steps.make_train_step(cfg, devices, 2)
-    compiled = step.lower(state, batch, uniform_rates(state.params), statistics, sharding.votes(False, devices))
-    assert " while(" in str(compiled.compile().as_text())
-
-
 @pytest.mark.parametrize(
     ("shards", "changes", "problem"),
     [

@@ -26,14 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from alexnet_jax import replay
-    from alexnet_jax.run import recorded, start_up, starts, workdir
+    from alexnet_jax.run import recorded, starts, workdir
 
     directory: Path = arguments.workdir
     config = workdir.open_finished(directory).config
     run_file, checks = workdir.read_run_file(directory), workdir.read_checks(directory)
     if not run_file.starts:
         raise UserError(f"{directory} has not been trained, so there is nothing to check")
-    start_up.fix_threads(config.train.virtual_shards, config.model.towers)
     _prepare_devices(run_file.starts)
     environment = starts.environment()
     differences = list(dict.fromkeys(x for start in run_file.starts for x in starts.differences(start, environment)))
@@ -67,13 +66,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prepare_devices(known: list[dict[str, Any]]) -> None:
-    """Simulate as many devices as the run had, if it ran on CPUs."""
+    """Simulate as many devices and cores as the run had, if it ran on CPUs."""
     import jax
+
+    from alexnet_jax.run import start_up
 
     devices = [device for start in known for device in start["devices"]]
     if all(device.startswith("cpu ") for device in devices):
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", max(len(start["devices"]) for start in known))
+        start_up.set_cores(known[-1]["cores"])
 
 
 def _keep(directory: Path, checks: list[dict[str, Any]], found: dict[str, Any]) -> None:

@@ -61,11 +61,17 @@ def prepare_process() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
 
-def fix_threads(shards: int, towers: int) -> None:
-    """Let XLA have as many threads on CPUs on any machine and layout, if `train.virtual_shards` promises the same bits.
+def cores() -> int:
+    """The cores that XLA takes this process to have: NPROC, or those that it may use."""
+    if "NPROC" in os.environ:
+        return int(os.environ["NPROC"])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    The order of its sums depends on their number: one for each core or device, whichever are more, unless NPROC is
-    larger. A mesh has at most a device for each shard and tower. To be called before JAX starts its backend.
+
+def set_cores(count: int) -> None:
+    """Let XLA take this process to have `count` cores. To be called before JAX starts its backend.
+
+    On CPUs the order of its sums depends on the number of its threads, which is that of cores or of devices, whichever
+    is larger.
     """
-    if shards:
-        os.environ["NPROC"] = str(shards * towers)
+    os.environ["NPROC"] = str(count)

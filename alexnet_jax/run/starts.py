@@ -5,7 +5,7 @@ of the last start to have begun at or before it.
 """
 
 import datetime
-import os
+import importlib.metadata
 import platform
 import re
 from pathlib import Path
@@ -15,8 +15,14 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from alexnet_jax.run import config_files, workdir
+from alexnet_jax.run import config_files, start_up, workdir
 from alexnet_jax.run_config import Config
+
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy"),
+    *("libtpu", "jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-nccl-cu12"),
+    *("jax-cuda13-plugin", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
+)
 
 
 class Segment(NamedTuple):
@@ -30,10 +36,14 @@ class Segment(NamedTuple):
 def environment() -> dict[str, Any]:
     """What this process computes with: versions, devices, and the machine."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
-    # XLA has a thread for each core that this process may use, and on CPUs the order of sums depends on their number.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    machine = {"processes": jax.process_count(), "processor": processor(), "cores": cores}
-    return workdir.packages() | {"devices": devices} | machine
+    machine = {"processes": jax.process_count(), "processor": processor(), "cores": start_up.cores()}
+    return packages() | {"devices": devices} | machine
+
+
+def packages() -> dict[str, str]:
+    """The versions of Python and of those packages that results depend on and that are installed."""
+    found = {name: next(iter(importlib.metadata.distributions(name=name)), None) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: one.version for name, one in found.items() if one}
 
 
 def processor() -> str:

@@ -16,7 +16,6 @@ With it a network can be evaluated, used and trained further without the command
 """
 
 import contextlib
-import importlib.metadata
 import json
 import os
 import platform
@@ -39,11 +38,6 @@ from alexnet_jax.run_config import Config
 CONFIG, RUN, STATISTICS, METRICS = "config.json", "run.json", "statistics.npz", "metrics.jsonl"
 CHECKPOINTS, NONFINITE, LOCK = "checkpoints", "nonfinite", "lock"
 EVALUATION, VERIFIED = "evaluation.json", "verified.json"
-PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "ml_collections", "numpy"),
-    *("libtpu", "jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-nccl-cu12"),
-    *("jax-cuda13-plugin", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"),
-)
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
@@ -58,6 +52,7 @@ class _Start(pydantic.BaseModel, strict=True):  # what the others read of it; st
     time: str
     step: NonNegativeInt
     devices: list[str]
+    cores: int
     config: dict[Literal["data", "mesh", "train"], dict[str, Any]]
 
 
@@ -242,9 +237,3 @@ def _intact(path: Path) -> Iterator[None]:
     except (ValueError, TypeError, RecursionError, FileNotFoundError) as error:
         what = " ".join(str(error).split())[:300]
         raise DataError(f"{path} is damaged: {what}; put it back from a copy, or train in another --workdir") from None
-
-
-def packages() -> dict[str, str]:
-    """The versions of Python and of those packages that results depend on and that are installed."""
-    found = {name: next(iter(importlib.metadata.distributions(name=name)), None) for name in PACKAGES}
-    return {"python": platform.python_version()} | {name: one.version for name, one in found.items() if one}
