@@ -140,3 +140,17 @@ def test_stopped_between_steps_and_within_the_last_validation(calls, tmp_path, m
     assert log(tmp_path / "stopped") == log(tmp_path / "whole")
     if calls == 2:
         assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_that_reached_its_error_stays_ended(tmp_path, capsys):
+    """Started again, it does nothing."""
+    values = tiny_config()
+    values.train.update(batch_size=64, epochs=99, log_every_steps=2, eval_batch_size=120, stop_error=0.95)
+    values.data.train_examples = 256
+    cfg = config_files.parse(values)
+    training.train_and_evaluate(cfg, tmp_path)
+    before, step = (tmp_path / workdir.METRICS).read_bytes(), log(tmp_path)[-1]["step"]
+    assert f"finished step {step};" in capsys.readouterr().out and step < 99 * 4
+    training.train_and_evaluate(cfg, tmp_path)
+    assert f"finished step {step};" in capsys.readouterr().out
+    assert (tmp_path / workdir.METRICS).read_bytes() == before

@@ -82,6 +82,17 @@ def test_tensorboard_shows_kernels_and_histograms(home):
     assert [one.step for one in images] == [23, 46] and (images[0].height, images[0].width) == (5, 16 * 6 - 1)
 
 
+@pytest.mark.long
+def test_validation_on_the_split_that_is_trained_on(tmp_path):
+    """As after `prepare --val_fraction 0`: training and validation do not mix, neither there nor in the report."""
+    runs.run(runs.command(tmp_path, "run", "--config.data.eval_split=train", "--config.train.max_steps=3"))
+    tags = EventAccumulator(str(tmp_path / "run")).Reload().Tags()["scalars"]
+    assert {"train/loss", "validation/loss", "train/learning_rate"} <= set(tags)
+    assert "validation/learning_rate" not in tags
+    run("alexnet_jax", "report", "--workdir", tmp_path / "run")
+    assert "Loss and top-1 error against steps" in (tmp_path / "run/report.html").read_text()
+
+
 @pytest.mark.parametrize("layout", [(1, 2), (2, 2), (1, 1)])
 def test_the_summary_is_the_same_on_any_mesh(layout):
     values = tiny_config()

@@ -196,3 +196,46 @@ def test_several_processes_share_compiled_programs_or_keep_none(tmp_path, ended)
         for process in ended(runs.start_together([sys.executable, "-c", JOIN], 2, env=env)):
             runs.end(process)
     assert list((tmp_path / "shared").glob("jit_*")) and not (tmp_path / "own").exists()
+
+
+# Runs the command of training where the image 7 of each split cannot be read in the process VICTIM; or, where VICTIM is
+# None, does not count.
+UNREADABLE = """
+import runpy, sys
+import numpy as np
+from alexnet_jax.data import loader, records
+read, load = records.InMemory.read, loader._load
+def damaged(self, index, out):
+    read(self, index, out)
+    return {{row: "damaged" for row in np.flatnonzero(np.asarray(index) == 7).tolist()}}
+def masked(*arguments):
+    batch, bad = load(*arguments)
+    batch.mask[batch.example == 7] = False
+    return batch, bad
+if "--process_id={victim}" in sys.argv:
+    records.InMemory.read = damaged
+if {victim} is None:
+    loader._load = masked
+runpy.run_module("alexnet_jax.main", run_name="__main__")
+"""
+
+
+@pytest.mark.long
+def test_one_tower_cannot_read_an_image(tmp_path, ended):
+    """Whichever it is, both leave the image out, as if it did not count, in training and in validation."""
+    logs = {}
+    for victim in (0, 1, None):
+        directory = str(victim)
+        python, _, _, *command = runs.command(
+            tmp_path, directory, *flags("1x2"), "--config.data.max_bad=0.01", "--config.train.epochs=1", devices=1
+        )
+        command = [python, "-c", UNREADABLE.format(victim=victim), *command]
+        processes = ended(runs.start_together(command, 2))
+        said = [runs.end(process) for process in processes]
+        assert [one.count("bad record: image 7, image 7, damaged") for one in said] == [
+            2 * (victim == i) for i in (0, 1)
+        ]
+        logs[victim] = [line | {"bad_records": 0} for line in runs.log(tmp_path / directory)]
+    assert logs[0] == logs[1] == logs[None]
+    assert logs[None][-1]["phase"] == "validation" and logs[None][-1]["count"] == 359
+    assert sum(line["count"] for line in logs[None] if line["phase"] == "train") in (1343, 1344)
