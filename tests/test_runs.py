@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.inference import network
-from alexnet_jax.run import config_files, pictures
+from alexnet_jax.run import config_files, pictures, starts
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config

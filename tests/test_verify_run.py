@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from alexnet_jax.run import checkpoint, config_files, workdir
 from alexnet_jax.run.recorded import Different
 from alexnet_jax.run.workdir import CHECKPOINTS, CONFIG, METRICS, RUN, STATISTICS, VERIFIED
 from tests import runs
-from tests.conftest import encoded
+from tests.conftest import ROOT, encoded
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -385,3 +386,14 @@ def test_a_swapped_image_is_found(split, finetuned, tmp_path, verify):
         Different, match={"train": r"step [123]: .*\(train\)", "val": r"step 6: loss \(validation\)"}[split]
     ):
         verify(tmp_path / "run", "--data", other)
+
+
+@pytest.mark.long
+def test_the_quickstart_is_verified(tmp_path):
+    """The run of launch/quickstart.sh, by its own command: three minutes."""
+    script = (ROOT / "launch/quickstart.sh").read_text()
+    line = next(line for line in script.splitlines() if line.startswith("python -m alexnet_jax.main"))
+    _, *training = shlex.split(line.replace("$workdir", str(tmp_path / "run")))
+    runs.run([sys.executable, *training])
+    said = runs.run([sys.executable, "-m", "alexnet_jax", "verify-run", str(tmp_path / "run")])
+    assert "steps 0 to 1800 are the same" in said and "verified: 48 log lines, 8 of them validations" in said
