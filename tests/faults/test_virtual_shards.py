@@ -23,14 +23,16 @@ def get_config():
 
 def train(home: Path, name: str, data: int, processes: int, steps: int, tower: int = 1) -> list[runs.Process]:
     """Start a run on `data` x `tower` simulated devices, spread over processes."""
-    command = runs.command(home, name, f"--config.mesh.data={data}", f"--config.mesh.tower={tower}")
+    home = home / name  # of its own: the file of its config is written again while other runs start
+    home.mkdir(exist_ok=True)
+    command = runs.command(home, "run", f"--config.mesh.data={data}", f"--config.mesh.tower={tower}")
     command = [*command, f"--simulated_devices={data * tower // processes}"]
     (home / "tiny.py").write_text(CONFIG.replace("STEPS", str(steps)))
     return runs.start_together(command, processes) if processes > 1 else [runs.start(command)]
 
 
 def checksum(directory: Path) -> str:
-    return workdir.read_metrics(directory)[-1]["checksum"]
+    return workdir.read_metrics(directory / "run")[-1]["checksum"]
 
 
 # Devices of the data axis, of the tower axis, and processes: those of a family must agree.
@@ -66,5 +68,5 @@ def test_killed_and_resumed_on_other_layouts(tries, tmp_path):
             process.communicate()
     for process in (*train(tmp_path, "killed", 8, 1, steps), *whole):
         runs.end(process)
-    assert runs.log(tmp_path / "killed") == runs.log(tmp_path / "whole")
+    assert runs.log(tmp_path / "killed/run") == runs.log(tmp_path / "whole/run")
     assert checksum(tmp_path / "killed") == checksum(tmp_path / "whole")
