@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 
 from alexnet_jax import optim, steps
-from alexnet_jax.errors import DataError
-from alexnet_jax.run import checksums, processes
+from alexnet_jax.run import checksums
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.log_lines import LogLines
 from alexnet_jax.trainer import Trainer
@@ -32,16 +31,8 @@ class Loop:
 
     def run(self) -> int:
         """Train to the last step, or until asked to stop. Returns the step it ended at, whose state is saved."""
-        try:
-            while not self._between_steps():
-                self._take_step()
-        except DataError as error:  # before a step began, or in a validation: what was trained so far is sound
-            if processes.several():  # the others wait in a step that cannot take place
-                raise
-            self._settle(0)
-            self._save()
-            saved = f"\nStep {self._step} is saved; once the data is repaired, the same command resumes it"
-            raise DataError(f"{error}{saved if self._step else ''}") from None
+        while not self._between_steps():
+            self._take_step()
         return self._step
 
     @property
@@ -59,7 +50,7 @@ class Loop:
             self._log.restart_clock(self._step)
         stop = last or self._trainer.stop()
         if stop or self._step % self._config.train.save_every_steps == 0:
-            self._save()
+            self.save()
         return stop
 
     def _take_step(self) -> None:
@@ -98,11 +89,13 @@ class Loop:
         if ahead == 0 and not steps.is_finite(self.state):  # no unsound state is ever saved or evaluated
             raise self._trainer.diagnose(self._step)
 
-    def _save(self) -> None:
+    def save(self) -> int:
+        """Save the state, unless it is already, and return its step."""
         if self._step != self._saved:
             self._settle(0)
             self._trainer.save(self.state, self.position)
             self._saved = self._step
+        return self._step
 
     def _validate(self) -> None:
         """Validate, log the result, and let the learning rate's schedule know. Does nothing if asked to stop."""

@@ -10,7 +10,7 @@ import jax
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.data.loader import Batches
-from alexnet_jax.errors import Interrupted, UserError
+from alexnet_jax.errors import DataError, Interrupted, UserError
 from alexnet_jax.loop import Loop
 from alexnet_jax.run import checkpoint, processes, progress, starts, wandb_log, warm_start, workdir
 from alexnet_jax.run.checkpoint import Position
@@ -58,7 +58,15 @@ def train_and_evaluate(config: Config, directory: Path, started: float | None = 
             run_file = workdir.prepare(directory, config, inputs.dataset._replace(statistics=statistics))
             with doing.ledger(directory), _opened(config, directory, run_file, inputs, doing) as opened:
                 trainer, state, position = opened
-                step = Loop(trainer, state, position).run()
+                loop = Loop(trainer, state, position)
+                try:
+                    step = loop.run()
+                except DataError as error:  # before a step began, or in a validation: what was trained is sound
+                    if processes.several():  # the others wait in a step that cannot take place
+                        raise
+                    step = loop.save()
+                    saved = f"\nStep {step} is saved; once the data is repaired, the same command resumes it"
+                    raise DataError(f"{error}{saved if step else ''}") from None
                 interrupted = trainer.stop()
     if interrupted:  # even at the last step: its validation may be missing
         raise Interrupted(f"step {step} of {inputs.last_step} is saved in {directory}; the same command resumes it")

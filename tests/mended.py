@@ -15,7 +15,6 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 LIST = ROOT / "tests" / "mended.json"
-COPIED = ("alexnet_jax", "configs", "docs", "launch", "tests", "pyproject.toml", "README.md", "mkdocs.yml")
 
 
 def defects() -> list[dict]:
@@ -30,16 +29,17 @@ def run(copy: Path, *tests: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mended", description=__doc__)
-    parser.add_argument("--only", default="", help="only defects whose description holds this text")
+    parser.add_argument("--only", default="", help="only those whose description or test holds this text")
     parser.add_argument("--write", action="store_true", help="write the outcomes to mended.json")
     arguments = parser.parse_args()
     listed = defects()
-    chosen = [defect for defect in listed if arguments.only in defect["defect"]]
+    chosen = [defect for defect in listed if arguments.only in defect["defect"] + defect["test"]]
     missed = 0
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_mended_") as folder:
-        for name in COPIED:
-            source, copy = ROOT / name, Path(folder) / name
-            shutil.copytree(source, copy, symlinks=True) if source.is_dir() else shutil.copy(source, copy)
+        listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, Path(folder) / name, follow_symlinks=False)
         failing = run(Path(folder), *dict.fromkeys(defect["test"] for defect in chosen))
         print(f"as it is: {'all tests pass' if failing == 0 else 'SOME TESTS FAIL'}", flush=True)
         for defect in chosen:
