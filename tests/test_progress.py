@@ -99,8 +99,9 @@ def longest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_ends_no_run_and_leaves_no_half_line(tmp_path):
+def test_a_full_disk_ends_no_run_and_leaves_no_half_line(tmp_path, monkeypatch):
     """Written later, once there is room; closing the file does not fail either."""
+    monkeypatch.setattr(progress, "TICK", 1000)  # no line but those written here
     doing = begun()
     with doing.ledger(tmp_path):
         doing.write()
@@ -126,8 +127,8 @@ def test_the_watchdog_counts_its_own_looks(monkeypatch, capfd):
     doing("training")
     for _ in range(40):
         doing.tick(0.25, 10)
-    with pytest.raises(pytest.fail.Exception, match=f"exit {errors.EXIT_STALLED}"):
-        doing.tick(0.25, 10)
+    with doing._lock, pytest.raises(pytest.fail.Exception, match=f"exit {errors.EXIT_STALLED}"):
+        doing.tick(0.25, 10)  # also while the storage hangs under a line of the ledger
     assert "stalled: no progress for 10 s (config.train.stall_seconds) while training" in capfd.readouterr().err
     monkeypatch.undo()
     for _ in range(1000):

@@ -24,7 +24,7 @@ from alexnet_jax.errors import EXIT_STALLED, reading
 from alexnet_jax.run import processes
 
 LEDGER = "ledger.jsonl"
-TICK = 0.25  # seconds at most between two looks of the watchdog
+TICK = 0.25  # seconds at most between two looks of the watchdog, and of the thread that keeps the ledger
 UNBOOKED = 0.01  # the share of a start's time that may pass without a line
 REPEATED = ("training", "waiting for data", "validating")  # what the next start does again after a kill
 
@@ -50,7 +50,7 @@ class Progress:
         self._started, self._started_at = started, time.time() - (time.monotonic() - started)
         self._activity, self._since = "importing", started
         self._seconds: dict[str, float] = defaultdict(float)
-        self._lock = threading.Lock()  # of the seconds and the file, for the watchdog's thread
+        self._lock = threading.Lock()  # of the seconds and the file
         self._file: io.FileIO | None = None
         self._written = 0.0  # seconds since the start that the last line told of
         self._ticks = 0  # of the watchdog, since the last progress
@@ -78,12 +78,21 @@ class Progress:
         with (directory / LEDGER).open("ab+", buffering=0) as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)  # a line that a power cut has left unfinished
-            self._file = file
+            self._file, ended = file, threading.Event()
+
+            def keep() -> None:
+                while not ended.wait(TICK):
+                    if self.total() - self._written > max(UNBOOKED * self._written, TICK):
+                        self.write()
+
+            # Not the watchdog's thread: where the storage hangs, that one must go on.
+            threading.Thread(target=keep, name="ledger", daemon=True).start()
             try:
                 yield
             finally:
+                ended.set()
                 self.write()
-                with self._lock:  # the watchdog's thread may be writing
+                with self._lock:  # the thread may be writing
                     self._file = None
 
     def begin(self, step: int) -> None:
@@ -103,13 +112,11 @@ class Progress:
                 self._written = sum(self._seconds.values())
 
     def tick(self, seconds: float, stall_seconds: int) -> None:
-        """The watchdog's look, `seconds` after the last one: write what is due; end the process if it has stalled.
+        """The watchdog's look, `seconds` after the last one: end the process if it has stalled.
 
         It counts its own looks: while the process is suspended (Ctrl-Z, `scontrol suspend`), there are none.
         """
         self._ticks += 1
-        if self.total() - self._written > max(UNBOOKED * self._written, seconds):
-            self.write()
         if stall_seconds and self._ticks * seconds > stall_seconds:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             peers = ", or another process of the run has stopped" if processes.several() else ""
