@@ -34,6 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
     listed = defects()
     chosen = [defect for defect in listed if arguments.only in defect["defect"] + defect["test"]]
+    if not chosen:
+        parser.error(f"no defect or test holds {arguments.only!r}")
     missed = 0
     with tempfile.TemporaryDirectory(prefix="alexnet_jax_mended_") as folder:
         listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]

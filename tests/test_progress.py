@@ -146,7 +146,7 @@ def test_a_run_that_was_suspended_goes_on(tmp_path):
     assert "finished step 46" in runs.end(process)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_ledger_of_a_run_that_was_killed_three_times(tmp_path):
     """While training, within a save, and before its first step; with pauses. Python itself is started, not forked."""
     flags = ["--config.train.save_every_steps=10", "--config.train.log_every_steps=1"]

@@ -323,7 +323,7 @@ def test_a_workdir_that_cannot_be_written(copy, verify, monkeypatch, capsys):
     assert f"warning: {copy / VERIFIED} is not kept: [Errno 13]" in said.err
 
 
-@pytest.mark.parametrize("phase", ["train", "validation"])
+@pytest.mark.parametrize("phase", ["train", pytest.param("validation", marks=pytest.mark.long)])
 def test_stopped_where_a_validation_is_due(phase, tmp_path, verify, monkeypatch):
     """Before it, so that the next start validates; or after it."""
     values = tiny_config()

@@ -117,6 +117,7 @@ runpy.run_module("alexnet_jax.main", run_name="__main__")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fault", "code"), [("killed", -signal.SIGKILL), ("full", errors.EXIT_STORAGE)])
 def test_one_of_two_fails_in_a_save(fault, code, tmp_path, ended):
     """Killed, or out of space: the other one has lost a peer, and does not blame the storage."""
