@@ -45,12 +45,14 @@ command+=("$@")
 own_session=(setsid setpriv --pdeathsig TERM)
 
 pids=() stopping=
-# main treats all these signals alike, but what bash starts in the background ignores SIGINT until it trains.
+# stop SIGNAL: asks all processes to save and exit. Of main's signals, SIGHUP may come several times; the others it treats
+# alike, but what bash starts in the background ignores SIGINT until it trains.
 stop() {
-    stopping=1
-    if ((${#pids[@]})); then kill -TERM "${pids[@]}" 2>/dev/null || true; fi
+    stopping=$1
+    if ((${#pids[@]})); then kill -"$1" "${pids[@]}" 2>/dev/null || true; fi
 }
-trap stop TERM INT USR1 HUP
+trap 'stop TERM' TERM INT USR1
+trap 'stop HUP' HUP
 trap 'kill -KILL "${pids[@]/#/-}" 2>/dev/null || true' EXIT # however this script ends, no process is left behind
 
 # start I FLAG...: starts process I in the background.
@@ -81,7 +83,7 @@ run_all() {
     for ((i = 0; i < processes; i++)); do
         if [ -z "$stopping" ]; then start "$i" "$@"; fi
     done
-    if [ -n "$stopping" ]; then stop; fi # again, as a process may have been starting when the signal came
+    if [ -n "$stopping" ]; then stop "$stopping"; fi # again, as a process may have been starting when the signal came
     while ((${#pids[@]})); do
         for i in "${!pids[@]}"; do
             if ! kill -0 "${pids[i]}" 2>/dev/null; then

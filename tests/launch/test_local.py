@@ -13,7 +13,7 @@ TWO = ("--processes", "2", "a config.py", "a workdir", "2")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_reaches_each_process_once(project, number):
     launched = project.start("local.sh", *TWO)
     project.wait_for(2, "training", "pid")
@@ -21,6 +21,18 @@ def test_a_signal_reaches_each_process_once(project, number):
     output = runs.end(launched, 75)
     assert len(project.noted("received 15")) == 2 and not project.still_running()
     assert "process 0 of 2" in output and "[1] process 1 of 2" in output
+
+
+@pytest.mark.slow
+def test_hangups_may_come_several_times(project):
+    """As when a connection drops: the kernel, the shell and the login service may each send one."""
+    launched = project.start("local.sh", *TWO, SIGNALS="2")
+    project.wait_for(2, "training", "pid")
+    launched.send_signal(signal.SIGHUP)
+    project.wait_for(2, "signal 1")
+    launched.send_signal(signal.SIGHUP)
+    runs.end(launched, 75)
+    assert len(project.noted("received 1 1")) == 2 and not project.still_running()
 
 
 def test_ctrl_c_reaches_each_process_once(project):
