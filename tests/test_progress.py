@@ -1,10 +1,12 @@
 """Where a run's time goes, and the end of one that stalls."""
 
 import contextlib
+import io
 import itertools
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -118,6 +120,40 @@ def test_a_full_disk_ends_no_run_and_leaves_no_half_line(tmp_path, monkeypatch):
     assert [entry.step for entry in read(tmp_path)] == [0, 5, 5]
 
 
+def test_a_ledger_that_cannot_be_opened_ends_no_run(tmp_path, capsys):
+    (tmp_path / LEDGER).mkdir()
+    doing = begun()
+    with doing.ledger(tmp_path):
+        doing("training")
+        doing.write()
+    assert f"warning: {tmp_path / LEDGER} is not kept: " in capsys.readouterr().err
+    with pytest.raises(DataError, match="delete it"):
+        read(tmp_path)
+
+
+def test_storage_that_hangs_under_the_ledger_holds_up_no_step(tmp_path):
+    writing, repaired = threading.Event(), threading.Event()
+
+    class Hanging(io.FileIO):
+        def write(self, line):
+            writing.set()
+            repaired.wait()
+            return super().write(line)
+
+    doing = begun()
+    with Hanging(tmp_path / LEDGER, "ab") as doing._file:
+        others = [threading.Thread(target=doing.write), threading.Thread(target=doing, args=("training",))]
+        others[0].start()
+        writing.wait()
+        others[1].start()
+        others[1].join(10)
+        waits = others[1].is_alive()
+        repaired.set()
+        for other in others:
+            other.join()
+    assert not waits and len(read(tmp_path)) == 1
+
+
 def test_the_watchdog_counts_its_own_looks(monkeypatch, capfd):
     """A process that was suspended has looked at nothing; one that stalls, and is awake, ends."""
     monkeypatch.setattr(progress.os, "_exit", lambda code: pytest.fail(f"exit {code}"))
@@ -172,6 +208,8 @@ def test_the_ledger_of_a_run_that_was_killed_three_times(tmp_path):
     seconds, wall = summary(entries), last[-1].started + sum(last[-1].seconds.values()) - first[0].started
     assert began < first[0].started < first[0].started + sum(seconds.values()) <= ended
     assert sum(seconds.values()) == pytest.approx(wall, rel=0.01)
+    # Not booked: the start of Python up to the package's import, and the exit of the process after the last line.
+    assert sum(seconds.values()) > 0.99 * (ended - began) - 2
     assert seconds["down"] >= 3 * pause
     assert first[0].first == 0 and by_start[1][0].first == 10 and last[-1].step == 46
     again = 0.0  # what the first two starts did after the newest checkpoint that the next one found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pydantic
 
-from alexnet_jax.errors import EXIT_STALLED, reading
+from alexnet_jax.errors import EXIT_STALLED, keeping, reading
 from alexnet_jax.run import processes
 
 LEDGER = "ledger.jsonl"
@@ -50,7 +50,8 @@ class Progress:
         self._started, self._started_at = started, time.time() - (time.monotonic() - started)
         self._activity, self._since = "importing", started
         self._seconds: dict[str, float] = defaultdict(float)
-        self._lock = threading.Lock()  # of the seconds and the file
+        self._lock = threading.Lock()  # of the seconds
+        self._writing = threading.Lock()  # of the file: storage that hangs must not hold up who takes the other lock
         self._file: io.FileIO | None = None
         self._written = 0.0  # seconds since the start that the last line told of
         self._ticks = 0  # of the watchdog, since the last progress
@@ -71,29 +72,31 @@ class Progress:
 
     @contextlib.contextmanager
     def ledger(self, directory: Path) -> Iterator[None]:
-        """Keep the ledger of a workdir, in the first process, once the run has begun."""
-        if not processes.is_first():
-            yield
-            return
-        with (directory / LEDGER).open("ab+", buffering=0) as file:
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a power cut has left unfinished
-            self._file, ended = file, threading.Event()
+        """Keep the ledger of a workdir, in the first process, once the run has begun. Without one, the run goes on."""
+        ended = threading.Event()
+        if processes.is_first():
+            with keeping(directory / LEDGER):
+                file = (directory / LEDGER).open("ab+", buffering=0)
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)  # a line that a power cut has left unfinished
+                self._file = file
 
-            def keep() -> None:
-                while not ended.wait(TICK):
-                    if self.total() - self._written > max(UNBOOKED * self._written, TICK):
-                        self.write()
+        def keep() -> None:
+            while not ended.wait(TICK):
+                if self.total() - self._written > max(UNBOOKED * self._written, TICK):
+                    self.write()
 
-            # Not the watchdog's thread: where the storage hangs, that one must go on.
+        if self._file:  # Not the watchdog's thread: where the storage hangs, that one must go on.
             threading.Thread(target=keep, name="ledger", daemon=True).start()
-            try:
-                yield
-            finally:
-                ended.set()
-                self.write()
-                with self._lock:  # the thread may be writing
-                    self._file = None
+        try:
+            yield
+        finally:
+            ended.set()
+            self.write()
+            with self._writing, contextlib.suppress(OSError):  # the thread may be writing
+                kept, self._file = self._file, None
+                if kept:
+                    kept.close()
 
     def begin(self, step: int) -> None:
         """The run goes on from `step`."""
@@ -101,15 +104,17 @@ class Progress:
 
     def write(self) -> None:
         """Write a line. A ledger that cannot be written must not end a run: whatever matters reports its own errors."""
-        with self._lock, contextlib.suppress(OSError):
-            self._book()
-            if self._file and self._first is not None:
+        with self._writing, contextlib.suppress(OSError):
+            with self._lock:
+                self._book()
                 seconds = {activity: round(value, 3) for activity, value in self._seconds.items()}
-                entry = Entry(self._started_at, self._first, self.step, seconds)
+                step = self.step
+            if self._file and self._first is not None:
+                entry = Entry(self._started_at, self._first, step, seconds)
                 line, size = f"{json.dumps(entry._asdict())}\n".encode(), self._file.seek(0, os.SEEK_END)
                 if self._file.write(line) < len(line):  # the disk is full
                     self._file.truncate(size)
-                self._written = sum(self._seconds.values())
+                self._written = sum(seconds.values())
 
     def tick(self, seconds: float, stall_seconds: int) -> None:
         """The watchdog's look, `seconds` after the last one: end the process if it has stalled.
@@ -151,8 +156,8 @@ def watched(stall_seconds: int, started: float | None = None) -> Iterator[Progre
 def read(directory: Path) -> list[Entry]:
     """The lines of a workdir's ledger; none if it has none. Raises DataError if it is damaged."""
     path = directory / LEDGER
-    content = path.read_bytes() if path.exists() else b""
     with reading(f"{path} is damaged", "; without it, the run's times are unknown: delete it to go on"):
+        content = path.read_bytes() if path.exists() else b""
         return [ENTRY.validate_json(line, strict=True) for line in content.split(b"\n")[:-1]]  # whole lines
 
 
