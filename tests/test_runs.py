@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.inference import network
-from alexnet_jax.run import config_files, pictures, starts
+from alexnet_jax.run import config_files, pictures, starts, workdir
 from tests import runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
@@ -65,6 +65,15 @@ def test_damaged_runs_are_named_and_the_others_listed(home, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no run" in run("alexnet_jax", "runs", tmp_path / "empty", code=2)
     assert "there is no folder" in run("alexnet_jax", "runs", tmp_path / "none", code=2)
+
+
+def test_a_log_line_cut_by_a_power_failure_is_not_read(tmp_path):
+    """Nor does it stop `alexnet runs` and `alexnet verify-run`: the next start cuts it off."""
+    log = tmp_path / workdir.METRICS
+    log.write_text('{"step": 3, "phase": "train"}\n{"step": 6, "pha')
+    assert workdir.read_metrics(tmp_path) == [{"step": 3, "phase": "train"}]
+    log.write_bytes(b'{"step": 3, "phase": "train"}\n\xc3')
+    assert len(workdir.read_metrics(tmp_path)) == 1
 
 
 def test_tensorboard_shows_kernels_and_histograms(home):

@@ -182,7 +182,8 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The lines of METRICS; none if nothing was logged yet. Raises DataError if the file is damaged."""
     path = directory / METRICS
     with _intact(path):
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        content = path.read_bytes() if path.exists() else b""
+        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]  # but one that a power cut left unfinished
         if not all(isinstance(line, dict) and type(line.get("step")) is int and "phase" in line for line in lines):
             raise ValueError("a line has no step or no phase")
         return lines
