@@ -37,7 +37,7 @@ class Loop:
 
     @property
     def position(self) -> Position:
-        """Where training stands; of the log the trainer knows."""
+        """Where training stands. How long the log is, `Trainer.save` fills in."""
         return Position(self._step, self._validation, 0, self._log.target_reached)
 
     def _between_steps(self) -> bool:
