@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import time
-from collections import Counter
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,10 +20,10 @@ from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import NonFinite, UserError
 from alexnet_jax.loop import Loop
 from alexnet_jax.optim import Validation
-from alexnet_jax.run import checkpoint, config_files, starts, workdir
+from alexnet_jax.run import checkpoint, config_files, recorded, starts, workdir
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.progress import Progress
-from alexnet_jax.run.recorded import Different, Record, Run, Stretch
+from alexnet_jax.run.recorded import Different, OtherData, Record, Run, Stretch
 from alexnet_jax.run.stopping import Stop
 from alexnet_jax.run_config import Config
 from alexnet_jax.trainer import Inputs, Trainer, first_state, open_inputs, reading
@@ -43,17 +43,16 @@ class Repeated(Trainer):
         raise self.writer.different(step, "the loss, or a parameter, is not finite here")
 
 
-def stretches(run: Run, first: int, last: int | None, samples: int, seed: int | None) -> list[Stretch]:
-    """The stretch from `first` to `last` (None: the newest checkpoint), or `samples` of those between checkpoints.
+def stretches(directory: Path, first: int, last: int | None, samples: int, seed: int | None) -> list[Stretch]:
+    """The stretch from `first` to `last` (None: as far as the run has got), or `samples` of those between checkpoints.
 
     Raises UserError if the run cannot be taken up or has not got there.
     """
-    begins = [0, *(step for step in run.saved if step)]
-    if last is None:
-        last = begins[-1]
+    begins = [0, *(step for step in recorded.saved(directory) if step)]
     if first not in begins:
         raise UserError(f"there is no checkpoint of step {first} to go on from; give one of {begins} as --from")
-    reached = max([begins[-1], *(line["step"] for line in workdir.read_metrics(run.directory))])
+    reached = max([begins[-1], *(line["step"] for line in workdir.read_metrics(directory))])
+    last = reached if last is None else last
     if not first < last <= reached:
         raise UserError(f"there is nothing to check from step {first} to {last}; the run has got to step {reached}")
     if samples < 0:
@@ -88,11 +87,10 @@ def check_files(run: Run) -> None:
             )
 
 
-def repeat(run: Run, stretch: Stretch, data: str | None) -> Counter[str]:
+def repeat(run: Run, stretch: Stretch, data: str | None) -> Record:
     """Take the steps of a stretch again, with the data in folder `data` if it is given.
 
-    Returns the numbers of lines, by phase, and of checkpoints that were compared. Raises Different at the first
-    difference.
+    Returns what was compared. Raises Different at the first difference.
     """
     segments = starts.segments(run.run_file.starts, *stretch)
     opened = [_open(run, segment, data) for segment in segments]
@@ -100,6 +98,8 @@ def repeat(run: Run, stretch: Stretch, data: str | None) -> Counter[str]:
     if stretch.first in run.saved:
         placed = steps.abstract_state(config, inputs.mesh)
         state, position, _ = checkpoint.restore_step(run.checkpoints, stretch.first, placed)
+        if position.next_batch != stretch.first:
+            raise Different(f"the checkpoint of step {stretch.first} says that it is of step {position.next_batch}")
     else:
         state, position = first_state(config, inputs.mesh), Position(0, Validation(), 0)
     with contextlib.closing(Record(run, stretch, position)) as record:
@@ -109,10 +109,8 @@ def repeat(run: Run, stretch: Stretch, data: str | None) -> Counter[str]:
             state, position = _repeat_segment(run, segment, config, inputs, state, position, record)
             if position.next_batch < segment.last:
                 raise record.different(position.next_batch, "the run ends here")
-        if record.lines:
-            line = record.lines[0]
-            raise record.different(line["step"], f"the log has a line ({line['phase']}) that the run does not write")
-    return record.compared
+        record.end()
+    return record
 
 
 def _open(run: Run, segment: starts.Segment, data: str | None) -> tuple[Config, Inputs]:
@@ -123,10 +121,12 @@ def _open(run: Run, segment: starts.Segment, data: str | None) -> tuple[Config, 
     inputs = open_inputs(config)
     ours, theirs = inputs.dataset, workdir.open_finished(run.directory).statistics
     if ours.fingerprint != run.run_file.data:
-        raise Different(
+        raise (OtherData if data else Different)(
             f"the data are not those that the run was trained on: their fingerprint is {ours.fingerprint[:12]}, and "
             f"the run's {run.run_file.data[:12]}; give the folder of the run's data as --data"
         )
+    if ours.classes != run.run_file.classes:
+        raise Different(f"{run.directory / workdir.RUN} does not have the names of the classes that the data have")
     if not config.start.statistics and not all(map(np.array_equal, ours.statistics, theirs)):
         raise Different(f"{run.directory / workdir.STATISTICS} does not hold the statistics of the data")
     return config, inputs

@@ -145,6 +145,11 @@ class Config(Section):
         images, shared_by = self.train.batch_size // self.mesh.data, self.augment.shared_by
         if images % shared_by:
             raise ValueError(f"augment.shared_by={shared_by} does not divide the {images} images per device; give 1")
+        if self.train.keep_every_steps % self.train.save_every_steps:
+            raise ValueError(
+                f"train.keep_every_steps={self.train.keep_every_steps} is no multiple of train.save_every_steps="
+                f"{self.train.save_every_steps}, at which checkpoints are written; give one"
+            )
         if shards := self.train.virtual_shards:
             self._check_shards(shards)
         for name in (*self.optim.layers, *self.start.layers):

@@ -34,6 +34,12 @@ class Inputs(NamedTuple):
 def open_inputs(config: Config) -> Inputs:
     """Open devices and data. Raises UserError if they do not fit the config, or differ between processes."""
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
+    shards, devices = config.train.virtual_shards, jax.devices()
+    if shards and devices[0].platform == "cpu" and len(devices) > shards * config.model.towers:
+        raise UserError(
+            f"train.virtual_shards={shards} gives the same bits on at most {shards * config.model.towers} CPU devices, "
+            f"and there are {len(devices)}, each with a thread of XLA's; give a smaller --simulated_devices"
+        )
     processes.require_same("the config", config.model_dump(mode="json"))
     processes.require_same("Python and packages", starts.packages())
     dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)

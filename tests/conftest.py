@@ -1,12 +1,15 @@
 """All tests run on four simulated CPU devices, with JAX's implicit promotions switched off."""
 
+import argparse
 import io
+import json
 import os
 import platform
 import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -22,8 +25,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from alexnet_jax.commands import verify_run
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.run.checks import VERIFIED
 from tests.tiny import tiny_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -119,3 +124,17 @@ def browser():
         started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
+
+
+@pytest.fixture
+def verify(monkeypatch) -> Callable[..., dict[str, Any]]:
+    """Verify a workdir in this process, on its devices: what verified.json then holds."""
+    monkeypatch.setattr(verify_run, "_prepare_devices", lambda segments, on_any: None)
+
+    def verify(directory: Path, *flags: str) -> dict[str, Any]:
+        parser = argparse.ArgumentParser()
+        verify_run.add_arguments(parser)
+        verify_run.run(parser.parse_args([str(directory), *flags]))
+        return json.loads((directory / VERIFIED).read_text())[-1]
+
+    return verify

@@ -60,7 +60,7 @@ def end(process: Process, code: int | tuple[int, ...] = 0, seconds: float = 300)
     return out + messages
 
 
-def run(command: list[str], code: int = 0) -> str:
+def run(command: list[str], code: int | tuple[int, ...] = 0) -> str:
     return end(start(command), code)
 
 

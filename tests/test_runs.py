@@ -46,7 +46,7 @@ def test_runs_are_listed_with_what_is_different(home):
     assert lines[1].startswith("a ") and " 46 " in lines[1] and "test x1" in lines[1]
     assert lines[2].startswith("deep/b") and lines[2].split()[-2:] == ["0.02", "5"]
     first, second = json.loads(run("alexnet_jax", "runs", home / "all", "--json"))
-    assert list(first["seconds"])[:3] == ["importing", "opening", "restoring"] and first["checks"] == []
+    assert list(first["seconds"])[:3] == ["importing", "opening", "restoring"] and first["verified"] is None
     validated = [json.loads(line) for line in (home / "all/a/metrics.jsonl").read_text().splitlines()]
     errors = [line["top1_error"] for line in validated if line["phase"] == "validation"]
     assert (first["best_error"], first["last_error"], first["step"]) == (min(errors), errors[-1], 46)

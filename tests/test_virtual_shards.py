@@ -65,6 +65,7 @@ def test_the_same_bits_on_any_data_axis(meshes):
         (4, {"train.eval_batch_size": 10}, "batches of 10 images do not divide into train.virtual_shards=4"),
         (8, {"augment.shared_by": 4}, "augment.shared_by=4 does not divide the parts of train.virtual_shards=8"),
         (-1, {}, "config.train.virtual_shards=-1"),
+        (4, {"train.keep_every_steps": 3, "train.save_every_steps": 2}, "keep_every_steps=3 is no multiple"),
     ],
 )
 def test_what_does_not_divide_is_refused(shards, changes, problem):

@@ -15,6 +15,7 @@ import jax
 from tqdm import tqdm
 
 from alexnet_jax.bench.peers import Stream
+from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, starts
 from alexnet_jax.run_config import Config
 
@@ -52,6 +53,12 @@ def output_file(text: str) -> Path:
     if not Path(text).absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: there is no folder {Path(text).parent}; make it first")
     return Path(text)
+
+
+def require_one_program(config: Config) -> None:
+    """Raise UserError unless a training step of the config is one program, whose parts can be told."""
+    if config.train.virtual_shards:
+        raise UserError("with train.virtual_shards a step is several programs; measure it by `alexnet bench train`")
 
 
 def mesh(text: str) -> tuple[int, int]:

@@ -99,6 +99,7 @@ def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
     state = steps.abstract_state(config, mesh)
     rates = optim.rates(config.optim, state.params, 0, optim.Validation())
     votes = abstract(sharding.DEVICES, bool, mesh.size)
+    measuring.require_one_program(config)
     step = steps.make_train_step(config, mesh, steps_per_epoch=1)
     return step.lower(state, images, rates, statistics, votes).compile()
 

@@ -115,6 +115,7 @@ def our_step(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any,
     batch = sharding.put(examples, mesh, sharding.EXAMPLES)
     grey = Statistics(np.full((size, size, 3), 120, np.float32), np.ones(3, np.float32), np.eye(3, dtype=np.float32))
     constants = sharding.put(grey, mesh, sharding.REPLICATED)
+    measuring.require_one_program(config)
     state = steps.init_state(config, mesh)
     if not train:
         inputs = (state.params, batch.image, constants)

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.run import progress, workdir
+from alexnet_jax.run import checks, progress, workdir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,8 @@ def _listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The runs in and below a folder, sorted by name, and what is wrong with those that cannot be read.
 
     Keys of a run: run, step (of the newest checkpoint), best_error and last_error (top-1, fractions, of validations),
-    evaluation (the content of evaluation.json), checks (that of verified.json), written (ISO 8601), seconds (what its
-    time went to), and config (the keys in which the runs differ).
+    evaluation (the content of evaluation.json), verified (the steps of the last `verify-run`, or NO), written (ISO
+    8601), seconds (what its time went to), and config (the keys in which the runs differ).
     """
     runs, damaged = [], []
     for path in sorted(file.parent for file in directory.rglob(workdir.CONFIG)):
@@ -65,7 +65,7 @@ def _described(directory: Path, root: Path) -> dict[str, Any]:
         "best_error": min(errors, default=None),
         "last_error": errors[-1] if errors else None,
         "evaluation": workdir.read_evaluation(directory),
-        "checks": workdir.read_checks(directory),
+        "verified": checks.summary(checks.read(directory)),
         "written": datetime.datetime.fromtimestamp(written, datetime.UTC).isoformat(timespec="minutes"),
         "seconds": progress.summary(progress.read(directory)),
         "config": workdir.flat_config(directory),
@@ -78,11 +78,10 @@ def _table(runs: list[dict[str, Any]]) -> str:
         result = run["evaluation"]
         evaluated = f"{result['top1_error']:.2%} {result['split']} x{result['views']}" if result else None
         errors = [None if run[key] is None else f"{run[key]:.2%}" for key in ("best_error", "last_error")]
-        seconds, checks = run["seconds"], run["checks"]
+        seconds = run["seconds"]
         time = tqdm.format_interval(sum(seconds.values())) if seconds else None
         share = f"{seconds.get('training', 0) / sum(seconds.values()):.0%}" if seconds else None
-        checked = ("yes" if all(check["verified"] for check in checks) else "NO") if checks else None
-        row = [run["run"], run["step"], *errors, evaluated, checked, run["written"][:16], time, share]
+        row = [run["run"], run["step"], *errors, evaluated, run["verified"], run["written"][:16], time, share]
         rows.append([*row, *run["config"].values()])
     headers = ["run", "step", "best error", "last error", "evaluated", "verified", "written", "time", "training"]
     headers += runs[0]["config"] if runs else ()

@@ -7,11 +7,10 @@ machine differs from that of the run. Exit code: 0 if all is the same, 65 if not
 
 import argparse
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import DataError, UserError, keeping
+from alexnet_jax.errors import DataError, UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,62 +25,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from alexnet_jax import replay
-    from alexnet_jax.run import recorded, starts, workdir
+    from alexnet_jax.run import checks, recorded, starts, workdir
 
     directory: Path = arguments.workdir
     config = workdir.open_finished(directory).config
-    run_file, checks = workdir.read_run_file(directory), workdir.read_checks(directory)
+    run_file, before = workdir.read_run_file(directory), checks.read(directory)
     if not run_file.starts:
         raise UserError(f"{directory} has not been trained, so there is nothing to check")
-    _prepare_devices(run_file.starts)
+    workdir.require_idle(directory)
+    stretches = replay.stretches(directory, arguments.first, arguments.last, arguments.sample, arguments.seed)
+    segments = [segment for stretch in stretches for segment in starts.segments(run_file.starts, *stretch)]
+    _prepare_devices(segments, config.train.virtual_shards > 0)
     environment = starts.environment()
-    differences = list(dict.fromkeys(x for start in run_file.starts for x in starts.differences(start, environment)))
-    found: dict[str, Any] = {"verified": True, "stretches": [], "lines": 0, "validations": 0, "checkpoints": 0}
-    found |= {"differences": differences, "environment": environment}
+    differences = dict.fromkeys(x for segment in segments for x in starts.differences(segment.start, environment))
+    found = checks.Check(
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        verified=True,
+        differences=list(differences),
+        environment=environment,
+    )
+    here = f"This machine differs from the run's (run -> here): {'; '.join(differences)}"
     with recorded.open_run(directory, config, run_file) as checked:
-        stretches = replay.stretches(checked, arguments.first, arguments.last, arguments.sample, arguments.seed)
         try:
             replay.check_files(checked)
             for stretch in stretches:
                 compared = replay.repeat(checked, stretch, arguments.data)
-                found["stretches"].append(stretch)
-                found["lines"] += compared.total() - compared["checkpoint"]
-                found["validations"] += compared["validation"]
-                found["checkpoints"] += compared["checkpoint"]
+                found.stretches.append(stretch)
+                found.lines += compared.compared.total()
+                found.validations += compared.compared["validation"]
+                found.checkpoints += len(compared.checkpoints)
                 print(f"steps {stretch.first} to {stretch.last} are the same", flush=True)
         except (recorded.Different, DataError) as error:
-            _keep(directory, checks, found | {"verified": False, "problem": str(error)})
-            where = f"This machine differs from the run's (run -> here): {'; '.join(differences)}"
-            where = where if differences else "This machine has the versions, processor and devices of the run"
-            if not config.train.deterministic and any("cpu" not in device for device in environment["devices"]):
+            if not isinstance(error, recorded.OtherData):
+                found.verified, found.problem = False, str(error)
+                checks.write(directory, [*before, found])
+            where = here if differences else "This machine has the versions, processor and devices of the run"
+            if not config.train.deterministic and any(device.startswith("gpu") for device in environment["devices"]):
                 where += ". On GPUs, two runs have the same bits only with config.train.deterministic=True"
             raise recorded.Different(f"{error}\n{where}") from None
-    _keep(directory, checks, found)
+        except UserError as error:  # it cannot be checked here
+            raise UserError(f"{error}\n{here}" if differences else str(error)) from None
+    checks.write(directory, [*before, found])
     print(
-        f"verified: {found['lines']} log lines, {found['validations']} of them validations, and "
-        f"{found['checkpoints']} checkpoint(s) of {directory} come out the same, bit for bit"
+        f"verified: {found.lines} log line(s), {found.validations} of them validations, and {found.checkpoints} "
+        f"checkpoint(s) of {directory} come out the same, bit for bit"
     )
     if differences:
         print(f"although this machine differs from the run's (run -> here): {'; '.join(differences)}")
 
 
-def _prepare_devices(known: list[dict[str, Any]]) -> None:
-    """Simulate as many devices and cores as the run had, if it ran on CPUs."""
+def _prepare_devices(segments: list[Any], on_any: bool) -> None:
+    """Simulate as many devices and cores as the run had, if it ran on CPUs. Raises UserError if these changed.
+
+    Bits follow both, but if they are the same `on_any`.
+    """
     import jax
 
     from alexnet_jax.run import start_up
 
-    devices = [device for start in known for device in start["devices"]]
-    if all(device.startswith("cpu ") for device in devices):
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", max(len(start["devices"]) for start in known))
-        start_up.set_cores(known[-1]["cores"])
-
-
-def _keep(directory: Path, checks: list[dict[str, Any]], found: dict[str, Any]) -> None:
-    from alexnet_jax.data.files import write_text
-    from alexnet_jax.run import workdir
-
-    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with keeping(directory / workdir.VERIFIED):
-        write_text(directory / workdir.VERIFIED, json.dumps([*checks, {"time": time, **found}], indent=2) + "\n")
+    machines = {(len(segment.start["devices"]), segment.start["cores"]) for segment in segments}
+    if not all(device.startswith("cpu ") for segment in segments for device in segment.start["devices"]):
+        return
+    if len(machines) > 1 and not on_any:
+        parts = "; ".join(f"--from {segment.first} --to {segment.last}" for segment in segments)
+        raise UserError(
+            "the run was continued on another number of devices or cores, which change its bits, so its parts must be "
+            f"checked one by one, as far as their checkpoints were kept: {parts}"
+        )
+    devices, cores = max(machines)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    start_up.set_cores(cores)

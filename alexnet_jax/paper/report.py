@@ -12,7 +12,7 @@ import numpy as np
 from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.run import pictures, progress, workdir
+from alexnet_jax.run import checks, pictures, progress, workdir
 
 matplotlib.rcParams["svg.hashsalt"] = "alexnet_jax"  # equal figures give equal files
 matplotlib.rcParams["text.parse_math"] = False  # names of runs and classes may contain a $
@@ -26,7 +26,7 @@ class ReportedRun(NamedTuple):
     network: Network
     log: list[dict]  # the lines of metrics.jsonl
     evaluation: dict | None  # the content of evaluation.json
-    checks: list[dict]  # the content of verified.json
+    checks: list[checks.Check]  # by `alexnet verify-run`
     seconds: dict[str, float]  # what its time went to
 
     @property
@@ -53,7 +53,7 @@ def open_runs(directories: list[Path]) -> list[ReportedRun]:
             opened,
             workdir.read_metrics(directory),
             workdir.read_evaluation(directory),
-            workdir.read_checks(directory),
+            checks.read(directory),
             progress.summary(progress.read(directory)),
         )
         for name, opened, directory in zip(names, networks, directories, strict=True)

@@ -77,9 +77,7 @@ def _barrier(*, key: str, timeout_ms: int) -> None:
 def open_for_reading(directory: Path) -> Checkpoints:
     """Open `directory` without changing it. Raises UserError if it is missing."""
     if not directory.is_dir():
-        raise UserError(
-            f"{directory} does not exist: nothing was trained there yet; train first, or give another --workdir"
-        )
+        raise UserError(f"{directory} does not exist: nothing was trained there yet; train, or give another --workdir")
     return ocp.CheckpointManager(directory.absolute(), options=ocp.CheckpointManagerOptions(create=False))
 
 
@@ -243,6 +241,8 @@ def _difference(directory: Path, numbers: float) -> str:
         on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         state = reader.restore(directory / "state", args=ocp.args.PyTreeRestore(restore_args=on_host))
     leaves, expected = checksums.by_name(state), sums["state"]
+    if checksums.of_state(expected) != sums["checksum"]:
+        return "its checksum has changed since it was written"
     changed = [name for name, leaf in leaves.items() if checksums.on_host(leaf) != expected.pop(name)]
     if changed or expected:
         return f"{', '.join(changed) or 'an array'} has changed since it was written"

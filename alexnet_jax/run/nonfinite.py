@@ -102,13 +102,15 @@ class Replay(NamedTuple):
         forward = sharding.over_towers(tower_program, self.mesh, sharding.EXAMPLES, fc_sharding)
         gradient = steps.make_gradient(config, self.mesh, steps_per_epoch)
 
-        def check(state, batch, statistics):
+        def count(state, batch, statistics):
             counts = forward(state.params, batch, (statistics, state.step // steps_per_epoch))
-            grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
-            loss = metrics.mean_loss(batch_metrics)
-            return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts), loss, _counts(grads)
+            return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts)
 
-        return jax.jit(steps.with_precision(check, self.config))(state, batch, self.statistics)
+        if not config.train.virtual_shards:  # else it is several programs already
+            gradient = jax.jit(steps.with_precision(gradient, config))
+        grads, batch_metrics = gradient(state.params, batch, self.statistics, state.step)
+        counts = jax.jit(steps.with_precision(count, config))(state, batch, self.statistics)
+        return counts, metrics.mean_loss(batch_metrics), jax.jit(_counts)(grads)
 
 
 def _counts(tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a run has written, to be compared with what it leads to: its log and its checkpoints."""
 
 import contextlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,15 @@ class Stretch(NamedTuple):
     last: int
 
 
+class OtherData(Different):
+    """The data given for the check are not those of the run: which says nothing about the run."""
+
+
+def saved(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir."""
+    return sorted(int(path.name) for path in (directory / workdir.CHECKPOINTS).glob("*") if path.name.isdigit())
+
+
 class Run(NamedTuple):
     """A workdir as it is checked; nothing is written to it."""
 
@@ -41,7 +51,7 @@ class Run(NamedTuple):
 
     @property
     def saved(self) -> list[int]:
-        return sorted(self.checkpoints.all_steps())
+        return saved(self.directory)
 
     def saved_with(self, step: int) -> dict[str, Any]:
         """The config of a checkpoint, and its start if it is not of an imported network. DataError if damaged."""
@@ -67,8 +77,11 @@ class Record(Writer):
         if len(before) < position.log_bytes or before[-1:] not in (b"", b"\n"):
             raise Different(f"{log} is not the log that the checkpoint of step {stretch.first} was saved with")
         lines = workdir.read_metrics(run.directory)[before.count(b"\n") :]
-        self.lines = [line for line in lines if line["step"] <= stretch.last]
-        self.compared = Counter[str]()  # numbers of lines, by phase, and of checkpoints
+        self.lines = list(itertools.takewhile(lambda line: line["step"] <= stretch.last, lines))
+        if any(line["step"] <= stretch.last for line in lines[len(self.lines) :]):
+            raise Different(f"{log} has lines out of the order of their steps")
+        self.compared = Counter[str]()  # numbers of lines, by phase
+        self.checkpoints: list[int] = []  # those that were compared
         self._run, self._stretch, self._sound = run, stretch, stretch.first
         self._bar = tqdm(total=stretch.last - stretch.first, unit="step", disable=None)
 
@@ -106,8 +119,17 @@ class Record(Writer):
             position = position._replace(validation=there.position.validation)
         if (stored := there.position._replace(log_bytes=0)) != position:
             raise self.different(step, f"the checkpoint of step {step} has {stored}, and here it is {position}")
-        self.compared["checkpoint"] += 1
+        self.checkpoints.append(step)
         self._sound = step
+
+    def end(self) -> None:
+        """Raise Different if something that the run has written in the stretch has not been compared."""
+        if self.lines:
+            line = self.lines[0]
+            raise self.different(line["step"], f"the log has a line ({line['phase']}) that the run does not write")
+        first, last = self._stretch
+        if others := [step for step in self._run.saved if first < step <= last and step not in self.checkpoints]:
+            raise self.different(others[0], "there is a checkpoint that the run does not save")
 
     def different(self, step: int, what: str) -> Different:
         """The error to raise for a difference at `step`."""

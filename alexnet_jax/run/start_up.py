@@ -63,8 +63,8 @@ def prepare_process() -> None:
 
 def cores() -> int:
     """The cores that XLA takes this process to have: NPROC, or those that it may use."""
-    if "NPROC" in os.environ:
-        return int(os.environ["NPROC"])
+    if (given := os.environ.get("NPROC", "")).isdigit():
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -15,6 +15,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
+from alexnet_jax.errors import DataError, UserError, reading
 from alexnet_jax.run import config_files, start_up, workdir
 from alexnet_jax.run_config import Config
 
@@ -61,15 +62,21 @@ def describe(config: Config, mesh: Mesh, step: int) -> dict[str, Any]:
 
 
 def config_of(config: Config, start: dict[str, Any]) -> Config:
-    """The config that a start was computed with."""
-    return config_files.changed(config, **start["config"])
+    """The config that a start was computed with. Raises DataError if it cannot be."""
+    with reading(f"{workdir.RUN} is damaged"):
+        try:
+            return config_files.changed(config, **start["config"])
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
 
 def segments(starts: list[dict[str, Any]], first: int, last: int) -> list[Segment]:
     """The steps `first`..`last`-1 of a run, start by start."""
     found = []
     while first < last:
-        number = max(i for i, start in enumerate(starts) if start["step"] <= first)
+        number = max((i for i, start in enumerate(starts) if start["step"] <= first), default=None)
+        if number is None:
+            raise DataError(f"{workdir.RUN} lists no start of the run that began at or before step {first}")
         end = min([last, *(start["step"] for start in starts[number + 1 :])])
         found.append(Segment(first, end, starts[number]))
         first = end

@@ -7,7 +7,7 @@
     metrics.jsonl     see writer.py, as for the TensorBoard events beside it
     evaluation.json   what `alexnet evaluate` measured last, if it was run; beside it what the other commands write
     ledger.jsonl      what the time went to: see progress.py
-    verified.json     what `alexnet verify-run` found each time, if it was run
+    verified.json     what `alexnet verify-run` found each time, if it was run: see checks.py
     lock              held by the run that is active here
     damaged/          checkpoints that turned out to be damaged, if any
     nonfinite/        the step at which training became unstable, if any: see nonfinite.py
@@ -16,6 +16,7 @@ With it a network can be evaluated, used and trained further without the command
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ from alexnet_jax.run_config import Config
 
 CONFIG, RUN, STATISTICS, METRICS = "config.json", "run.json", "statistics.npz", "metrics.jsonl"
 CHECKPOINTS, NONFINITE, LOCK = "checkpoints", "nonfinite", "lock"
-EVALUATION, VERIFIED = "evaluation.json", "verified.json"
+EVALUATION = "evaluation.json"
 
 # What may differ between a workdir and the command that resumes it: layout, length and logging, not the result.
 MAY_CHANGE = (
@@ -136,6 +137,17 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
+def require_idle(directory: Path) -> None:
+    """Raise UserError if a run is active in a workdir."""
+    with contextlib.suppress(FileNotFoundError), (directory / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"a run is active in {directory}: {file.read().strip()}; wait for its end") from None
+        except OSError:  # storage without locks
+            pass
+
+
 def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> RunFile:
     """The content of RUN. Raises UserError if the workdir belongs to another config or other data."""
     different = differences(_config(directory), config)
@@ -194,13 +206,6 @@ def read_evaluation(directory: Path) -> dict[str, Any] | None:
     path = directory / EVALUATION
     with _intact(path):
         return json.loads(path.read_text()) if path.exists() else None
-
-
-def read_checks(directory: Path) -> list[dict[str, Any]]:
-    """The content of VERIFIED: each check of the run, the last one last. Raises DataError if the file is damaged."""
-    path = directory / VERIFIED
-    with _intact(path):
-        return json.loads(path.read_text()) if path.exists() else []
 
 
 def differences(old: Config, new: Config) -> list[str]:
