@@ -50,6 +50,7 @@ def measured(data) -> tuple[str, list[dict]]:
     return output, json.loads(file.read_text())
 
 
+@pytest.mark.long
 def test_a_row_for_every_stage_and_pipeline(measured, data):
     output, rows = measured
     assert len({row["pipeline"] for row in rows}) == len(rows) == 12

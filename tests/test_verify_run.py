@@ -330,7 +330,8 @@ def test_a_workdir_that_cannot_be_written(copy, verify, monkeypatch, capsys):
     assert f"warning: {copy / VERIFIED} is not kept: [Errno 13]" in said.err
 
 
-@pytest.mark.parametrize("phase", ["train", pytest.param("validation", marks=pytest.mark.long)])
+@pytest.mark.parametrize("phase", ["train", "validation"])
+@pytest.mark.long
 def test_stopped_where_a_validation_is_due(phase, tmp_path, verify, monkeypatch):
     """Before it, so that the next start validates; or after it."""
     values = tiny_config()
@@ -373,6 +374,7 @@ def finetuned(trained, tmp_path_factory) -> Path:
     return home
 
 
+@pytest.mark.long
 def test_data_elsewhere(finetuned, tmp_path, verify):
     shutil.copytree(finetuned / "run", tmp_path / "run")
     shutil.copytree(finetuned / "data prepared", tmp_path / "moved")
@@ -380,6 +382,7 @@ def test_data_elsewhere(finetuned, tmp_path, verify):
     assert (found["lines"], found["validations"], found["checkpoints"]) == (7, 1, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_swapped_image_is_found(split, finetuned, tmp_path, verify):
     """By the fingerprint of the data; and if that is forged, by the numbers."""

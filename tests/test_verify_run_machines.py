@@ -30,6 +30,7 @@ def continued(tmp_path_factory) -> Path:
     return home / "run"
 
 
+@pytest.mark.long
 def test_each_part_is_checked_on_devices_like_its_own(continued):
     said = runs.run([*COMMAND, str(continued)], errors.EXIT_USER_ERROR)
     assert "checked one by one, as far as their checkpoints were kept: --from 0 --to 20; --from 20 --to 30" in said
@@ -40,6 +41,7 @@ def test_each_part_is_checked_on_devices_like_its_own(continued):
     assert "20-30" in line
 
 
+@pytest.mark.long
 def test_a_run_of_devices_that_are_not_here(continued, tmp_path):
     """What cannot be checked is told apart from what is wrong, and not held against the run."""
     shutil.copytree(continued, tmp_path / "run")
@@ -61,6 +63,7 @@ def test_a_run_that_is_active_is_left_alone(tmp_path):
     process.communicate()
 
 
+@pytest.mark.long
 def test_virtual_shards_and_numbers_that_are_not_finite(tmp_path):
     """The step in which they began is found there too; and more devices than the shards allow are refused."""
     flags = ["--config.train.virtual_shards=2", "--config.train.eval_batch_size=64"]

@@ -90,6 +90,7 @@ print(f"serve searches {{len(searched[0])}} images")
 """
 
 
+@pytest.mark.long
 def test_commands_on_a_run_that_cannot_be_written(tmp_path):
     """A colleague's, say: what would be kept there is not, and the results are the same."""
     run, out = tmp_path / "disk/run", tmp_path / "out"

@@ -54,7 +54,8 @@ def test_one_checksum(family, tmp_path):
     assert len(set(sums.values())) == 1, sums
 
 
-@pytest.mark.parametrize("tries", [1, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("tries", [1, 20])
 def test_killed_and_resumed_on_other_layouts(tries, tmp_path):
     """At random steps, on a random number of devices and processes."""
     rng, steps = random.Random(tries), 10 * tries + 20
