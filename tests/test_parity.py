@@ -38,6 +38,7 @@ def test_meshes_agree(mesh, statistics, serial):
     assert worst_difference(state.metrics, serial_state.metrics) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_normalization_across_towers_agrees(statistics):
     """Caffe's windows cross the border of the towers: the result differs from the paper's, but not between meshes."""

@@ -369,6 +369,7 @@ def test_the_page_says_why_there_are_no_neighbours(workdir):
     assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
 
 
+@pytest.mark.long
 def test_a_stalled_upload_does_not_keep_the_server_from_stopping(workdir):
     line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)

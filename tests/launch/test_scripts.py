@@ -81,6 +81,7 @@ def shell_words(line: str, folder: Path) -> list[str]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_hostile_values_reach_the_program(tmp_path):
     """They are not only printed: the program gets them, and refuses them by name."""
