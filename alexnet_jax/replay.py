@@ -20,7 +20,7 @@ from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import NonFinite, UserError
 from alexnet_jax.loop import Loop
 from alexnet_jax.optim import Validation
-from alexnet_jax.run import checkpoint, config_files, recorded, starts, workdir
+from alexnet_jax.run import checkpoint, config_files, starts, workdir
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.recorded import Different, OtherData, Record, Run, Stretch
@@ -48,7 +48,7 @@ def stretches(directory: Path, first: int, last: int | None, samples: int, seed:
 
     Raises UserError if the run cannot be taken up or has not got there.
     """
-    begins = [0, *(step for step in recorded.saved(directory) if step)]
+    begins = [0, *(step for step in workdir.saved_steps(directory) if step)]
     if first not in begins:
         raise UserError(f"there is no checkpoint of step {first} to go on from; give one of {begins} as --from")
     reached = max([begins[-1], *(line["step"] for line in workdir.read_metrics(directory))])

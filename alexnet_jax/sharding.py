@@ -204,5 +204,5 @@ def agreed(mask: Array, example: Array, mesh: Mesh) -> Array:
         lowest = lax.pmin(read, TOWER)
         return (lowest == lax.pmax(read, TOWER)) & (lowest >= 0)
 
-    # JAX takes the towers' copies of a batch for equal, so it must not be told that they may differ.
+    # JAX takes the towers' copies of a batch to be equal; only here, where each device sees its own, may they differ.
     return jax.shard_map(same, mesh=mesh, in_specs=(EXAMPLES, EXAMPLES), out_specs=EXAMPLES)(mask, example)

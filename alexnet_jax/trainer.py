@@ -89,7 +89,7 @@ class Trainer:
     writer: Writer
     batches: Batches  # from the first step to take on
     stop: Stop
-    doing: Progress  # is told of each activity when it begins
+    doing: Progress  # called with the name of each activity when it begins
 
     def __post_init__(self) -> None:
         config, mesh = self.config, self.inputs.mesh

@@ -43,7 +43,7 @@ def test_each_part_is_checked_on_devices_like_its_own(continued):
 
 @pytest.mark.long
 def test_a_run_of_devices_that_are_not_here(continued, tmp_path):
-    """What cannot be checked is told apart from what is wrong, and not held against the run."""
+    """A run that cannot be checked here is not counted as wrong."""
     shutil.copytree(continued, tmp_path / "run")
     path = tmp_path / "run" / workdir.RUN
     content = json.loads(path.read_text())

@@ -56,7 +56,7 @@ def output_file(text: str) -> Path:
 
 
 def require_one_program(config: Config) -> None:
-    """Raise UserError unless a training step of the config is one program, whose parts can be told."""
+    """Raise UserError unless a training step of the config is one program, whose parts can be measured."""
     if config.train.virtual_shards:
         raise UserError("with train.virtual_shards a step is several programs; measure it by `alexnet bench train`")
 

@@ -56,12 +56,11 @@ def _listed(directory: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _described(directory: Path, root: Path) -> dict[str, Any]:
     errors = [line["top1_error"] for line in workdir.read_metrics(directory) if line["phase"] == "validation"]
-    steps = [int(path.name) for path in (directory / workdir.CHECKPOINTS).glob("*") if path.name.isdigit()]
     files = [directory / name for name in (workdir.CONFIG, workdir.METRICS, workdir.EVALUATION)]
     written = max(path.stat().st_mtime for path in files if path.exists())
     return {
         "run": str(directory.relative_to(root)),
-        "step": max(steps, default=None),
+        "step": max(workdir.saved_steps(directory), default=None),
         "best_error": min(errors, default=None),
         "last_error": errors[-1] if errors else None,
         "evaluation": workdir.read_evaluation(directory),

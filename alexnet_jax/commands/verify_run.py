@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("workdir", type=Path, help="the folder of the run")
     add("--from", dest="first", type=int, default=0, metavar="STEP", help="step of a checkpoint (default: the start)")
-    add("--to", dest="last", type=int, metavar="STEP", help="(default: the newest checkpoint)")
+    add("--to", dest="last", type=int, metavar="STEP", help="(default: as far as the run has got)")
     add("--sample", type=int, default=0, metavar="N", help="check N random stretches between kept checkpoints")
     add("--seed", type=int, help="of the sample (default: a new one each time)")
     add("--data", metavar="DIR", help="the run's data, if they have moved")
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prepare_devices(segments: list[Any], on_any: bool) -> None:
-    """Simulate as many devices and cores as the run had, if it ran on CPUs. Raises UserError if these changed.
+    """Simulate as many devices and cores as the run had, if it ran on CPUs.
 
-    Bits follow both, but if they are the same `on_any`.
+    Raises UserError if their numbers changed on the way, unless the bits are the same `on_any` number.
     """
     import jax
 

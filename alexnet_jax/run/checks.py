@@ -10,7 +10,7 @@ from alexnet_jax.errors import keeping, reading
 VERIFIED = "verified.json"
 
 
-class Check(pydantic.BaseModel, strict=True):
+class Check(pydantic.BaseModel):
     """One check: steps that were taken again, and what was compared."""
 
     time: str
@@ -31,7 +31,7 @@ def read(directory: Path) -> list[Check]:
     """The checks of a workdir. Raises DataError if the file is damaged."""
     path = directory / VERIFIED
     with reading(f"{path} is damaged", "; delete it, and check the run again"):
-        return CHECKS.validate_json(path.read_bytes(), strict=False) if path.exists() else []
+        return CHECKS.validate_json(path.read_bytes()) if path.exists() else []
 
 
 def write(directory: Path, checks: list[Check]) -> None:

@@ -53,7 +53,7 @@ class Progress:
         self._lock = threading.Lock()  # of the seconds
         self._writing = threading.Lock()  # of the file: storage that hangs must not hold up who takes the other lock
         self._file: io.FileIO | None = None
-        self._written = 0.0  # seconds since the start that the last line told of
+        self._written = 0.0  # seconds since the start that the last line covers
         self._ticks = 0  # of the watchdog, since the last progress
 
     def __call__(self, activity: str) -> None:

@@ -36,11 +36,6 @@ class OtherData(Different):
     """The data given for the check are not those of the run: which says nothing about the run."""
 
 
-def saved(directory: Path) -> list[int]:
-    """The steps of the checkpoints in a workdir."""
-    return sorted(int(path.name) for path in (directory / workdir.CHECKPOINTS).glob("*") if path.name.isdigit())
-
-
 class Run(NamedTuple):
     """A workdir as it is checked; nothing is written to it."""
 
@@ -51,7 +46,7 @@ class Run(NamedTuple):
 
     @property
     def saved(self) -> list[int]:
-        return saved(self.directory)
+        return workdir.saved_steps(self.directory)
 
     def saved_with(self, step: int) -> dict[str, Any]:
         """The config of a checkpoint, and its start if it is not of an imported network. DataError if damaged."""

@@ -201,6 +201,11 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         return lines
 
 
+def saved_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints in a workdir."""
+    return sorted(int(path.name) for path in (directory / CHECKPOINTS).glob("*") if path.name.isdigit())
+
+
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
     """The content of EVALUATION, if it was written. Raises DataError if the file is damaged."""
     path = directory / EVALUATION
