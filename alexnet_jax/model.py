@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from alexnet_jax import model_config, ops, sharding
+from alexnet_jax import blocks, model_config, ops, sharding
 
 INTERMEDIATES = "intermediates"  # the Flax collection that holds the output of each layer, if `activations` asks for it
 
@@ -32,10 +32,11 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "t
 
 
 class Conv(nn.Module):
-    """A tower's share of a convolutional layer: [B, H, W, C] -> [B, H', W', features]."""
+    """A tower's share of a convolutional layer: [B, H, W, C] -> [B, H', W', features]; with `block`, all of that."""
 
     features: int
     layer: model_config.Conv
+    block: blocks.Block | None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -43,6 +44,8 @@ class Conv(nn.Module):
         if layer.shared:
             shape = (layer.kernel, layer.kernel, channels, self.features)
             kernel, bias = _parameters(self, shape, (self.features,), x.dtype)
+            if self.block:
+                return blocks.convolve(x, kernel, bias, self.block)
             return ops.conv(x, kernel, bias, layer.stride, layer.padding)
         rows, columns = (layer.output(side) for side in x.shape[1:3])
         shape = (rows, columns, layer.kernel**2 * channels, self.features)
@@ -84,6 +87,7 @@ class Tower(nn.Module):
 
     spec: model_config.Model
     splits_inputs: bool = False  # split fully connected layers by their inputs, over the axis `data`
+    kernels: str | None = None  # of `kernels.choose`
 
     @nn.compact
     def __call__(self, image: Array, keys: Array | None) -> Array:
@@ -104,9 +108,10 @@ class Tower(nn.Module):
         x = image  # for the paper's network, 224x224x3
         for name, conv in spec.convs():
             x = sharding.exchange(x) if conv.exchange else x
-            x = Conv(conv.features // spec.towers, conv, name=name)(x)
+            block, then = blocks.plan(spec, conv, self.kernels)
+            x = Conv(conv.features // spec.towers, conv, block, name=name)(x)
             self.sow(INTERMEDIATES, f"{name}_response", x)  # does nothing unless `activations` asks for it
-            for operation in conv.then:
+            for operation in then:
                 with jax.named_scope(operation):  # `alexnet bench step` reports the time of each
                     x = operations[operation](x)
             self.sow(INTERMEDIATES, f"{name}_output", x)
@@ -172,10 +177,15 @@ def init(spec: model_config.Model, key: Array) -> dict:
 
 
 def logits(
-    spec: model_config.Model, params: dict, image: Array, keys: Array | None, splits_inputs: bool = False
+    spec: model_config.Model,
+    params: dict,
+    image: Array,
+    keys: Array | None,
+    splits_inputs: bool = False,
+    kernels: str | None = None,
 ) -> Array:
     """The output of `Tower`, given the parameters of one tower."""
-    output = Tower(spec, splits_inputs).apply({"params": params}, image, keys)
+    output = Tower(spec, splits_inputs, kernels).apply({"params": params}, image, keys)
     assert isinstance(output, Array)
     return output
 

@@ -199,29 +199,40 @@ def _max_pool_fwd(x, window, stride):
 
 def _max_pool_bwd(window, stride, residuals, grad):
     x, y = residuals
-    (height, width), (rows, columns) = x.shape[-3:-1], y.shape[-3:-1]
-    lead = [(0, 0, 0)] * (x.ndim - 3)
-    winner = jnp.full(y.shape, window * window, jnp.int32)  # the index in its window of the first maximum
-    for index in reversed(range(window * window)):
-        i, j = divmod(index, window)
+    return (scatter_to_winners(winner(x, y, window, stride), grad, x.shape, window, stride),)
+
+
+def winner(x: Array, y: Array, window: int, stride: int) -> Array:
+    """The index in its window of the first pixel of `x` that equals the maximum, `y` [..., H', W', C]: int32."""
+    rows, columns = y.shape[-3:-1]
+    index = jnp.full(y.shape, window * window, jnp.int32)
+    for each in reversed(range(window * window)):
+        i, j = divmod(each, window)
         rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-        winner = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, index, winner)
+        index = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, each, index)
+    return index
+
+
+def scatter_to_winners(index: Array, grad: Array, shape: tuple[int, ...], window: int, stride: int) -> Array:
+    """The gradient of max-pooling with respect to its input, of `shape`: each maximum's to the pixel of its `index`."""
+    (height, width), (rows, columns) = shape[-3:-1], grad.shape[-3:-1]
+    lead = [(0, 0, 0)] * (grad.ndim - 3)
     extra = -(-window // stride) - 1  # windows reach this many strides past the start of the last one
     zero = jnp.zeros((), grad.dtype)
 
     def plane(a, b):  # the gradient of pixels [a::stride, b::stride]
-        total = jnp.zeros((*x.shape[:-3], rows + extra, columns + extra, x.shape[-1]), grad.dtype)
+        total = jnp.zeros((*shape[:-3], rows + extra, columns + extra, shape[-1]), grad.dtype)
         for i in range(a, window, stride):
             for j in range(b, window, stride):
                 q, r = i // stride, j // stride
-                share = jnp.where(winner == i * window + j, grad, zero)
+                share = jnp.where(index == i * window + j, grad, zero)
                 total = total + lax.pad(share, zero, [*lead, (q, extra - q, 0), (r, extra - r, 0), (0, 0, 0)])
         return total
 
     planes = jnp.stack([jnp.stack([plane(a, b) for b in range(stride)], -2) for a in range(stride)], -4)
-    pixels = planes.reshape(*x.shape[:-3], (rows + extra) * stride, (columns + extra) * stride, x.shape[-1])
+    pixels = planes.reshape(*shape[:-3], (rows + extra) * stride, (columns + extra) * stride, shape[-1])
     down, right = height - pixels.shape[-3], width - pixels.shape[-2]
-    return (lax.pad(pixels, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)]),)
+    return lax.pad(pixels, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)])
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

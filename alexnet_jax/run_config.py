@@ -95,6 +95,7 @@ class Train(Section):
     max_steps: NonNegativeInt  # stop after this many steps, or after `epochs` if that is sooner; 0: no limit
     compute_dtype: Literal["float32", "bfloat16"]  # of activations; parameters are always float32
     matmul_precision: Literal["default", "high", "highest"]  # of float32 products on GPUs and TPUs: see docs/devices.md
+    fused_kernels: bool  # on GPUs and TPUs, True: one kernel for bias, ReLU, normalization and pooling; False: XLA's
     log_every_steps: PositiveInt
     eval_every_epochs: PositiveInt
     eval_batch_size: PositiveInt

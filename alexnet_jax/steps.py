@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, metrics, model, optim, sharding, virtual_shards
+from alexnet_jax import augment, kernels, metrics, model, optim, sharding, virtual_shards
 from alexnet_jax.run_config import Config
 
 # Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK. With it a whole training step takes 1.4 times as long as
@@ -103,7 +103,7 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
 
     def tower_program(params, batch, constants):
         image, dropout_keys = training_input(config, batch, *constants)
-        logits = model.logits(config.model, params, image, dropout_keys, splits_inputs)
+        logits = model.logits(config.model, params, image, dropout_keys, splits_inputs, _kernels(config, mesh))
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
     def program(forward):
@@ -176,7 +176,8 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
     """Make `(params, batch, statistics) -> Metrics` at test time, over 1 or 10 views of each image (paper 4.1)."""
 
     def tower_program(params, batch, statistics):
-        return metrics.outcomes(_log_probabilities(config, views, params, batch.image, statistics), batch.label)
+        log_probabilities = _log_probabilities(config, mesh, views, params, batch.image, statistics)
+        return metrics.outcomes(log_probabilities, batch.label)
 
     def program(forward):
         return lambda params, batch, statistics: (metrics.of_batch(forward(params, batch, statistics), batch.mask),)
@@ -202,7 +203,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
 
     The probabilities are the mean over `views`, 1 or 10, of each image (paper 4.1).
     """
-    tower_program = functools.partial(_log_probabilities, config, views)
+    tower_program = functools.partial(_log_probabilities, config, mesh, views)
     log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)
 
     def predict(*inputs):
@@ -211,11 +212,17 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
     return _compiled(predict, mesh, config)
 
 
-def _log_probabilities(config: Config, views: int, params: Any, image: Array, statistics: Any) -> Array:
+def _kernels(config: Config, mesh: Mesh) -> str | None:
+    return kernels.choose(mesh.devices.flat[0].platform, config.train.fused_kernels)
+
+
+def _log_probabilities(config: Config, mesh: Mesh, views: int, params: Any, image: Array, statistics: Any) -> Array:
     """The logarithm of the mean probability over the views: [B, H, W, 3] -> [B, C] of this tower's classes."""
     view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
     examples, views, size, _, _ = view.shape
     view = view.reshape(examples * views, size, size, 3).astype(config.train.compute_dtype)
-    log_probabilities = metrics.log_softmax(model.logits(config.model, params, view, None))
+    log_probabilities = metrics.log_softmax(
+        model.logits(config.model, params, view, None, kernels=_kernels(config, mesh))
+    )
     log_probabilities = log_probabilities.reshape(examples, views, -1)
     return jax.nn.logsumexp(log_probabilities, axis=1) - jnp.log(float(views))

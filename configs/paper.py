@@ -133,6 +133,7 @@ def train() -> dict:
         # "highest" multiplies in float32 throughout, as the GTX 580 did. "default" rounds the factors to TF32 on GPUs
         # and to bfloat16 on TPUs, which is several times faster, and how networks are commonly trained today.
         matmul_precision="default",
+        fused_kernels=True,
         log_every_steps=100,
         eval_every_epochs=1,
         eval_batch_size=128,
