@@ -55,15 +55,15 @@ def sum_outputs(y: Array) -> Array:
     return lax.psum_scatter(y, DATA, scatter_dimension=0, tiled=True)
 
 
-def make_mesh(data: int, tower: int, towers: int) -> Mesh:
-    """Make the mesh `data` x `tower`, as in `config.mesh`, for a network of `towers`.
+def make_mesh(data: int, tower: int, towers: int, devices: list[Any] | None = None) -> Mesh:
+    """Make the mesh `data` x `tower`, as in `config.mesh`, for a network of `towers`, of the devices there are.
 
     Devices are in the order of their processes: those of one host share the fastest links, which the towers, side by
     side, need most, and each process then holds consecutive rows, as `part_of_batch` requires. `jax.make_mesh` promises
     neither on slices of TPUs with several hosts, and refuses some. Raises UserError if there are too few devices, or if
     several processes have more than the mesh takes.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     if tower == 0:
         tower = towers if len(devices) >= data * towers else 1
     if len(devices) < data * tower:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import sharding, steps
-from alexnet_jax.run import checkpoint, config_files, workdir
+from alexnet_jax.run import checkpoint, config_files, start_up, workdir
 from tests import forks
 from tests.conftest import ROOT
 
@@ -30,7 +30,8 @@ def get_config():
 
 def environment() -> dict[str, str]:
     """That of a user: without the simulated devices that the tests run on."""
-    return {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    names = {"XLA_FLAGS"} if start_up.only_compilers() else {"XLA_FLAGS", "JAX_PLATFORMS"}
+    return {name: value for name, value in os.environ.items() if name not in names}
 
 
 def command(home: Path, directory: str, *flags: str, devices: int = 2) -> list[str]:

@@ -1,15 +1,17 @@
 """The command `alexnet`: its overview, what each entry imports, shell completion, and the library in front of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import alexnet_jax
 from alexnet_jax import __main__, errors
-from alexnet_jax.run import config_files
+from alexnet_jax.run import config_files, start_up
 from tests import runs
 from tests.conftest import ROOT
 from tests.runs import environment
@@ -103,6 +105,8 @@ def test_training_is_the_same_under_both_names(tmp_path):
 
 def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):
     """JAX warns that it falls back to the CPU; the messages of Orbax stay hidden."""
+    if start_up.only_compilers():
+        pytest.skip("JAX is not asked for a GPU where only its compiler is installed")
     program = (
         "import runpy; from jax._src import hardware_utils; hardware_utils.has_visible_nvidia_gpu = lambda: True; "
         "runpy.run_module('alexnet_jax.main', run_name='__main__')"
@@ -110,6 +114,19 @@ def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):
     flags = ["--config=digits", f"--workdir={tmp_path / 'run'}", "--preflight", "--config.train.batch_size=64"]
     said = runs.run([sys.executable, "-c", program, *flags])
     assert "CUDA-enabled jaxlib is not installed. Falling back to cpu" in said and "ready" in said
+
+
+@pytest.mark.slow
+def test_compilers_for_absent_accelerators_are_left_alone(tmp_path):
+    """With the extras aot-gpu and aot-tpu JAX would look for a GPU and a TPU, and complain that there is none."""
+    program = "import os; from alexnet_jax.run import start_up; start_up.prepare_process(); "
+    program += "print(os.environ.get('JAX_PLATFORMS'), start_up.only_compilers())"
+    (tmp_path / "libtpu.py").touch()
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    env = {name: value for name, value in environment().items() if name != "JAX_PLATFORMS"} | paths
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+    there = any(list(Path("/dev").glob(name)) for name in start_up.ACCELERATORS)
+    assert done.stdout.split() == (["None", "False"] if there else ["cpu", "True"]), done.stderr
 
 
 def test_a_user_without_a_home():

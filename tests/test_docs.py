@@ -62,7 +62,7 @@ def test_measured_numbers_are_those_of_the_results():
 
 def test_the_tables_of_speed_are_those_of_the_results():
     page = PAGES["docs/speed.md"].replace("](../", "](")  # the links there start at docs/
-    assert results.steps() in page and results.scale() in page
+    assert all(table in page for table in (results.steps(), results.scale(), results.projections()))
 
 
 def test_the_table_of_faults_is_that_of_the_tests():

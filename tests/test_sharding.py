@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_jax import model, sharding, steps
 from alexnet_jax.augment import Statistics
-from alexnet_jax.bench import scale
+from alexnet_jax.bench import hlo, programs, scale
 from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
@@ -25,7 +25,7 @@ def collectives(compiled) -> list[tuple[str, int]]:
     """
     return [
         (collective.kind, sum(size for _, size in collective.results))
-        for collective in scale.collectives(compiled.as_text(), {"data": 1, "tower": 1})
+        for collective in scale.collectives(programs.read(compiled), {"data": 1, "tower": 1})
     ]
 
 
@@ -239,7 +239,9 @@ def test_devices_send_what_the_layers_predict(tiny, data, fc_sharding):
 
 
 def test_groups_of_devices_in_all_forms():
-    line = "%x = f32[4,6]{1,0} all-gather(%y), channel_id=1, replica_groups=GROUPS, dimensions={1}"
+    line = (
+        "ENTRY %f () -> f32[4,6] {\n  %x = f32[4,6] all-gather(%y), channel_id=1, replica_groups=GROUPS, dimensions={1}"
+    )
     forms = {
         "{{0,2,4,6},{1,3,5,7}}": (4, "data"),
         "{{0,1},{2,3}}": (2, "tower"),
@@ -252,6 +254,6 @@ def test_groups_of_devices_in_all_forms():
         "{}": (8, "tower"),
     }
     for form, (devices, axis) in forms.items():
-        (gather,) = scale.collectives(line.replace("GROUPS", form), {"data": 4, "tower": 2})
+        (gather,) = scale.collectives(hlo.Program(line.replace("GROUPS", form)), {"data": 4, "tower": 2})
         assert (gather.kind, gather.results, gather.devices, gather.axis) == ("all-gather", [(24, 96)], devices, axis)
         assert gather.sent(96) == 96 * (devices - 1) / devices

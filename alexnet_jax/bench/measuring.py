@@ -7,6 +7,7 @@ import platform
 import re
 import statistics
 import time
+import typing
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from tqdm import tqdm
 from alexnet_jax.bench.peers import Stream
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, starts
-from alexnet_jax.run_config import Config
+from alexnet_jax.run_config import Config, Train
 
 LIBRARIES: tuple[str, ...] = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
 LIBRARIES += ("torch", "tensorflow", "tensorflow-cpu")
+DTYPES = typing.get_args(Train.model_fields["compute_dtype"].annotation)
 WARM_UP = 1 / 3  # of the measured time; it also lets the previous pipeline fill its buffers and fall quiet
 
 
@@ -73,7 +75,7 @@ def add_program(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", default="paper", help="config file, or the name of an installed one (default: paper)")
     add("--mesh", type=mesh, default="1x2", help="data x tower (default: 1x2); on a CPU the devices are simulated")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of activations (default: float32)")
+    add("--dtype", choices=DTYPES, default="float32", help="type of activations (default: float32)")
 
 
 def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -> Config:

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from alexnet_jax.bench import compile as compile_
+
 RESULTS = Path(__file__).parent / "results"
 STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak |"
 SCALE = "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |"
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print(f"{steps()}\n\n{scale()}")
+    print(f"{steps()}\n\n{scale()}\n\n{projections()}")
 
 
 def steps() -> str:
@@ -39,6 +41,12 @@ def scale() -> str:
         ratio = f"{result['ratio']:.4f}" if result["ratio"] else "-"
         rows.append((result["devices"], result["mesh"], result["fc_sharding"], *sent, ratio))
     return _markdown(SCALE, rows)
+
+
+def projections() -> str:
+    """The least times of steps on hardware that was not there, from `bench compile`."""
+    files = sorted(RESULTS.glob("projections-*.json"))
+    return compile_.projections([result for file in files for result in json.loads(file.read_text())])
 
 
 def _markdown(headings: str, rows: list[tuple]) -> str:

@@ -9,27 +9,22 @@ data_tower.
 import argparse
 import math
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from alexnet_jax import augment, optim, sharding, steps
-from alexnet_jax.bench import measuring
-from alexnet_jax.data.loader import Batch
+from alexnet_jax import sharding, steps
+from alexnet_jax.bench import hlo, measuring, programs
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import facts
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 from alexnet_jax.sharding import DATA, TOWER
 
-BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1}
-COLLECTIVE = re.compile(
-    r"= (\(?.*?\)?) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)(?:-start)?\((.*)"
-)
-ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+KINDS = "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"
 PURPOSES = "between towers", "conv gradients", "fully connected, over data", "scalars"
 BETWEEN_TOWERS, CONV, DENSE, SCALARS = PURPOSES
 
@@ -48,15 +43,24 @@ class Collective(NamedTuple):
         shares = {"all-reduce": 2 * share, "reduce-scatter": self.devices - 1, "collective-permute": 1}
         return result_bytes * shares.get(self.kind, share)
 
+    @property
+    def all_sent(self) -> float:
+        """The bytes that one device sends for all arrays."""
+        return self.sent(sum(size for _, size in self.results)) if self.devices > 1 else 0.0
 
-def collectives(program: str, mesh: dict[str, int]) -> list[Collective]:
-    """The collectives in the text of a compiled program (`jax.stages.Compiled.as_text`) over a mesh data x tower."""
+
+def collectives(program: hlo.Program, mesh: dict[str, int]) -> list[Collective]:
+    """The collectives of a compiled program over a mesh data x tower, also those inside of fusions."""
     found = []
-    for results, kind, rest in COLLECTIVE.findall(program):
-        arrays = [(n := math.prod(_numbers(shape)), n * BYTES[dtype]) for dtype, shape in ARRAY.findall(results)]
-        group = _group(rest, math.prod(mesh.values()))
-        along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
-        found.append(Collective(kind, arrays, len(group), TOWER if along_towers else DATA))
+    for outer, here, times, _ in program.executed():
+        for instruction in (outer, *program.computations.get(outer.called(), {}).values()):
+            collective = hlo.completed(here, instruction)
+            if collective.operation in KINDS:
+                arrays = [(math.prod(array.shape), array.size) for array in collective.results]
+                group = _group(collective.rest, math.prod(mesh.values()))
+                along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
+                axis = TOWER if along_towers else DATA
+                found += [Collective(collective.operation, arrays, len(group), axis)] * times
     return found
 
 
@@ -85,25 +89,6 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",") if number]
 
 
-def compiled_step(config: Config, mesh: jax.sharding.Mesh) -> Any:
-    """The training step, compiled for `mesh` without putting anything on a device."""
-    size, batch = config.data.size, config.train.batch_size
-
-    def abstract(spec: Any, dtype: type, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
-
-    index, mask = (abstract(sharding.EXAMPLES, dtype, batch) for dtype in (np.int32, bool))
-    images = Batch(abstract(sharding.EXAMPLES, np.uint8, batch, size, size, 3), index, index, mask)
-    shapes = ((size, size, 3), (3,), (3, 3))
-    statistics = augment.Statistics(*(abstract(sharding.REPLICATED, np.float32, *shape) for shape in shapes))
-    state = steps.abstract_state(config, mesh)
-    rates = optim.rates(config.optim, state.params, 0, optim.Validation())
-    votes = abstract(sharding.DEVICES, bool, mesh.size)
-    measuring.require_one_program(config)
-    step = steps.make_train_step(config, mesh, steps_per_epoch=1)
-    return step.lower(state, images, rates, statistics, votes).compile()
-
-
 def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:
     """The bytes that one device sends in a step, for each of PURPOSES."""
     gradients = {}  # elements of a parameter on one device -> purpose of a sum over so many
@@ -113,7 +98,8 @@ def measured(config: Config, mesh: jax.sharding.Mesh) -> dict[str, float]:
             for count in (elements, elements // config.model.towers):  # XLA may sum the towers of a device one by one
                 gradients[count] = CONV if layer.startswith("conv") else DENSE
     sent = dict.fromkeys(PURPOSES, 0.0)
-    for collective in collectives(compiled_step(config, mesh).as_text(), dict(mesh.shape)):
+    program = programs.read(programs.lower("train", config, mesh).compile())
+    for collective in collectives(program, dict(mesh.shape)):
         along_data = collective.axis == DATA
         for elements, size in collective.results if collective.devices > 1 else ():
             if collective.kind == "all-reduce":

@@ -22,7 +22,7 @@ import numpy as np
 from tabulate import tabulate
 
 from alexnet_jax import optim, sharding, steps
-from alexnet_jax.bench import measuring, peers
+from alexnet_jax.bench import measuring, peers, programs
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.paper import facts
@@ -31,17 +31,6 @@ from alexnet_jax.run_config import Config
 OURS, PEAK = "alexnet_jax", "matrix product"
 STEPS = 3  # to profile
 REST = "the rest"
-PARTS = {  # part of a step -> pattern of the scopes in the compiled program; the first that matches counts
-    "copies": "^/$",  # no scope: an operation of the compiler's own, most of them before convolutions
-    "collectives": r"/exchange/|psum|pmax|/reduce_scatter|/all_gather|/all_to_all",
-    "normalization": r"/lrn/|/map_norm/",
-    "pooling": r"/pool/",
-    "dropout": r"/dropout/",
-    "optimizer": r"/optimizer/",
-    "images": r"/images/",
-    "convolution": r"/conv\d/",
-    "fully connected": r"/fc\d/",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,10 +134,7 @@ def peak(mesh: jax.sharding.Mesh, dtype: str, size: int) -> Callable[[], jax.Arr
 def _memory(program: Any, mesh: jax.sharding.Mesh) -> int:
     """The most bytes in use on one device: as the device reports, or else as the compiler has planned."""
     reported = mesh.devices.flat[0].memory_stats() or {}
-    if "peak_bytes_in_use" in reported:
-        return reported["peak_bytes_in_use"]
-    plan = program.memory_analysis()
-    return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return reported.get("peak_bytes_in_use") or programs.planned_memory(program)
 
 
 def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, float]:
@@ -171,8 +157,7 @@ def shares(program: Any, step: Callable[[], Any], devices: int) -> dict[str, flo
     for event in (event for plane in profile.planes for line in plane.lines for event in line.events):
         name = dict(event.stats).get("hlo_op")
         if name in scopes and not event.name.startswith("end:"):
-            matches = (part for part, pattern in PARTS.items() if re.search(pattern, f"{scopes[name]}/"))
-            seconds[next(matches, "other")] += event.duration_ns / 1e9
+            seconds[programs.part(scopes[name])] += event.duration_ns / 1e9
     seconds[REST] = max(0, total - sum(seconds.values()))
     return {part: duration / total for part, duration in sorted(seconds.items(), key=lambda item: -item[1])}
 

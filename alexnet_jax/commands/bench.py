@@ -1,12 +1,21 @@
-"""Measure speed: of the input, of preparation, of training steps, and how they scale over devices."""
+"""Measure speed: of the input, of preparation, of training steps; how they scale; and compile for other hardware."""
 
 import argparse
 
+from alexnet_jax.bench import compile as compile_
 from alexnet_jax.bench import input as input_
 from alexnet_jax.bench import prepare, results, scale, step, train
 
 # A measurement is one module with add_arguments(parser) and run(arguments), and one entry here.
-MEASUREMENTS = {"input": input_, "prepare": prepare, "results": results, "scale": scale, "step": step, "train": train}
+MEASUREMENTS = {
+    "compile": compile_,
+    "input": input_,
+    "prepare": prepare,
+    "results": results,
+    "scale": scale,
+    "step": step,
+    "train": train,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

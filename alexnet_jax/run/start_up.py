@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -9,6 +10,9 @@ import platform
 import sys
 from pathlib import Path
 from typing import Any
+
+ACCELERATORS = "nvidia*", "dxg", "kfd", "accel*", "vfio"  # files in /dev
+COMPILERS = "libtpu", "jax_cuda12_plugin"
 
 
 class Output(io.FileIO):
@@ -42,10 +46,14 @@ def own_cache() -> str | None:
 def prepare_process() -> None:
     """Keep compiled programs for the next start, show JAX's warnings, and silence what nobody can use.
 
-    Programs are kept in `own_cache`, unless JAX_COMPILATION_CACHE_DIR names another folder. JAX warns that it falls
-    back to the CPU where it cannot use a GPU; `main` silences every log without a level of its own. After an error
-    Orbax abandons asyncio tasks, which would print tracebacks of their own when they are garbage-collected later.
+    Where there is no accelerator, JAX is kept from looking for one with the compilers of extras aot-gpu and aot-tpu,
+    which would complain at length. Programs are kept in `own_cache`, unless JAX_COMPILATION_CACHE_DIR names another
+    folder. JAX warns that it falls back to the CPU where it cannot use a GPU; `main` silences every log without a level
+    of its own. After an error Orbax abandons asyncio tasks, which would print tracebacks of their own when they are
+    garbage-collected later.
     """
+    if only_compilers():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR") or own_cache():
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     for name in ("stdout", "stderr"):
@@ -59,6 +67,12 @@ def prepare_process() -> None:
     before = sys.unraisablehook
     sys.unraisablehook = lambda args: None if str(args.exc_value) == "Event loop is closed" else before(args)
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+
+
+def only_compilers() -> bool:
+    """Whether there are compilers for accelerators (extras aot-gpu and aot-tpu), but no accelerator."""
+    there = any(next(Path("/dev").glob(name), None) for name in ACCELERATORS)
+    return not there and any(importlib.util.find_spec(package) for package in COMPILERS)
 
 
 def cores() -> int:
