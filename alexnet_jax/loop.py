@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import math
 from collections.abc import Callable
 
 from alexnet_jax import optim, steps
@@ -73,14 +72,16 @@ class Loop:
             rate = optim.learning_rate(self._config.optim, epoch, self._validation)
             epochs = self._step / self._epoch_steps
             sums = checksums.on_devices(checksums.by_name(self.state))
-            self._due_line = functools.partial(self._log.write, self._step, epochs, self.state.metrics, rate, sums)
+            self._due_line = functools.partial(
+                self._log.write, self._step, epochs, self.state.metrics, rate, sums, report.loss_scale
+            )
             self.state = steps.clear_metrics(self.state)
 
     def _settle(self, ahead: int) -> None:
         """Wait until the devices are at most `ahead` steps behind; then write the log line that is due."""
         while len(self._in_flight) > ahead:
             report = self._in_flight.popleft()
-            if not math.isfinite(float(report.loss)):
+            if not report.is_sound():
                 raise self._trainer.diagnose(self._step)
             self._trainer.stop.hear(report.stop)
         if self._due_line:

@@ -5,6 +5,7 @@ and its sum), and the errors one more (how many of its classes score higher than
 are measured on the host instead, in inference/predictions.py.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def mean_loss(metrics: Metrics) -> Array:
 
 
 def summary(metrics: Metrics) -> dict[str, float]:
-    """The means, and `count`, the number of examples in them. Waits for the device."""
+    """The means, NaN of no example, and `count`, the number of examples in them. Waits for the device."""
     host = jax.device_get(metrics)
-    means = {name: float(average.total) / int(average.count) for name, average in host.items()}
+    means = {name: float(sums.total) / int(sums.count) if sums.count else math.nan for name, sums in host.items()}
     return means | {"count": int(host["loss"].count)}

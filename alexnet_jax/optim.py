@@ -9,7 +9,7 @@ Learning rate and weight decay are inside v, so a drop of the rate does not shri
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,54 @@ def _with_rates(function: Callable[[Array, Array], Array]) -> optax.GradientTran
         return jax.tree.map(function, rates, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+class LossScale(NamedTuple):
+    """What the loss is multiplied by before its gradient is taken, as it adapts. Scalars on the devices."""
+
+    scale: Array  # float32
+    steps: Array  # int32: since it last changed
+    skipped: Array  # int32: steps of the run whose gradients were not finite
+
+
+class Scaled(NamedTuple):
+    """The state of `with_loss_scale`."""
+
+    loss_scale: LossScale
+    rule: Any  # the state of the update rule
+
+
+def loss_scale(opt_state: Any) -> LossScale | None:
+    """That of a training state; None unless it trains in float16."""
+    return opt_state.loss_scale if isinstance(opt_state, Scaled) else None
+
+
+def with_loss_scale(
+    rule: optax.GradientTransformationExtraArgs, settings: run_config.LossScale
+) -> optax.GradientTransformationExtraArgs:
+    """The rule for gradients of a loss that was multiplied by `LossScale.scale`, as in arXiv:1710.03740, section 3.2.
+
+    Gradients that are not finite move nothing and halve the scale. It doubles after `growth_interval_steps` without
+    such a step. A scale below 1 says that gradients overflow without any scaling.
+    """
+
+    def init(params):
+        scale = jnp.asarray(settings.initial, jnp.float32)
+        return Scaled(LossScale(scale, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)), rule.init(params))
+
+    def update(grads, state, params=None, **rates):
+        (scale, steps, skipped), before = state
+        finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(grads)]).all()
+        updates, after = rule.update(jax.tree.map(lambda g: g / scale, grads), before, params, **rates)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+        updates = jax.tree.map(lambda u: jnp.where(finite, u, -0.0), updates)  # 0.0 would turn a -0.0 into 0.0
+        grows = finite & (steps + 1 >= settings.growth_interval_steps)
+        larger = jnp.minimum(2 * scale, settings.largest)
+        scale = jnp.where(finite, jnp.where(grows, larger, scale), scale / 2)
+        steps = jnp.where(finite & ~grows, steps + 1, 0)
+        return updates, Scaled(LossScale(scale, steps, jnp.where(finite, skipped, skipped + 1)), after)
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class Validation(NamedTuple):

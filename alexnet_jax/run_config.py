@@ -87,13 +87,25 @@ class Start(Section):
     statistics: bool  # True: take its mean image and colour statistics too; False: use those of the data
 
 
+class LossScale(Section):
+    """What the loss is multiplied by in float16, lest small gradients be rounded to 0: `train.loss_scale`.
+
+    The scale halves when a gradient overflows, which skips the step (see docs/devices.md).
+    """
+
+    initial: Annotated[float, Field(ge=1)]
+    largest: PositiveFloat  # it grows no further
+    growth_interval_steps: PositiveInt  # it doubles after so many steps without an overflow
+
+
 class Train(Section):
     """The length of a run, its arithmetic, and when it reports and saves."""
 
     batch_size: PositiveInt  # examples per step, over all devices
     epochs: PositiveInt
     max_steps: NonNegativeInt  # stop after this many steps, or after `epochs` if that is sooner; 0: no limit
-    compute_dtype: Literal["float32", "bfloat16"]  # of activations; parameters are always float32
+    compute_dtype: Literal["float32", "bfloat16", "float16"]  # of activations; parameters are always float32
+    loss_scale: LossScale  # float16 only
     matmul_precision: Literal["default", "high", "highest"]  # of float32 products on GPUs and TPUs: see docs/devices.md
     fused_kernels: bool  # on GPUs and TPUs, True: one kernel for bias, ReLU, normalization and pooling; False: XLA's
     log_every_steps: PositiveInt

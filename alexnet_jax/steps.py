@@ -1,6 +1,7 @@
 """What runs on the devices, each a single jitted call: a training step, an evaluation step, log-probabilities."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.sharding import Mesh
 
@@ -27,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Array  # int32: steps taken
     params: Any  # {layer: {"kernel", "bias"}}
-    opt_state: Any  # the momentum
+    opt_state: Any  # the momentum; in float16 also the loss scale
     metrics: metrics.Metrics  # of the steps since the last log line
 
 
@@ -36,6 +38,15 @@ class StepReport(NamedTuple):
 
     loss: Array  # the mean cross-entropy over the examples, nats
     stop: Array  # bool: whether any process was asked to stop
+    loss_scale: optim.LossScale | None  # after the step; None unless in float16
+
+    def is_sound(self) -> bool:
+        """Whether training can go on. Waits for the devices.
+
+        In float16 a loss or gradient that is not finite skips the step and halves the scale of the loss, which may cure
+        it. If it does not at a scale of 1, where nothing is scaled, nothing will.
+        """
+        return float(self.loss_scale.scale) >= 1 if self.loss_scale else math.isfinite(float(self.loss))
 
 
 def with_precision(function: Callable, config: Config) -> Callable:
@@ -56,10 +67,15 @@ def _compiled(function: Callable, mesh: Mesh, config: Config, **options: Any) ->
     return jax.jit(with_precision(function, config), compiler_options=compiler_options, **options)
 
 
+def _update_rule(config: Config) -> optax.GradientTransformationExtraArgs:
+    rule = optim.update_rule(config.optim)
+    return optim.with_loss_scale(rule, config.train.loss_scale) if config.train.compute_dtype == "float16" else rule
+
+
 def _init(config: Config, seed: Array | int) -> TrainState:
     # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
     params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))
-    opt_state = optim.update_rule(config.optim).init(params)
+    opt_state = _update_rule(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
 
@@ -94,9 +110,10 @@ def clear_metrics(state: TrainState) -> TrainState:
 
 
 def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
-    """Make `(params, batch, statistics, step) -> (gradient, metrics)` of the mean loss over a training batch.
+    """Make `(state, batch, statistics) -> (gradient, metrics)` of the mean loss over a training batch.
 
-    The bits do not depend on the number of devices that the batch is split over if `train.virtual_shards` is set.
+    In float16 it is the gradient of the loss times the scale in the state. The bits do not depend on the number of
+    devices that the batch is split over if `train.virtual_shards` is set.
     """
     fc_sharding, shards = config.mesh.fc_sharding, config.train.virtual_shards
     splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
@@ -115,9 +132,10 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
         # The gradient is taken around the program of all towers, not within each: JAX transposes the exchanges.
         return jax.grad(compute_loss, has_aux=True)
 
-    def constants_of(batch, step):
-        mask = sharding.agreed(batch.mask, batch.example, mesh)
-        return mask, step // steps_per_epoch, mask.sum(dtype=jnp.int32).astype(jnp.float32)
+    def constants_of(batch, step, loss_scale):
+        mask, epoch = sharding.agreed(batch.mask, batch.example, mesh), step // steps_per_epoch
+        examples = mask.sum(dtype=jnp.int32).astype(jnp.float32)
+        return mask, epoch, examples / loss_scale.scale if loss_scale else examples
 
     if shards:
         compiled = functools.partial(_compiled, mesh=mesh, config=config)
@@ -127,9 +145,9 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
     else:
         gradient = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding))
 
-    def compute(params, batch, statistics, step):
-        mask, epoch, examples = constants_of(batch, step)
-        return gradient(params, batch._replace(mask=mask), (statistics, epoch, examples))
+    def compute(state, batch, statistics):
+        mask, epoch, examples = constants_of(batch, state.step, optim.loss_scale(state.opt_state))
+        return gradient(state.params, batch._replace(mask=mask), (statistics, epoch, examples))
 
     return compute
 
@@ -151,17 +169,20 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
     `donate`, the new state takes over the memory of the old one. It is one program, unless `train.virtual_shards` is
     set.
     """
-    optimizer, gradient = optim.update_rule(config.optim), make_gradient(config, mesh, steps_per_epoch)
+    optimizer, gradient = _update_rule(config), make_gradient(config, mesh, steps_per_epoch)
 
     def update(state, grads, batch_metrics, rates, votes):
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
             params = jax.tree.map(jnp.add, state.params, updates)
+        if loss_scale := optim.loss_scale(opt_state):  # where the loss is not finite, the step is skipped
+            finite = jnp.isfinite(metrics.mean_loss(batch_metrics))
+            batch_metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), batch_metrics)
         new_state = TrainState(state.step + 1, params, opt_state, metrics.merge(state.metrics, batch_metrics))
-        return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any())
+        return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any(), loss_scale)
 
     def train_step(state, batch, rates, statistics, votes):
-        grads, batch_metrics = gradient(state.params, batch, statistics, state.step)
+        grads, batch_metrics = gradient(state, batch, statistics)
         return update(state, grads, batch_metrics, rates, votes)
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)

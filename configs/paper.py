@@ -130,6 +130,7 @@ def train() -> dict:
         epochs=90,  # 5: "roughly 90 cycles"
         max_steps=0,
         compute_dtype="float32",  # the GTX 580 had no other
+        loss_scale=dict(initial=2.0**16, largest=2.0**24, growth_interval_steps=2000),  # only for float16
         # "highest" multiplies in float32 throughout, as the GTX 580 did. "default" rounds the factors to TF32 on GPUs
         # and to bfloat16 on TPUs, which is several times faster, and how networks are commonly trained today.
         matmul_precision="default",

@@ -75,7 +75,7 @@ def vectors_file(trained) -> Path:
     return trained / "test.npz"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.long)])
 def test_layers_agree_with_numpy(dtype, statistics):
     """Plain NumPy computes each layer from the one before it, and the probabilities from the last."""
     values = tiny_config()

@@ -4,7 +4,7 @@ import math
 import time
 from typing import Any
 
-from alexnet_jax import metrics
+from alexnet_jax import metrics, optim
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.run import checksums
 from alexnet_jax.run.writer import Writer
@@ -38,7 +38,13 @@ class LogLines:
         self._step, self._time, self._waited, self.clock_runs = step, time.monotonic(), self._batches.waited, True
 
     def write(
-        self, step: int, epoch: float, sums: metrics.Metrics, learning_rate: float, of_arrays: dict[str, Any]
+        self,
+        step: int,
+        epoch: float,
+        sums: metrics.Metrics,
+        learning_rate: float,
+        of_arrays: dict[str, Any],
+        loss_scale: optim.LossScale | None,
     ) -> None:
         """Write the metrics of the steps up to `step`, and the checksum of the state after it. Waits for the devices.
 
@@ -46,7 +52,7 @@ class LogLines:
         """
         values = metrics.summary(sums)
         if not math.isfinite(values["loss"]):
-            return  # the loop sees it too, and ends
+            return  # the loop sees it too, and ends; in float16 all steps since the last line may have been skipped
         seconds = max(time.monotonic() - self._time, 1e-9)
         seconds_per_step = seconds / max(step - self._step, 1)
         rates = {
@@ -56,6 +62,8 @@ class LogLines:
         self.restart_clock(step)
         bad = {"bad_records": len(self._batches.bad)} if self._batches.bad else {}
         values |= {"epoch": epoch, "learning_rate": learning_rate}
+        if loss_scale:
+            values |= {"loss_scale": float(loss_scale.scale), "skipped_steps": int(loss_scale.skipped)}
         self._writer.scalars(step, "train", values | rates | bad, checksums.of_state(of_arrays))
         self._writer.progress(step, epoch, values | rates, seconds_per_step * (self._last_step - step))
         self.target_reached = 0 < self._config.train.stop_error >= values["top1_error"]

@@ -43,7 +43,7 @@ class Replay(NamedTuple):
             doing("repeating steps")
             placed = sharding.put(batch, self.mesh, sharding.EXAMPLES)
             after, report = train_step(state, placed, step_rates, self.statistics, votes)
-            if not (np.isfinite(float(report.loss)) and steps.is_finite(after)):
+            if not (report.is_sound() and steps.is_finite(after)):
                 return state, placed
             state = after
         return None
@@ -61,10 +61,13 @@ class Replay(NamedTuple):
             content = {"step": step + 1, "examples": examples[mask].tolist(), "not_finite": origin}
             write_text(directory / NONFINITE / "batch.json", json.dumps(content, indent=2) + "\n")
         first = next((f"{name} ({count} numbers)" for name, count in origin.items()), "the update")
+        cure = "Give a smaller --config.optim.learning_rate"
+        if self.config.train.compute_dtype == "float16":
+            cure += ", or --config.train.compute_dtype=float32, as float16 ends at 65,504,"
         return NonFinite(
             f"the loss, a gradient or a parameter is not finite at step {step + 1}; first {first}. The state before "
             f"that step and its examples are in {directory / NONFINITE}; checkpoints, if any, are older and intact. "
-            "Give a smaller --config.optim.learning_rate and another --workdir; to keep layers see --config.start"
+            f"{cure} and another --workdir; to keep layers see --config.start"
         )
 
     def origin(self, state: steps.TrainState, batch: Any) -> dict[str, int]:
@@ -108,7 +111,7 @@ class Replay(NamedTuple):
 
         if not config.train.virtual_shards:  # else it is several programs already
             gradient = jax.jit(steps.with_precision(gradient, config))
-        grads, batch_metrics = gradient(state.params, batch, self.statistics, state.step)
+        grads, batch_metrics = gradient(state, batch, self.statistics)
         counts = jax.jit(steps.with_precision(count, config))(state, batch, self.statistics)
         return counts, metrics.mean_loss(batch_metrics), jax.jit(_counts)(grads)
 

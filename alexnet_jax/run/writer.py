@@ -114,6 +114,8 @@ class Writer:
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  top-1 error {values['top1_error']:.2%}  "
             f"{values['images_per_s']:.0f} images/s  waiting for data {values['data_wait']:.0%}"
         )
+        if "loss_scale" in values:
+            text += f"  loss scale {values['loss_scale']:.0f}  skipped steps {values['skipped_steps']}"
         if self._bar.disable:
             self.message(f"step {step}/{self._total}  {text}  {tqdm.format_interval(seconds_left)} left")
         else:
