@@ -1,7 +1,9 @@
 """The measurements as a user starts them: what they report, never how fast this machine is."""
 
 import argparse
+import itertools
 import json
+import os
 import re
 import statistics
 import time
@@ -14,8 +16,9 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import steps
+from alexnet_jax.bench import contenders, measuring, peers, step, train
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import measuring, peers, step, train
+from alexnet_jax.bench.contenders import Turn
 from alexnet_jax.bench.measuring import Pipeline
 from alexnet_jax.data import packing, records
 from alexnet_jax.data.sources.source import Source, array_split
@@ -206,21 +209,36 @@ def test_scale_is_a_table_of_bytes(tmp_path):
     assert "--devices 3: more than one must be a multiple of the 2 towers" in run(*line, "--devices", "3", code=2)
 
 
-def test_every_contender_is_measured(monkeypatch):
-    called = []
+def test_contenders_are_compared_over_the_rounds_that_they_share():
+    """In made-up turns: the second contender joins in the second round, and is compared with our last two turns."""
 
-    def rates(pipelines, *_):
-        return {pipeline.name: [float(next(pipeline.batches) is None)] for pipeline in pipelines}
+    def turns(*rates, **changes):
+        return [(Turn(rate, 2.0, 0.0)._replace(**changes), 7) for rate in rates]
 
-    monkeypatch.setattr(step, "our_step", lambda *_: (None, lambda: called.append("ours")))
-    monkeypatch.setattr(step, "peak", lambda *_: lambda: called.append("the peak"))
-    monkeypatch.setattr(step, "shares", lambda *_: {})
-    monkeypatch.setattr(step, "_memory", lambda *_: 0)
-    monkeypatch.setattr(measuring, "rates", rates)
-    options = SimpleNamespace(forward=False, no_torch=True, dtype="float32", peak_size=8, rounds=1, seconds=1)
-    options.config, options.mesh = "tiny", (1, 2)
-    step._measure(options, config_files.parse(tiny_config()))
-    assert called == ["ours", "the peak"]
+    made_up = {step.OURS: turns(1, 6, 8), step.PEAK: turns(5, 10, 10), "train.epochs=1": turns(9, 9, 9)}
+    made_up |= {"torch eager": turns(2, 4, elsewhere=0.3), "torch compile": turns(1, 1)}
+    result = step._result({"flop_per_image": 1e9, "peak_flop": 8e9}, made_up, {"torch x": "broken"}, batch=8)
+    assert result["ratios"] == {"train.epochs=1": pytest.approx(6 / 9), "torch eager": 2.5, "torch compile": 7}
+    assert (result["torch_variant"], result["ratio"]) == ("torch eager", 2.5), "our own variants do not compete"
+    assert result["rounds"]["torch eager"] == [16, 32] and result["ours_images_per_s"] == 48
+    assert result["share_of_peak"] == pytest.approx(48 * 1e9 / (8e9 * 10))
+    assert result["noise"] == {"elsewhere": 0.3, "slowest_product": 0.5} and result["failed"] == {"torch x": "broken"}
+    assert step.PEAK not in result["rounds"] | result["memory_bytes"]
+
+
+def test_a_turn_waits_for_what_it_has_begun():
+    numbers, waited = itertools.count(1), list[int]()
+    program = contenders.Program(numbers.__next__, waited.append, contenders.resident, ahead=3)
+    turn = contenders._timed(program, 0.01)
+    assert waited == list(range(1, next(numbers), 3))
+    assert turn.steps_per_s > 0 and 0 <= turn.elsewhere <= 1
+
+
+def test_a_contender_that_cannot_run_says_why():
+    with pytest.raises(contenders.Failed, match="ZeroDivisionError: integer division or modulo by zero"):
+        contenders.Contender(divmod, 1, 0)
+    with pytest.raises(contenders.Failed, match="its process ended with exit code 3"):
+        contenders.Contender(os._exit, 3)
 
 
 def test_training_is_measured_in_images_trained_on(data, tmp_path, monkeypatch):
@@ -270,15 +288,22 @@ def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     tiny.write_text("from tests.conftest import tiny_config\n\n\ndef get_config():\n    return tiny_config()\n")
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     env = {"XLA_FLAGS": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    flags = ["--batch=8", "--rounds=2", "--seconds=0.1", "--peak_size=64", f"--json={tmp_path / 'step.json'}"]
-    output = run("alexnet_jax", "bench", "step", f"--config={tiny}", *flags, "--no_torch", env=env)
+    flags = [
+        "--batch=8",
+        "--rounds=2",
+        "--seconds=0.1",
+        "--peak_size=64",
+        f"--json={tmp_path / 'step.json'}",
+        "--torch",
+    ]
+    output = run("alexnet_jax", "bench", "step", f"--config={tiny}", *flags, env=env)
     (result,) = json.loads((tmp_path / "step.json").read_text())
     assert result["ours_images_per_s"] > 0 and f"{result['ours_images_per_s']:,.1f}" in output
     assert result["torch_variant"] is None and result["ratio"] is None
     assert set(result["rounds"]) == {"alexnet_jax"} and len(result["rounds"]["alexnet_jax"]) == 2
     assert sum(result["shares"].values()) == pytest.approx(1, abs=0.2)
     assert {"normalization", "pooling", "optimizer", "fully connected", "collectives"} <= set(result["shares"])
-    assert result["peak_gflops"] > 0 and result["memory_bytes_a_device"] > 0
+    assert result["peak_gflops"] > 0 and result["memory_bytes"].keys() == {"alexnet_jax"}
     flags = ["--batch=8", "--steps=10", f"--json={tmp_path / 'train.json'}"]
     run("alexnet_jax", "prepare", "--source=digits", "--size=32", f"--output={tmp_path / 'data'}")
     output = run("alexnet_jax", "bench", "train", f"--config={tiny}", f"--data={tmp_path / 'data'}", *flags, env=env)
@@ -286,18 +311,17 @@ def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     assert list((tmp_path / "cache" / "alexnet_jax").glob("*/jit_train_step-*"))  # for the next start
     trained = json.loads((tmp_path / "train.json").read_text())
     assert trained["images_per_s"] > 0 and 0 <= trained["data_wait"] <= 1 and len(trained["lines"]) == 9
-    refused = run("alexnet_jax", "bench", "step", f"--config={tiny}", "--mesh=2", "--no_torch", code=2)
+    refused = run("alexnet_jax", "bench", "step", f"--config={tiny}", "--mesh=2", code=2)
     assert "--mesh: 2 is not DATAxTOWER; give for example 1x2" in refused
 
 
 def test_steps_of_pytorch():
     torch_net = pytest.importorskip("alexnet_jax.bench.torch_net", reason="torch, an optional peer, is not installed")
     cfg = config_files.parse(tiny_config())
-    for settings in torch_net.variants("cpu").values():
-        if settings["compile_mode"] is None:  # compiling takes a minute
-            for training in (True, False):
-                step = torch_net.stepper(cfg, "cpu", training, **settings)
-                assert all(step() is None for _ in range(2))
+    for last in (False, True):
+        for training in (True, False):
+            program = torch_net.program(cfg, "cpu", training, None, last)  # compiling takes a minute
+            assert all(program.wait(program.step()) is None for _ in range(2)) and program.memory() > 0
     local = cfg.model.model_copy(update={"conv1": cfg.model.conv1.model_copy(update={"shared": False})})
     with pytest.raises(UserError, match="conv1 has separate kernels for every position"):
         torch_net.net(local)

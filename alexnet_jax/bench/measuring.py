@@ -16,6 +16,7 @@ import jax
 from tqdm import tqdm
 
 from alexnet_jax.bench.peers import Stream
+from alexnet_jax.data import files
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, starts
 from alexnet_jax.run_config import Config, Train
@@ -106,7 +107,7 @@ def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
 def write(file: Path | None, result: Any) -> None:
     """Write a result as JSON to the file that --json names, if any."""
     if file:
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        files.write_text(file, json.dumps(result, indent=2) + "\n")
 
 
 def rates(pipelines: list[Pipeline], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:

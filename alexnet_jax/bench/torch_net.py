@@ -1,7 +1,6 @@
 """The same network and training step in PyTorch, with groups for towers. PyTorch is optional."""
 
-from collections.abc import Callable
-from typing import Any
+import os
 
 import jax
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from alexnet_jax import model
+from alexnet_jax.bench import contenders
 from alexnet_jax.interop import networks
 from alexnet_jax.interop.torch_alexnet import AlexNet
 from alexnet_jax.model_config import Model
@@ -22,21 +22,11 @@ def net(spec: Model) -> AlexNet:
     return AlexNet(spec.model_dump(), {name: torch.tensor(x) for name, x in networks.to_torch(spec, params).items()})
 
 
-def variants(device: str) -> dict[str, dict[str, Any]]:
-    """Ways to run the network: name -> arguments of `stepper`. Which is fastest differs from machine to machine."""
-    modes = {"eager": None, "compile": "default"}
-    modes |= {"compile max-autotune": "max-autotune"} if device == "cuda" else {}
-    return {
-        f"torch {name}{' channels_last' if last else ''}": {"compile_mode": mode, "channels_last": last}
-        for name, mode in modes.items()
-        for last in (False, True)
-    }
-
-
-def stepper(
+def program(
     config: Config, device: str, train: bool, compile_mode: str | None, channels_last: bool
-) -> Callable[[], None]:
-    """A function that runs a training step, with fused SGD, or a forward pass, on images that are on the device."""
+) -> contenders.Program:
+    """A training step, with fused SGD, or a forward pass, on images that are on the device."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     rounded = config.train.matmul_precision != "highest"  # TF32, as in our step: PyTorch has it for convolutions only
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     rng = np.random.default_rng(0)
@@ -58,7 +48,8 @@ def stepper(
             functional.cross_entropy(logits, labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    return step
+    wait, memory = lambda _: None, contenders.resident
+    if device == "cuda":
+        wait, memory = lambda _: torch.cuda.synchronize(), torch.cuda.max_memory_allocated
+    return contenders.Program(step, wait, memory, contenders.ahead(device))

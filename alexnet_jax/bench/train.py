@@ -44,31 +44,35 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--steps {arguments.steps} is too few; give {LINES} or more")
     store = manifest.read(arguments.data).store
     changes = {"data.source": "prepared", "data.directory": str(arguments.data)}
-    result = measured(measuring.config(arguments, arguments.batch, changes), arguments.steps)
-    hours = PAPER_EPOCHS * facts.ILSVRC_2012 / result["images_per_s"] / 3600
-    result |= {"hours_of_the_paper": hours, "store": store} | measuring.conditions(arguments, arguments.batch)
+    config = measuring.config(arguments, arguments.batch, changes)
+    conditions = {"store": store} | measuring.conditions(arguments, arguments.batch)
+    for result in measured(config, arguments.steps):
+        hours = PAPER_EPOCHS * facts.ILSVRC_2012 / result["images_per_s"] / 3600
+        result |= {"hours_of_the_paper": hours} | conditions
+        measuring.write(arguments.json, result)
     print(f"\n{result['machine']}; {result['device']}")
     print(f"{result['images']:,} images in {result['seconds']:,.1f} s, the first tenth of the steps not counted:")
     speed = f"{result['images_per_s']:,.1f} images/s ({measuring.spread(result['lines'], 1)})"
     print(f"{speed} from {store} records, waiting for data {result['data_wait']:.1%} of the time")
     print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
-    measuring.write(arguments.json, result)
 
 
-def measured(config: Config, count: int) -> dict[str, Any]:
-    """The speed of `count` steps without the first tenth of them, and that of each other tenth, ready for JSON."""
-    trained, ends = 0, []  # of each step: images so far, seconds, seconds waited for data
-    for of_step, waited_so_far in _steps(config, count):
+def measured(config: Config, count: int) -> Iterator[dict[str, Any]]:
+    """The speed of `count` steps without the first tenth of them, after each other tenth, ready for JSON."""
+    trained, part = 0, count // LINES
+    marks: list[tuple[int, float, float]] = []  # after each tenth: images so far, seconds, seconds waited for data
+    for number, (of_step, waited_so_far) in enumerate(_steps(config, count), start=1):
         trained += of_step
-        ends.append((trained, time.perf_counter(), waited_so_far))
-        if len(ends) == 1:
-            print(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start")
-    part = count // LINES
-    marks = ends[part - 1 : LINES * part : part]
-    images, seconds, waited = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
-    lines = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(marks)]
-    result = {"images_per_s": images / seconds, "images": images, "seconds": seconds, "lines": lines}
-    return result | {"data_wait": min(waited / seconds, 1.0)}
+        if number == 1:
+            print(f"the first step ended {time.monotonic() - STARTED:.1f} s after the start", flush=True)
+        if number % part or len(marks) == LINES:
+            continue
+        marks.append((trained, time.perf_counter(), waited_so_far))
+        if len(marks) > 1:
+            images, seconds, waited = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
+            lines = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(marks)]
+            result = {"images_per_s": images / seconds, "images": images, "seconds": seconds, "lines": lines}
+            yield result | {"data_wait": min(waited / seconds, 1.0)}
 
 
 def whole_batches(images: Images, batch_size: int) -> Subset:
