@@ -6,6 +6,7 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from alexnet_jax.data import packing, records
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
+from tests.conftest import ROOT
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
@@ -50,7 +52,7 @@ def measured(data) -> tuple[str, list[dict]]:
     """The output of `bench input`, and its rows."""
     file = data.parent / "rows.json"
     output = run("alexnet_jax", "bench", "input", "--data", data, "--json", file, "--step_rate=1", "--cores=1", *SHORT)
-    return output, json.loads(file.read_text())
+    return output, json.loads(file.read_text())["rows"]
 
 
 @pytest.mark.long
@@ -325,3 +327,44 @@ def test_steps_of_pytorch():
     local = cfg.model.model_copy(update={"conv1": cfg.model.conv1.model_copy(update={"shared": False})})
     with pytest.raises(UserError, match="conv1 has separate kernels for every position"):
         torch_net.net(local)
+
+
+def gpu_script(*arguments, code: int = 0) -> str:
+    """The output of bench/gpu.sh."""
+    command = ["bash", ROOT / "alexnet_jax/bench/gpu.sh", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def test_the_script_for_gpus_refuses_mistakes(tmp_path):
+    usage = "gpu.sh OUT [--minutes 8] [--cifar10 DIR] [--imagewoof DIR] [--rehearse]"
+    out = tmp_path / "out"
+    for arguments in (
+        [],
+        ["--minutes"],
+        [out, "--minutes"],
+        [out, "--minutes=5"],
+        [out, "--minutes", "0.5"],
+        [out, "x"],
+    ):
+        assert usage in gpu_script(*arguments, code=2)
+    assert "no folder that `alexnet prepare` wrote" in gpu_script(out, "--cifar10", tmp_path, code=2)
+    assert not out.exists()
+
+
+@pytest.mark.long
+def test_the_script_for_gpus_in_small(tmp_path):
+    """Every part, on the CPU; and in one minute, which cuts parts off: what is written is whole."""
+    output = gpu_script(tmp_path / "out", "--rehearse", "--minutes", "30")
+    assert "ended with exit code" not in output
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {
+        *("gpu.txt", "step-8.json", "step-16.json", "kernels.json", "profile.json", "train-8.json", "train-16.json"),
+        *("claims.json", "claims.md", "runs.json", "figure1.svg", "runs"),
+    }
+    results = [json.loads((tmp_path / "out" / f"{name}.json").read_text())[0] for name in ("step-8", "kernels")]
+    assert results[0].keys() == results[1].keys() and "train.fused_kernels=False" in results[1]["ratios"]
+    output = gpu_script(tmp_path / "short", "--rehearse", "--minutes", "1")
+    assert "finished after" in output and re.search(r"# -?\d+ s left", output.rpartition("$ alexnet train")[2])
+    assert all(json.loads(file.read_text()) for file in (tmp_path / "short").glob("*.json"))

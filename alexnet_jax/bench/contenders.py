@@ -109,7 +109,10 @@ def _timed(program: Program, seconds: float) -> Turn:
         program.wait(done)
         steps += program.ahead
     own, others = _own_seconds() - own, _busy_seconds() - others
-    return Turn(steps / elapsed, own / elapsed, max(0.0, others - own) / elapsed / (os.cpu_count() or 1))
+    elsewhere = (others - own) / elapsed / (os.cpu_count() or 1)
+    return Turn(
+        steps / elapsed, own / elapsed, min(1.0, max(0.0, elsewhere))
+    )  # the clock of others ticks 100 times a second
 
 
 def _own_seconds() -> float:

@@ -66,7 +66,12 @@ def run(arguments: argparse.Namespace) -> None:
     pixels, labels, quality = _first_images(arguments)
     batch, size = arguments.batch, pixels.shape[1]
     images, memory = -(-arguments.images // batch) * batch, (PREFETCH + cores) * batch * pixels[0].nbytes
-    print(f"{measuring.machine()}\n{cores} of {len(available)} cores; device {jax.devices()[0].device_kind}")
+    about = {**measuring.place(devices=1), "images": images, "size": size, "quality": quality}
+    print(
+        "{machine}\n{cores} of {available} cores, load {load:.1f}; device {device}".format(
+            available=len(available), **about
+        )
+    )
     print(f"our loader holds at most {PREFETCH} + {cores} batches, {memory / 1e6:,.0f} MB of host memory")
     repeated = f", {len(pixels)} of {arguments.data} repeated" if images > len(pixels) else ""
     print(f"{images} images of {size}x{size}{repeated}; JPEGs of quality {quality}; batches of {batch}")
@@ -79,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         rates = measuring.rates(pipelines, batch, arguments.rounds, arguments.seconds)
     rows = [row(pipeline, rates, batch) for pipeline in pipelines]
     print(f"\n{table(rows)}\n", *limits(rows, arguments.step_rate), sep="\n")
-    measuring.write(arguments.json, rows)
+    measuring.write(arguments.json, about | {"rows": rows})
 
 
 def _first_images(arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, int]:

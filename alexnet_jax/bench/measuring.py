@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import time
 import typing
 from importlib import metadata
@@ -22,7 +23,7 @@ from alexnet_jax.run import config_files, starts
 from alexnet_jax.run_config import Config, Train
 
 LIBRARIES: tuple[str, ...] = ("numpy", "jax", "grain", "simplejpeg", "opencv-python-headless", "pillow")
-LIBRARIES += ("torch", "tensorflow", "tensorflow-cpu")
+LIBRARIES += ("torch", "tensorflow", "tensorflow-cpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "triton")
 DTYPES = typing.get_args(Train.model_fields["compute_dtype"].annotation)
 WARM_UP = 1 / 3  # of the measured time; it also lets the previous pipeline fill its buffers and fall quiet
 
@@ -92,16 +93,31 @@ def machine() -> str:
     """The processor, and the versions of the packages whose speed counts."""
     installed = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in LIBRARIES if name in installed)
-    return f"{starts.processor()}; Python {platform.python_version()}, {versions}"
+    return f"{starts.processor()}; Python {platform.python_version()}, {versions}{_driver()}"
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, or "" without one."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f", driver {done.stdout.split()[0]}"
 
 
 def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
     """What was measured, where and when, ready for JSON."""
     data, tower = arguments.mesh
     what = {"config": arguments.config, "mesh": f"{data}x{tower}", "batch": batch, "dtype": arguments.dtype}
-    device = f"{data * tower} x {jax.devices()[0].device_kind}"
-    where = {"machine": machine(), "device": device, "cores": len(os.sched_getaffinity(0))}
-    return what | where | {"date": time.strftime("%Y-%m-%d")}
+    return what | place(data * tower)
+
+
+def place(devices: int) -> dict[str, Any]:
+    """Where and when something is measured, and how busy the machine was before."""
+    where = {"machine": machine(), "device": f"{devices} x {jax.devices()[0].device_kind}"}
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return where | {"cores": cores, "load": load, "date": time.strftime("%Y-%m-%d")}
 
 
 def write(file: Path | None, result: Any) -> None:
@@ -113,7 +129,8 @@ def write(file: Path | None, result: Any) -> None:
 def rates(pipelines: list[Pipeline], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
     """The images/s of each installed pipeline in each round; they run in turn, so that a drift in speed hits all."""
     measured: dict[str, list[float]] = {pipeline.name: [] for pipeline in pipelines if pipeline.batches}
-    for pipeline in tqdm(pipelines * rounds, desc="measuring", unit="", leave=False, disable=None):
+    turns = (pipelines + pipelines[::-1]) * rounds  # every second round in the reverse order
+    for pipeline in tqdm(turns[: len(pipelines) * rounds], desc="measuring", unit="", leave=False, disable=None):
         if pipeline.batches:
             share = seconds if pipeline.stage == "whole" else seconds / 3
             _per_second(pipeline.batches, share * WARM_UP, pipeline.ahead + 1)

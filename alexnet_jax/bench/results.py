@@ -2,12 +2,17 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_jax.bench import compile as compile_
+from alexnet_jax.bench import input as input_
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak |"
+LINKS = "alexnet_jax/bench/results"
+STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak | noise |"
+TRAINING = "| run | device | batch | type | images/s | waiting for data | hours for 90 epochs of ImageNet |"
+INPUT = "| store | images/s | to PyTorch's DataLoader (Pillow) | to tf.data on the same form | runs |"
 SCALE = "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |"
 
 
@@ -16,21 +21,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print(f"{steps()}\n\n{scale()}\n\n{projections()}")
+    print("\n\n".join(filter(None, (steps(), training(), scale(), projections(), inputs()))))
+
+
+def _results(kind: str) -> Iterator[tuple[str, dict]]:
+    """The results in the files `kind`-*.json, each with a link to its file and the date."""
+    for file in sorted(RESULTS.rglob(f"{kind}-*.json")):
+        path = file.relative_to(RESULTS)
+        name = str(path.with_name(path.stem.removeprefix(f"{kind}-")))
+        results = json.loads(file.read_text())
+        for result in results if isinstance(results, list) else [results]:
+            yield f"[{name}]({LINKS}/{path}), {result['date']}", result
 
 
 def steps() -> str:
     """The results of `bench step`."""
     rows = []
-    for file in sorted(RESULTS.glob("step-*.json")):
-        for result in json.loads(file.read_text()):
-            eager = min(ratio for name, ratio in result["ratios"].items() if "eager" in name)
-            name = f"[{file.stem.removeprefix('step-')}](alexnet_jax/bench/results/{file.name})"
-            torch = f"{result['torch_images_per_s']:,.1f} ({result['torch_variant'].removeprefix('torch ')})"
-            speeds = (f"{result['ours_images_per_s']:,.1f}", torch, f"{result['ratio']:.2f}x", f"{eager:.2f}x")
-            about = (f"{name}, {result['date']}", result["device"], result["batch"], result["dtype"])
-            rows.append((*about, *speeds, f"{result['share_of_peak']:.0%}"))
+    for name, result in _results("step"):
+        if not result.get("torch_variant"):  # cut off before there was anything to compare
+            continue
+        eager = min((ratio for name, ratio in result["ratios"].items() if "eager" in name), default=None)
+        torch = f"{result['torch_images_per_s']:,.1f} ({result['torch_variant'].removeprefix('torch ')})"
+        ratios = f"{result['ratio']:.2f}x", "-" if eager is None else f"{eager:.2f}x"
+        about = (name, result["device"], result["batch"], result["dtype"], f"{result['ours_images_per_s']:,.1f}")
+        noise = f"{result['noise']['elsewhere']:.0%}" if "noise" in result else "-"
+        rows.append((*about, torch, *ratios, f"{result['share_of_peak']:.0%}", noise))
     return _markdown(STEPS, rows)
+
+
+def training() -> str:
+    """The results of `bench train`."""
+    rows = []
+    for name, result in _results("train"):
+        about = (name, result["device"], result["batch"], result["dtype"], f"{result['images_per_s']:,.1f}")
+        rows.append((*about, f"{result['data_wait']:.1%}", f"{result['hours_of_the_paper']:,.1f}"))
+    return _markdown(TRAINING, rows)
+
+
+def inputs() -> str:
+    """The results of `bench input`, as ranges over all machines and days."""
+    found = [result for _, result in _results("input")]
+    rows = []
+    for store in ("raw", "jpeg"):
+        ours = [row for result in found for row in result["rows"] if row["pipeline"] == f"alexnet_jax {store}"]
+        speed, *ratios = ([row[key] for row in ours if row[key]] for key in ("images_per_s", *input_.RATIOS))
+        ranges = [f"{_range(each, '.3g')}x" if each else "-" for each in ratios]
+        rows.append((f"`--store {store}`", _range(speed, ",.0f"), *ranges, len(found)))
+    return _markdown(INPUT, rows)
 
 
 def scale() -> str:
@@ -49,7 +86,13 @@ def projections() -> str:
     return compile_.projections([result for file in files for result in json.loads(file.read_text())])
 
 
+def _range(numbers: list[float], form: str) -> str:
+    return " to ".join(dict.fromkeys(format(each, form) for each in (min(numbers), max(numbers))))
+
+
 def _markdown(headings: str, rows: list[tuple]) -> str:
-    """A table without padding, so that one changed number changes one line of the page."""
+    """A table without padding, so that one changed number changes one line of the page; "" without rows."""
+    if not rows:
+        return ""
     rule = "|---" * (headings.count("|") - 1) + "|"
     return "\n".join([headings, rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])

@@ -18,6 +18,7 @@ from alexnet_jax.bench.contenders import Contender, Failed, Program
 
 OURS, PEAK = "alexnet_jax", "matrix product"
 MODES = {"eager": None, "compile": "default", "compile max-autotune": "max-autotune"}  # the last with CUDA graphs
+PARTS = ("part of a step", "share", "ms", "GB", "TB/s")  # the bytes of hlo.py, on each device
 VARIANTS = {f"torch {mode}{layout}": (mode, layout) for mode in MODES for layout in ("", " channels_last")}
 
 
@@ -65,8 +66,9 @@ def _measured(arguments: argparse.Namespace, batch: int) -> Iterator[dict]:
         about = running[OURS].about
         yield _result(about, {}, failed, batch)
         running[PEAK] = Contender(jax_net.peak, arguments)
-        others: dict[str, tuple] = {text: (jax_net.program, arguments, batch, text) for text in arguments.also}
-        others |= {name: (peer, arguments, batch, name) for name in _variants(arguments, about["platform"])}
+        names = _variants(arguments, about["platform"])
+        others: dict[str, tuple] = {name: (peer, arguments, batch, name) for name in names}
+        others |= {text: (jax_net.program, arguments, batch, text) for text in arguments.also}
         for number, (name, make) in enumerate(others.items()):
             try:
                 running[name] = Contender(*make)
@@ -150,5 +152,12 @@ def show(result: dict) -> None:
     )
     print("the slowest matrix product had {slowest_product:.0%} of the speed of the fastest".format(**result["noise"]))
     print("{gflops:,.0f} GFLOP/s, {share_of_peak:.0%} of the {peak_gflops:,.0f} that ".format(**result), end="")
-    shares = ", ".join(f"{part} {share:.1%}" for part, share in result["shares"].items())
-    print(f"a matrix product reaches\nparts of a step: {shares}\n", flush=True)
+    print("a matrix product reaches")
+    parts = []
+    for part, share in result["shares"].items():
+        moved, seconds = result["bytes"].get(part), share * result["profiled_seconds"]
+        speed = [f"{moved / 1e9:,.3f}", f"{moved / seconds / 1e12:,.2f}"] if moved and seconds else []
+        parts.append([part, f"{share:.1%}", f"{1e3 * seconds:,.2f}", *speed])
+    print(
+        f"\n{tabulate(parts, PARTS, 'plain', disable_numparse=True, stralign='right', colalign=['left'])}\n", flush=True
+    )
