@@ -25,6 +25,7 @@ CASES = (  # step, device, mesh, batch, type of activations
     "train h100 1x1 128 bfloat16",
     "eval h100 1x1 1024 bfloat16",
     "predict h100 1x1 1024 bfloat16",
+    "train t4 1x1 128 float16",
     "train v5e:2x2 1x1 1024 bfloat16",
     "train v5e:2x2 1x2 128 bfloat16",
 )

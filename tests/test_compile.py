@@ -198,7 +198,7 @@ def test_devices_that_cannot_be_are_refused(monkeypatch):
 @pytest.mark.parametrize("case", aot.CASES)
 def test_compiled_steps_need_what_they_needed(case):
     """To within 5 %. `python -m tests.aot` writes the table anew."""
-    if not find_spec("jax_cuda12_plugin" if "100" in case.split()[1] else "libtpu"):
+    if not find_spec("libtpu" if ":" in case else "jax_cuda12_plugin"):
         pytest.skip("needs the extras aot-gpu and aot-tpu")
     program = f"import json; from tests import aot; print(json.dumps(aot.compiled({case!r})))"
     done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
@@ -208,3 +208,18 @@ def test_compiled_steps_need_what_they_needed(case):
     assert needs["collectives"] == known["collectives"]
     assert needs["GB"] == pytest.approx(known["GB"], rel=0.05), (needs["GB of parts"], known["GB of parts"])
     assert needs["GB of memory"] <= 1.05 * known["GB of memory"]
+
+
+@pytest.mark.long
+def test_a_batch_that_has_no_room(tmp_path):
+    """A TPU's compiler refuses it; a GPU's plans more than the card has."""
+    if not (find_spec("jax_cuda12_plugin") and find_spec("libtpu")):
+        pytest.skip("needs the extras aot-gpu and aot-tpu")
+    command = [sys.executable, "-m", "alexnet_jax", "bench", "compile", "--for", "t4", "v5e:2x2", "--programs", "train"]
+    command += ["--mesh=1x1", "--batch=8192", f"--json={tmp_path / 'plan.json'}"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    gpu, tpu = (result["programs"]["train"] for result in json.loads((tmp_path / "plan.json").read_text()))
+    assert not gpu["fits"] and gpu["bound"] == "arithmetic" and "refused" in tpu
+    assert "GB of memory: MORE THAN THE DEVICE HAS, the state donated" in done.stdout
+    assert "train: does not fit: RESOURCE_EXHAUSTED" in done.stdout
