@@ -1,11 +1,14 @@
 """Layers on accelerators, `blocks` and `kernels`, against the operations that CPUs run."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alexnet_jax import metrics, model, sharding
+from alexnet_jax.kernels import Chain, plain
 from tests.networks import small
 
 
@@ -35,3 +38,13 @@ def test_the_network_is_the_same_with_kernels(mesh):
     ours, expected = (loss_and_gradients(spec, kernels, *mesh) for kernels in ("plain", None))
     for (path, x), y in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True):
         assert y.any() and np.abs(x - y).max() <= 1e-4 * np.abs(y).max(), path
+
+
+def test_gradients_of_biases_are_added_in_float32():
+    """Over all pixels: in 16 bits a sum of equal numbers would stop growing after 2048 of them, or 256."""
+    x, grad = jnp.zeros((2, 9, 9, 4), jnp.float16), jnp.zeros((2, 4, 4, 4), jnp.float16)
+    chain = Chain(1, None, window=3, stride=2)
+    backward = jax.jit(plain.backward, static_argnums=4)
+    program = backward.lower(x, x[0, 0, 0], grad.astype(jnp.uint8), grad, chain).as_text()
+    sums = re.findall(r"stablehlo\.reduce\(.*applies stablehlo\.add .*", program)
+    assert sums and all("xf32>" in line for line in sums), sums

@@ -16,7 +16,8 @@ def forward(x: Array, bias: Array, chain: Chain) -> tuple[Array, Array]:
 
 def backward(x: Array, bias: Array, index: Array, grad: Array, chain: Chain) -> tuple[Array, Array]:
     grad = ops.scatter_to_winners(index.astype(jnp.int32), grad, x.shape, chain.window, chain.stride)
-    return jax.vjp(lambda x, bias: _maps(chain, x, bias), x, bias)[1](grad)
+    (grad,) = jax.vjp(lambda x: _maps(chain, x, bias), x)[1](grad)
+    return grad, grad.sum((0, 1, 2))  # which is added in float32: JAX's own gradient of `bias` would not be
 
 
 def _maps(chain: Chain, x: Array, bias: Array) -> Array:
