@@ -58,7 +58,7 @@ def measured(data) -> tuple[str, list[dict]]:
 @pytest.mark.long
 def test_a_row_for_every_stage_and_pipeline(measured, data):
     output, rows = measured
-    assert len({row["pipeline"] for row in rows}) == len(rows) == 12
+    assert len({row["pipeline"] for row in rows}) == len(rows) == 13
     assert {(row["stage"], row["store"]) for row in rows} == {
         *(("read", "raw"), ("batch", "raw"), ("whole", "raw")),
         *(("read", "jpeg"), ("decode", "jpeg"), ("batch", "jpeg"), ("whole", "jpeg")),

@@ -25,6 +25,7 @@ from alexnet_jax.bench.measuring import Pipeline
 from alexnet_jax.bench.peers import Stream
 from alexnet_jax.data import loader, manifest, packing, records
 from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.images import decode_jpeg
 from alexnet_jax.data.sources.source import Image, Source, Split
 from alexnet_jax.errors import UserError
 
@@ -157,12 +158,14 @@ def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
         stream = peers.tfdata(files, store, batch, data.raw.size, cores, by_records) if files else None
         return Pipeline(name, "whole", store, cores, stream, peers.TFDATA_AHEAD + cores)
 
+    contents = [data.jpeg.record(i) for i in range(len(data.files))]
     to_device = (jax.device_put(images, device).block_until_ready() for _ in itertools.count())
     torch = peers.torch_jpeg(data.files, batch, cores) if peers.installed("torch") else None
     return [
         Pipeline("read raw", "read", "raw", 1, one_by_one(lambda i: data.raw.read(i[None], image))),
         Pipeline("batch raw", "batch", "raw", 1, in_batches(data.raw)),
         Pipeline("read jpeg", "read", "jpeg", 1, one_by_one(lambda i: data.jpeg.record(int(i)))),
+        Pipeline("decode jpeg", "decode", "jpeg", 1, one_by_one(lambda i: decode_jpeg(contents[i], image[0]))),
         Pipeline("read, decode jpeg", "decode", "jpeg", 1, one_by_one(lambda i: data.jpeg.read(i[None], image))),
         Pipeline("batch jpeg", "batch", "jpeg", 1, in_batches(data.jpeg)),
         Pipeline(TO_DEVICE, TO_DEVICE, None, 1, to_device),
