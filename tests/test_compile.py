@@ -215,7 +215,7 @@ def test_a_batch_that_has_no_room(tmp_path):
     """A TPU's compiler refuses it; a GPU's plans more than the card has."""
     if not (find_spec("jax_cuda12_plugin") and find_spec("libtpu")):
         pytest.skip("needs the extras aot-gpu and aot-tpu")
-    command = [sys.executable, "-m", "alexnet_jax", "bench", "compile", "--for", "t4", "v5e:2x2", "--programs", "train"]
+    command = [sys.executable, "-m", "alexnet_jax", "bench", "compile", "--for", "t4", "v5e:1x1", "--programs", "train"]
     command += ["--mesh=1x1", "--batch=8192", f"--json={tmp_path / 'plan.json'}"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -223,3 +223,20 @@ def test_a_batch_that_has_no_room(tmp_path):
     assert not gpu["fits"] and gpu["bound"] == "arithmetic" and "refused" in tpu
     assert "GB of memory: MORE THAN THE DEVICE HAS, the state donated" in done.stdout
     assert "train: does not fit: RESOURCE_EXHAUSTED" in done.stdout
+
+
+@pytest.mark.long
+def test_slices_of_tpus():
+    """A device is a chip, on any number of hosts."""
+    if not find_spec("libtpu"):
+        pytest.skip("needs the extra aot-tpu")
+    program = """if True:
+        from alexnet_jax.bench import cards
+        cards.prepare()
+        for slice in ("v4:2x2x1", "v5e:1x1", "v5e:4x4", "v5p:2x2x2", "v6e:2x4"):
+            print(len(cards.devices(slice, 1)))
+        cards.devices("v5e:3x5", 1)
+    """
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    assert done.stdout.split() == ["4", "1", "16", "8", "8"], done.stderr
+    assert "UserError: --for v5e:3x5: 3x5 is no topology of v5e" in done.stderr

@@ -9,6 +9,7 @@ PCIe (T4); a chip of a TPU by all its links. What XLA must know of a GPU is what
 import importlib.metadata
 import importlib.util
 import os
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -115,8 +116,12 @@ def devices(target: str, count: int) -> list[Any]:
     _require_compiler(target)
     jax.local_devices()  # starts JAX, which registers its compilers
     if gpu is None:
+        sides = [int(side) for side in re.findall(r"\d+", shape)]
+        options: dict[str, Any] = {"chips_per_host_bounds": (*(min(2, side) for side in sides[:2]), 1)}
+        if name == "v4":  # its two cores as one device, which is the default of a v5p
+            options["chip_config_name"] = "megacore"
         try:
-            found = topologies.get_topology_desc(topology_name=target, platform="tpu").devices
+            found = topologies.get_topology_desc(topology_name=target, platform="tpu", **options).devices
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--for {target}: {shape} is no topology of {name}: {reason}") from None
