@@ -223,6 +223,7 @@ def test_contenders_are_compared_over_the_rounds_that_they_share():
     assert result["ratios"] == {"train.epochs=1": pytest.approx(6 / 9), "torch eager": 2.5, "torch compile": 7}
     assert (result["torch_variant"], result["ratio"]) == ("torch eager", 2.5), "our own variants do not compete"
     assert result["rounds"]["torch eager"] == [16, 32] and result["ours_images_per_s"] == 48
+    assert result["images_per_core_second"]["torch eager"] == 12, "on two cores each"
     assert result["share_of_peak"] == pytest.approx(48 * 1e9 / (8e9 * 10))
     assert result["noise"] == {"elsewhere": 0.3, "slowest_product": 0.5} and result["failed"] == {"torch x": "broken"}
     assert step.PEAK not in result["rounds"] | result["memory_bytes"]

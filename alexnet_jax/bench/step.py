@@ -120,7 +120,9 @@ def _result(about: dict, turns: dict[str, list], failed: dict[str, str], batch: 
         "peak_gflops": peak_gflops,
         "share_of_peak": gflops / peak_gflops,
         "memory_bytes": {name: most for name, each in turns.items() if name != PEAK for _, most in each[-1:]},
-        "cores_busy": {name: statistics.median(turn.cores for turn, _ in each) for name, each in turns.items()},
+        "images_per_core_second": {
+            name: statistics.median(batch * turn.steps_per_s / turn.cores for turn, _ in turns[name]) for name in rates
+        },
         "noise": {
             "elsewhere": max(turn.elsewhere for each in turns.values() for turn, _ in each),
             "slowest_product": min(products) / max(products),
@@ -133,8 +135,8 @@ def show(result: dict) -> None:
     rows = []
     for name, rates in result["rounds"].items():
         ratio = f"{result['ratios'][name]:.2f}x" if name in result["ratios"] else ""
-        median, cores = statistics.median(rates), result["cores_busy"][name]
-        speeds = f"{median:,.1f}", measuring.spread(rates, 1), ratio, f"{median / cores:,.1f}"
+        work = f"{result['images_per_core_second'][name]:,.1f}"
+        speeds = f"{statistics.median(rates):,.1f}", measuring.spread(rates, 1), ratio, work
         rows.append((name, *speeds, f"{result['memory_bytes'][name] / 1e6:,.0f}"))
     headings = ("", "images/s", "least..most", "ours is", "a second of a core's work", "MB")
     print("\n{machine}\n{what}, {config}, mesh {mesh} on {device} with {cores} cores".format(**result), end=", ")
