@@ -25,35 +25,60 @@ def example_keys(seed: int, epoch: Array, index: Array) -> tuple[Array, Array]:
 
 
 def training_view(
-    image: Array, keys: Array, statistics: Statistics, size: int, augment: run_config.Augment, epoch: Array
+    image: Array,
+    keys: Array,
+    statistics: Statistics,
+    size: int,
+    augment: run_config.Augment,
+    epoch: Array,
+    dtype: Any = jnp.float32,
+    kernel: str | None = None,
 ) -> Array:
-    """Random crop, mirroring and colour noise (paper 4.1): [B, H, W, 3] uint8 -> [B, size, size, 3] float32."""
+    """Random crop, mirroring and colour noise (paper 4.1): [B, H, W, 3] uint8 -> [B, size, size, 3] `dtype`.
+
+    Computed in float32; by the module `kernel` of `kernels`, if it has a function for it.
+    """
     mean_image = jnp.asarray(statistics.mean_image)
     down, right = image.shape[1] - size, image.shape[2] - size
     has_noise = jnp.logical_or(augment.colour_noise_epochs == 0, epoch < augment.colour_noise_epochs)
 
-    def view_of(image, place_key, key):
+    def draw(place_key, key):
         crop_key, flip_key, _ = jax.random.split(place_key, 3)
         colour_key = jax.random.split(key, 3)[2]
         # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
-        row, column = jax.random.randint(crop_key, (2,), 0, jnp.array([down + 1, right + 1]))
-        view = _crop(image, row, column, size).astype(jnp.float32)
-        if augment.mean_crop == "same":
-            view = view - _crop(mean_image, row, column, size)
+        corner = jax.random.randint(crop_key, (2,), 0, jnp.array([down + 1, right + 1]))
         flip = jax.random.bernoulli(flip_key) if augment.flip else jnp.bool_(False)
+        noise = _colour_noise(colour_key, statistics, augment) if augment.colour_noise_std else jnp.zeros(3)
+        return corner, flip, noise
+
+    def view_of(image, corner, flip, noise):
+        view = _crop(image, corner, size).astype(jnp.float32)
+        if augment.mean_crop == "same":
+            view = view - _crop(mean_image, corner, size)
         view = jnp.where(flip, view[:, ::-1], view)
         if augment.mean_crop == "centre":
             view = view - centre_crop(mean_image, size)
         if augment.colour_noise_std:
-            noisy = view + _colour_noise(colour_key, statistics, augment)[None, None, :]
+            noisy = view + noise[None, None, :]
             if augment.colour_noise_shrinks:
                 noisy = noisy / (1 + augment.colour_noise_std)
             view = jnp.where(has_noise, noisy, view)
-        return view
+        return view.astype(dtype)
 
     groups = keys.reshape(-1, augment.shared_by)  # not by indexing, which would communicate where the batch is split
     place_keys = jnp.broadcast_to(groups[:, :1], groups.shape).reshape(keys.shape)
-    return jax.vmap(view_of)(image, place_keys, keys)
+    corner, flip, noise = jax.vmap(draw)(place_keys, keys)
+    if kernel != "mosaic":
+        return jax.vmap(view_of)(image, corner, flip, noise)
+    from alexnet_jax.kernels import mosaic_views  # Pallas takes long to import
+
+    zeros = jnp.zeros_like(mean_image)
+    before = mean_image if augment.mean_crop == "same" else zeros
+    after = centre_crop(mean_image if augment.mean_crop == "centre" else zeros, size)
+    shrinks = augment.colour_noise_std and augment.colour_noise_shrinks
+    divisor = jnp.where(has_noise, 1 + augment.colour_noise_std, 1.0) if shrinks else jnp.ones(())
+    shift = jnp.where(has_noise, noise, 0)
+    return mosaic_views.views(image, (corner[:, 0], corner[:, 1]), flip, before, after, shift, divisor, dtype)
 
 
 def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augment) -> Array:
@@ -96,5 +121,5 @@ def centre_crop(image: Any, size: int) -> Any:
     return image[..., down // 2 : down // 2 + size, right // 2 : right // 2 + size, :]
 
 
-def _crop(image: Array, row: Array, column: Array, size: int) -> Array:
-    return lax.dynamic_slice(image, (row, column, jnp.zeros_like(row)), (size, size, 3))
+def _crop(image: Array, corner: Array, size: int) -> Array:
+    return lax.dynamic_slice(image, (*corner, jnp.zeros_like(corner[0])), (size, size, 3))

@@ -126,7 +126,7 @@ def local_response_norm(x: Array, k: float, n: int, alpha: float, beta: float) -
 def _lrn_fwd(x, k, n, alpha, beta):
     x32 = x.astype(jnp.float32)
     scale = k + alpha * _window_sum(x32 * x32, n)
-    return (x32 * _negative_power(scale, beta)).astype(x.dtype), x
+    return (x32 * negative_power(scale, beta)).astype(x.dtype), x
 
 
 def _lrn_bwd(k, n, alpha, beta, x, grad):
@@ -134,7 +134,7 @@ def _lrn_bwd(k, n, alpha, beta, x, grad):
     # The window is symmetric, so "windows that hold c" is again the window centred on c.
     x32, grad32 = x.astype(jnp.float32), grad.astype(jnp.float32)
     scale = k + alpha * _window_sum(x32 * x32, n)
-    power = _negative_power(scale, beta)
+    power = negative_power(scale, beta)
     inner = _window_sum(grad32 * x32 * power / scale, n)
     return ((grad32 * power - 2 * alpha * beta * x32 * inner).astype(x.dtype),)
 
@@ -150,7 +150,7 @@ def _window_sum(x: Array, n: int) -> Array:
     return sum(padded[..., i : i + channels] for i in range(1, n)) + padded[..., :channels]
 
 
-def _negative_power(x: Array, beta: float) -> Array:
+def negative_power(x: Array, beta: float) -> Array:
     """x^-beta. For the paper's 0.75 it uses reciprocal square roots, several times faster than a power."""
     if beta == 0.75:
         root = lax.rsqrt(x)
@@ -166,7 +166,7 @@ def map_norm(x: Array, n: int, alpha: float, beta: float) -> Array:
     """
     x32 = x.astype(jnp.float32)
     total = lax.reduce_window(x32 * x32, 0.0, lax.add, (1, n, n, 1), (1, 1, 1, 1), padding="SAME")
-    return (x32 * _negative_power(1 + alpha * total, beta)).astype(x.dtype)
+    return (x32 * negative_power(1 + alpha * total, beta)).astype(x.dtype)
 
 
 def fill_last_window(x: Array, pool: Pool) -> Array:

@@ -164,7 +164,8 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
     Where kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
     """
     if mesh.shape[TOWER] == 1 and not splits_inputs(mesh, fc_sharding):
-        return all_towers(tower_program, out)
+        program = all_towers(tower_program, out)
+        return program if mesh.devices.flat[0].platform == "cpu" else split_batch(program, mesh)
     # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
     examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
 
@@ -174,6 +175,18 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
         return program(params, batch, constants)
 
     return tower_per_device
+
+
+def split_batch(program: Callable, mesh: Mesh) -> Callable:
+    """Run a program of all towers, `(params, batch, constants) -> leaves [B, ...]`, on each device for its examples.
+
+    `jax.jit` would split it by itself, but not the kernels in it that are not XLA's.
+    """
+    if mesh.shape[DATA] == 1:
+        return program
+    specs = (REPLICATED, EXAMPLES, REPLICATED)
+    # The check of varying axes fails where `jax.vmap` gives an axis of the mesh its name.
+    return jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=EXAMPLES, check_vma=False)
 
 
 def own_tower(tower_program: Callable) -> Callable:

@@ -119,7 +119,7 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
     splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
 
     def tower_program(params, batch, constants):
-        image, dropout_keys = training_input(config, batch, *constants)
+        image, dropout_keys = training_input(config, mesh, batch, *constants)
         logits = model.logits(config.model, params, image, dropout_keys, splits_inputs, _kernels(config, mesh))
         return metrics.outcomes(metrics.log_softmax(logits), batch.label)
 
@@ -152,14 +152,13 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
     return compute
 
 
-def training_input(config: Config, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array]:
+def training_input(config: Config, mesh: Mesh, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array]:
     """The network's input in training, [B, S, S, 3] in the compute type, and the keys of dropout [B]."""
     view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
     with jax.named_scope("images"):
-        image = augment.training_view(
-            batch.image, view_keys, statistics, config.model.image_size, config.augment, epoch
-        )
-    return image.astype(config.train.compute_dtype), dropout_keys
+        size, dtype = config.model.image_size, jnp.dtype(config.train.compute_dtype)
+        settings = config.augment, epoch, dtype, _kernels(config, mesh)
+        return augment.training_view(batch.image, view_keys, statistics, size, *settings), dropout_keys
 
 
 def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bool = True) -> Any:

@@ -29,6 +29,7 @@ CASES = (  # step, device, mesh, batch, type of activations
     "train t4 1x1 128 float16",
     "train v5e:2x2 1x1 1024 bfloat16",
     "train v5e:2x2 1x2 128 bfloat16",
+    "train v5e:2x2 2x1 128 bfloat16",
 )
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from alexnet_jax.model_config import Lrn
 
-BY_PLATFORM: dict[str, str] = {}  # the modules that are faster than "plain"
+BY_PLATFORM: dict[str, str] = {"tpu": "mosaic"}  # the modules that are faster than "plain"
 
 
 class Chain(NamedTuple):

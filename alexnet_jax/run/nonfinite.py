@@ -98,7 +98,7 @@ class Replay(NamedTuple):
             return jax.lax.psum((~jnp.isfinite(x)).reshape(len(x), -1).sum(-1, dtype=jnp.int32), sharding.TOWER)
 
         def tower_program(params, batch, constants):
-            image, keys = steps.training_input(config, batch, *constants)
+            image, keys = steps.training_input(config, self.mesh, batch, *constants)
             activations = {"image": image} | model.activations(config.model, params, image, keys, splits_inputs)
             return jax.tree.map(count_of_all_towers, activations)
 
