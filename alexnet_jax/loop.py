@@ -44,7 +44,7 @@ class Loop:
         last = self._step >= self._last_step or self._log.target_reached
         due = self._step > 0 and (last or self._step % self._validation_interval == 0)
         if due and self._validation.step != self._step:
-            self._settle(0)
+            self._settle_soundly()
             self._validate()
             self._log.restart_clock(self._step)
         stop = last or self._trainer.stop()
@@ -87,13 +87,17 @@ class Loop:
         if self._due_line:
             self._due_line()
             self._due_line = None
-        if ahead == 0 and not steps.is_finite(self.state):  # no unsound state is ever saved or evaluated
+
+    def _settle_soundly(self) -> None:
+        """Wait for all steps, and make sure that no unsound state is ever saved or evaluated."""
+        self._settle(0)
+        if not steps.is_finite(self.state):
             raise self._trainer.diagnose(self._step)
 
     def save(self) -> int:
         """Save the state, unless it is already, and return its step."""
         if self._step != self._saved:
-            self._settle(0)
+            self._settle_soundly()
             self._trainer.save(self.state, self.position)
             self._saved = self._step
         return self._step

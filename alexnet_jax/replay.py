@@ -26,7 +26,7 @@ from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.recorded import Different, OtherData, Record, Run, Stretch
 from alexnet_jax.run.stopping import Stop
 from alexnet_jax.run_config import Config
-from alexnet_jax.trainer import Inputs, Trainer, first_state, open_inputs, reading
+from alexnet_jax.trainer import Inputs, Trainer, first_state, open_inputs, reading, train_step_ahead
 
 
 @dataclasses.dataclass
@@ -147,8 +147,8 @@ def _repeat_segment(
     stop = Stop(lambda: doing.step >= segment.last and record.validated(segment.last), inputs.mesh)
     first, last, start = segment
     batches = Batches(inputs.train_images, inputs.order, first, last, reading(config, inputs.mesh))
-    with contextlib.closing(batches):
-        trainer = Repeated(config, run.directory, inputs, start, run.checkpoints, record, batches, stop, doing)
+    with contextlib.closing(batches), train_step_ahead(config, inputs) as step:
+        trainer = Repeated(config, run.directory, inputs, start, run.checkpoints, record, batches, stop, doing, step)
         loop = Loop(trainer, state, position)
         loop.run()
     return loop.state, loop.position

@@ -1,18 +1,22 @@
 """A training run in progress: what it reads and writes, and what it can do; loop.py decides when."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import metrics, optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
-from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.loader import Batch, Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import NonFinite, UserError
 from alexnet_jax.run import checkpoint, pictures, processes, starts, warm_start, workdir
 from alexnet_jax.run.nonfinite import Replay
@@ -72,6 +76,47 @@ def first_state(config: Config, mesh: Mesh) -> steps.TrainState:
     return state
 
 
+def abstract_inputs(config: Config, mesh: Mesh, count: int) -> tuple[Batch, Statistics]:
+    """The shapes, types and shardings of a batch of `count` examples and of the statistics."""
+
+    def abstract(spec: Any, dtype: type, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
+
+    size = config.data.size
+    index, mask = (abstract(sharding.EXAMPLES, dtype, count) for dtype in (np.int32, bool))
+    batch = Batch(abstract(sharding.EXAMPLES, np.uint8, count, size, size, 3), index, index, mask)
+    shapes = ((size, size, 3), (3,), (3, 3))
+    return batch, Statistics(*(abstract(sharding.REPLICATED, np.float32, *shape) for shape in shapes))
+
+
+@contextlib.contextmanager
+def train_step_ahead(config: Config, inputs: Inputs) -> Iterator[Callable]:
+    """The training step, on CPUs compiled by a thread while the run is being opened. Its first call waits for that.
+
+    Accelerators, on which compiling means trying kernels, are left alone meanwhile, and several processes in step.
+    """
+    mesh = inputs.mesh
+    step = steps.make_train_step(config, mesh, inputs.order.steps_per_epoch)
+    if config.train.virtual_shards or processes.several() or mesh.devices.flat[0].platform != "cpu":
+        yield step
+        return
+
+    def compile_step() -> None:
+        state, votes = steps.abstract_state(config, mesh), sharding.votes(False, mesh)
+        rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+        batch, statistics = abstract_inputs(config, mesh, config.train.batch_size)
+        step.lower(state, batch, rates, statistics, votes).compile()  # JAX keeps the program for calls
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        compiling = thread.submit(compile_step)
+
+        def first_compiled(*arguments: Any) -> Any:
+            concurrent.futures.wait([compiling])  # if it has failed, so does the call
+            return step(*arguments)
+
+        yield first_compiled
+
+
 def reading(config: Config, mesh: Mesh) -> Reading:
     data = config.data
     return Reading(data.threads, data.prefetch_batches, data.max_bad, *sharding.part_of_batch(mesh))
@@ -90,12 +135,12 @@ class Trainer:
     batches: Batches  # from the first step to take on
     stop: Stop
     doing: Progress  # called with the name of each activity when it begins
+    train_step: Callable  # of `train_step_ahead`
 
     def __post_init__(self) -> None:
         config, mesh = self.config, self.inputs.mesh
         statistics = workdir.open_finished(self.directory).statistics
         self.statistics = sharding.put(statistics, mesh, sharding.REPLICATED)
-        self._train_step = steps.make_train_step(config, mesh, self.inputs.order.steps_per_epoch)
         self._eval_step = steps.make_eval_step(config, mesh, views=1)
         self._summarize = pictures.make_summary(config, mesh)
         self._rates: list[Any] = []  # those of each step since the newest checkpoint
@@ -108,7 +153,7 @@ class Trainer:
         self._begin("training")
         checkpoint.check(self.checkpoints)
         self._rates.append(rates)
-        result = self._train_step(state, batch, rates, self.statistics, self.stop.vote())
+        result = self.train_step(state, batch, rates, self.statistics, self.stop.vote())
         self.doing("training")
         return result
 

@@ -18,7 +18,7 @@ from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop, stop_signals
 from alexnet_jax.run.writer import Writer
 from alexnet_jax.run_config import Config
-from alexnet_jax.trainer import Inputs, Trainer, newest_state, open_inputs, reading
+from alexnet_jax.trainer import Inputs, Trainer, newest_state, open_inputs, reading, train_step_ahead
 
 
 def check(config: Config, directory: Path) -> None:
@@ -82,6 +82,7 @@ def _opened(
     mesh, towers = inputs.mesh, config.model.towers
     with (
         stop_signals() as asked,
+        train_step_ahead(config, inputs) as train_step,
         checkpoint.open_directory(
             directory / workdir.CHECKPOINTS, config.train.keep_checkpoints, config.train.keep_every_steps
         ) as checkpoints,
@@ -105,5 +106,5 @@ def _opened(
             if checkpoints.latest_step() is not None:  # an imported network is of step 0
                 writer.message(f"resuming from step {first} of {directory}")
             stop = Stop(asked, mesh)
-            trainer = Trainer(config, directory, inputs, start, checkpoints, writer, batches, stop, doing)
+            trainer = Trainer(config, directory, inputs, start, checkpoints, writer, batches, stop, doing, train_step)
             yield trainer, state, position

@@ -1,5 +1,6 @@
 """Following runs: the list of them, and what TensorBoard and Weights & Biases show."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from alexnet_jax import sharding, steps
+from alexnet_jax import optim, sharding, steps, trainer
+from alexnet_jax.data.loader import Batches
 from alexnet_jax.inference import network
 from alexnet_jax.run import config_files, pictures, starts, workdir
-from tests import runs
+from tests import networks, runs
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
@@ -55,6 +57,27 @@ def test_runs_are_listed_with_what_is_different(home):
     for name in ("top1_error", "top5_error"):
         assert first["evaluation"][name] == pytest.approx(last[name], abs=1e-6)
     assert second["config"] == {"optim.learning_rate": 0.02, "train.max_steps": 5} and second["evaluation"] is None
+
+
+def test_the_step_that_is_compiled_ahead_is_the_one_that_trains(caplog):
+    config = networks.small()
+    inputs = trainer.open_inputs(config)
+    mesh, order = inputs.mesh, inputs.order
+    jax.config.update("jax_log_compiles", True)
+    try:
+        with trainer.train_step_ahead(config, inputs) as step:
+            state = trainer.first_state(config, mesh)
+            with contextlib.closing(
+                Batches(inputs.train_images, order, 0, 1, trainer.reading(config, mesh))
+            ) as batches:
+                batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
+            rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+            statistics = sharding.put(inputs.dataset.statistics, mesh, sharding.REPLICATED)
+            assert step(state, batch, rates, statistics, sharding.votes(False, mesh))[0].step == 1
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [record for record in caplog.records if "Compiling jit(train_step)" in record.getMessage()]
+    assert len(compiled) == 1 and compiled[0].threadName != "MainThread"
 
 
 def test_damaged_runs_are_named_and_the_others_listed(home, tmp_path):

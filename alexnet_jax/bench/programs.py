@@ -4,11 +4,9 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 
-from alexnet_jax import augment, optim, sharding, steps
+from alexnet_jax import optim, sharding, steps, trainer
 from alexnet_jax.bench import hlo, measuring
-from alexnet_jax.data.loader import Batch
 from alexnet_jax.run_config import Config
 
 NAMES = ("train", "eval", "predict")
@@ -29,22 +27,16 @@ PARTS = {  # part of a step -> pattern of the scopes in the compiled program; th
 def lower(name: str, config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     """One of NAMES, ready to be compiled for `mesh`. Nothing is put on a device. Test-time programs take one view."""
     measuring.require_one_program(config)
-    size, count = config.data.size, config.train.batch_size if name == "train" else config.train.eval_batch_size
-
-    def abstract(spec: Any, dtype: type, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=jax.NamedSharding(mesh, spec))
-
-    index, mask = (abstract(sharding.EXAMPLES, dtype, count) for dtype in (np.int32, bool))
-    batch = Batch(abstract(sharding.EXAMPLES, np.uint8, count, size, size, 3), index, index, mask)
-    shapes = ((size, size, 3), (3,), (3, 3))
-    statistics = augment.Statistics(*(abstract(sharding.REPLICATED, np.float32, *shape) for shape in shapes))
+    count = config.train.batch_size if name == "train" else config.train.eval_batch_size
+    batch, statistics = trainer.abstract_inputs(config, mesh, count)
     state = steps.abstract_state(config, mesh)
     if name == "eval":
         return steps.make_eval_step(config, mesh, views=1).lower(state.params, batch, statistics)
     if name == "predict":
         return steps.make_log_predict_step(config, mesh, views=1).lower(state.params, batch.image, statistics)
     rates = optim.rates(config.optim, state.params, 0, optim.Validation())
-    votes = abstract(sharding.DEVICES, bool, mesh.size)
+    place = jax.NamedSharding(mesh, sharding.DEVICES)
+    votes = jax.ShapeDtypeStruct((mesh.size,), bool, sharding=place)
     return steps.make_train_step(config, mesh, steps_per_epoch=1).lower(state, batch, rates, statistics, votes)
 
 

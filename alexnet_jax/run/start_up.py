@@ -56,6 +56,7 @@ def prepare_process() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR") or own_cache():
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")  # JAX's own is 1: a run has many
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if type(stream) is io.TextIOWrapper:  # else a test captures it, or it is closed

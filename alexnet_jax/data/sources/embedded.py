@@ -1,5 +1,8 @@
 """Sources that need no files: handwritten digits, and noise."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 
 from alexnet_jax.data.sources.source import Source, array_split
@@ -11,14 +14,15 @@ def digits() -> Source:
     The images are ordered by writer. The last fifth is the split `test`, so that most of its writers do not appear in
     the split `train`.
     """
-    from sklearn.datasets import load_digits  # a heavy import that only this source needs
-
-    bunch = load_digits()
-    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8], from 0..16
+    package = importlib.util.find_spec("sklearn")  # importing it would take as long as all the rest
+    assert package and package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+    table = np.loadtxt(file, np.uint8, delimiter=",")  # [1797, 8 * 8 grey levels 0..16 and the digit]
+    grey = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     pixels = np.repeat(grey[..., None], 3, axis=-1)
     cut = len(pixels) * 4 // 5
     slices = {"train": slice(0, cut), "test": slice(cut, None)}
-    splits = {split: array_split(split, pixels[part], bunch.target[part]) for split, part in slices.items()}
+    splits = {split: array_split(split, pixels[part], table[part, -1]) for split, part in slices.items()}
     return Source([str(digit) for digit in range(10)], splits, {})
 
 
