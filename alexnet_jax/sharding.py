@@ -4,7 +4,8 @@ A tower is written as the program of one device. It communicates with the others
 and a few sums of scalars. `over_towers` runs it in one of two ways:
 
 - one tower per device, by `jax.shard_map`, if the mesh has a device for each tower;
-- all towers on one device, by `jax.vmap` over an axis of the same name, if it does not.
+- all towers on one device, by `jax.vmap` over an axis of the same name, if it does not; if the batch is split, within
+  a `jax.shard_map`.
 
 Parameters and momentum have a leading axis [tower, ...] and live on P("tower"); batches live on P("data").
 """
@@ -164,8 +165,7 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
     Where kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
     """
     if mesh.shape[TOWER] == 1 and not splits_inputs(mesh, fc_sharding):
-        program = all_towers(tower_program, out)
-        return program if mesh.devices.flat[0].platform == "cpu" else split_batch(program, mesh)
+        return split_batch(all_towers(tower_program, out), mesh)
     # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
     examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
 
@@ -180,7 +180,7 @@ def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_shar
 def split_batch(program: Callable, mesh: Mesh) -> Callable:
     """Run a program of all towers, `(params, batch, constants) -> leaves [B, ...]`, on each device for its examples.
 
-    `jax.jit` would split it by itself, but not the kernels in it that are not XLA's.
+    `jax.jit` would split it by itself, but gather the batch for grouped convolutions and for kernels not its own.
     """
     if mesh.shape[DATA] == 1:
         return program
