@@ -123,7 +123,7 @@ def _forward_kernel(lrn: Lrn | None, x, bias, pooled, index, kept, kept_index):
 
     def maps(row, column):
         a = jnp.maximum(x[row, column].astype(jnp.float32) + biases, 0)
-        return a if lrn is None else a * ops.negative_power(_scale(a, lrn), lrn.beta)
+        return a if lrn is None else a * _powers(_scale(a, lrn), lrn.beta)[0]
 
     def greater(first, second):
         """The greater of two (values, indices), the first of equals."""
@@ -176,9 +176,8 @@ def _backward_kernel(lrn: Lrn | None, rows: int, x, bias, index, grad, grad_x, g
         before = x[0, column].astype(jnp.float32) + biases
         if lrn is not None:  # as in `ops.local_response_norm`
             a = jnp.maximum(before, 0)
-            scale = _scale(a, lrn)
-            power = ops.negative_power(scale, lrn.beta)
-            inner = _window_sum(after * a * power / scale, lrn.n)
+            power, next_power = _powers(_scale(a, lrn), lrn.beta)
+            inner = _window_sum(after * a * next_power, lrn.n)
             after = after * power - 2 * lrn.alpha * lrn.beta * a * inner
         after = jnp.where(before > 0, after, 0)
         grad_x[0, column] = after.astype(grad_x.dtype)
@@ -199,6 +198,16 @@ def _backward_kernel(lrn: Lrn | None, rows: int, x, bias, index, grad, grad_x, g
 
 def _scale(a: Array, lrn: Lrn) -> Array:
     return lrn.k + lrn.alpha * _window_sum(a * a, lrn.n)
+
+
+def _powers(x: Array, beta: float) -> tuple[Array, Array]:
+    """x^-beta and x^(-beta - 1), for the paper's 0.75 without the divisions and square roots that take a TPU longer."""
+    if beta == 0.75:
+        root = lax.rsqrt(x)
+        power = root * root * lax.rsqrt(root)
+        return power, power * root * root
+    power = ops.negative_power(x, beta)
+    return power, power / x
 
 
 def _window_sum(x: Array, n: int) -> Array:
