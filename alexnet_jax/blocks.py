@@ -34,7 +34,8 @@ def plan(spec: model_config.Model, layer: model_config.Conv, name: str | None) -
     convolution = Block(layer.stride, layer.padding, relu, None, name)
     lrn = None if layer.then[1:2] != ("lrn",) else spec.lrn
     pool = 1 if lrn is None else 2
-    if not relu or layer.then[pool : pool + 1] != ("pool",) or spec.pool.ceil or (lrn and lrn.across_towers):
+    pools = layer.then[pool : pool + 1] == ("pool",) and not spec.pool.ceil and spec.pool.window <= 16  # uint8 indices
+    if not relu or not pools or (lrn and lrn.across_towers):
         return convolution, layer.then[relu:]
     chain = kernels.Chain(1, lrn, spec.pool.window, spec.pool.stride)
     return convolution._replace(chain=chain), layer.then[pool + 1 :]

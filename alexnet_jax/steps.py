@@ -234,7 +234,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
 
 
 def _kernels(config: Config, mesh: Mesh) -> str | None:
-    return kernels.choose(mesh.devices.flat[0].platform, config.train.fused_kernels)
+    return kernels.choose(mesh.devices.flat[0], config.train.fused_kernels)
 
 
 def _log_probabilities(config: Config, mesh: Mesh, views: int, params: Any, image: Array, statistics: Any) -> Array:

@@ -1,11 +1,13 @@
 """Layers on accelerators, `blocks` and `kernels`, against the operations that CPUs run."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas
 
 from alexnet_jax import metrics, model, sharding
 from alexnet_jax.kernels import Chain, plain
@@ -31,11 +33,19 @@ def loss_and_gradients(spec, kernels, data, tower):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (1, 2), (2, 2)])
-def test_the_network_is_the_same_with_kernels(mesh):
+@pytest.mark.parametrize(
+    ("kernels", "mesh"),
+    [
+        ("plain", (1, 1)),
+        pytest.param("plain", (2, 2), marks=pytest.mark.slow),
+        pytest.param("triton", (1, 1), marks=pytest.mark.long),  # JAX cannot interpret kernels under `shard_map`
+    ],
+)
+def test_the_network_is_the_same_with_kernels(kernels, mesh, monkeypatch):
     """Towers side by side on one device, one on each, and batches split: bias, normalization and pooling included."""
+    monkeypatch.setattr(pallas, "pallas_call", functools.partial(pallas.pallas_call, interpret=True))
     spec = small().model
-    ours, expected = (loss_and_gradients(spec, kernels, *mesh) for kernels in ("plain", None))
+    ours, expected = (loss_and_gradients(spec, each, *mesh) for each in (kernels, None))
     for (path, x), y in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True):
         assert y.any() and np.abs(x - y).max() <= 1e-4 * np.abs(y).max(), path
 

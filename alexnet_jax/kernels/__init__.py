@@ -17,9 +17,11 @@ import importlib
 from types import ModuleType
 from typing import NamedTuple
 
+import jax
+
 from alexnet_jax.model_config import Lrn
 
-BY_PLATFORM: dict[str, str] = {"tpu": "mosaic"}  # the modules that are faster than "plain"
+BY_PLATFORM = {"gpu": "triton", "tpu": "mosaic"}  # the modules that are faster than "plain"
 
 
 class Chain(NamedTuple):
@@ -31,14 +33,17 @@ class Chain(NamedTuple):
     stride: int
 
 
-def choose(platform: str, fused: bool) -> str | None:
-    """The module of kernels for devices of `platform`, or None for CPUs, which run the operations of `ops` one by one.
+def choose(device: jax.Device, fused: bool) -> str | None:
+    """The module of kernels for a device, or None for CPUs, which run the operations of `ops` one by one.
 
-    Without `fused` it is "plain", the same operations as separate kernels of XLA's.
+    Without `fused` it is "plain", the same operations as separate kernels of XLA's; and on GPUs of NVIDIA's before
+    Ampere and of others, which XLA has no Triton for or nobody has tried.
     """
-    if platform == "cpu":
+    if device.platform == "cpu":
         return None
-    return BY_PLATFORM.get(platform, "plain") if fused else "plain"
+    generation = str(getattr(device, "compute_capability", "")).partition(".")[0]  # 9.0: Hopper
+    able = device.platform != "gpu" or (generation.isdigit() and int(generation) >= 8)
+    return BY_PLATFORM.get(device.platform, "plain") if fused and able else "plain"
 
 
 def module(name: str) -> ModuleType:
