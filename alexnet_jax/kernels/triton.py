@@ -153,7 +153,7 @@ def _backward(chain: Chain, width: int, x_ref, bias_ref, index_ref, grad_ref, gr
 
 def _relu(x: Registers, bias: Registers) -> Registers:
     x = [*map(jnp.add, x, bias)]
-    return [jnp.where(each <= 0, 0.0, each) for each in x]  # not a number stays so
+    return [jnp.where(each <= 0, 0.0, each) for each in x]  # NaN stays, which Triton's maximum would drop
 
 
 def _normalize(x: Registers, lrn: Lrn | None) -> Registers:
