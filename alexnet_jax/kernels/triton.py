@@ -77,8 +77,8 @@ def _forward(chain: Chain, width: int, x_ref, bias_ref, pooled_ref, index_ref):
     window, stride, reach = chain.window, chain.stride, _reach(chain)
     here = place(chain.towers, width, channels, pl.cdiv(rows, ROWS), images)
     bias = load(bias_ref, (), here, width, reach, here.exists)
-    # Maxima are taken of the bits of the maps, as integers: none is negative, so the order is the same. The last bits
-    # hold the place in the window, the largest number for the first pixel.
+    # Maxima are taken of the bits of the maps, as integers: none is negative, so the order is the same, once a NaN has
+    # lost its sign. The last bits hold the place in the window, the largest number for the first pixel.
     ones = (1 << (window * window - 1).bit_length()) - 1
 
     def keys(column, number: int) -> list[Registers]:
@@ -88,7 +88,7 @@ def _forward(chain: Chain, width: int, x_ref, bias_ref, pooled_ref, index_ref):
             row = here.strip * ROWS * stride + i
             x = load(x_ref, (here.image, row, column), here, width, reach, here.exists & (row < height))
             x = _normalize(_relu(x, bias), chain.lrn)
-            bits = [lax.bitcast_convert_type(each, jnp.int32) & ~ones for each in x]
+            bits = [lax.bitcast_convert_type(each, jnp.int32) & (2**31 - 1 - ones) for each in x]
             for r in range(ROWS):
                 if 0 <= i - r * stride < window:
                     tap = (i - r * stride) * window + number
