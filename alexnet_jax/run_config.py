@@ -169,6 +169,11 @@ class Config(Section):
             if name not in self.model.layers():
                 known = ", ".join(self.model.layers())
                 raise ValueError(f"the config has settings for layer {name}, but the network has only {known}")
+        if self.start.workdir and not self.start.layers:
+            raise ValueError(
+                f"start.workdir={self.start.workdir}, but start.layers names none to take from it; name some, as in "
+                "configs/finetune.py"
+            )
         if self.model.image_size > self.data.size:
             raise ValueError(
                 f"model.image_size={self.model.image_size} is larger than the stored images, data.size="

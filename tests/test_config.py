@@ -53,6 +53,7 @@ def set_key(path, value):
         (set_key("mesh.tower", 3), "mesh.tower=3 does not fit model.towers=2"),
         (set_key("augment.shared_by", 48), "augment.shared_by=48 does not divide the 128 images per device"),
         (set_key("start.layers", ("conv7",)), "settings for layer conv7, but the network has only conv1, "),
+        (set_key("start.workdir", "runs/other"), "start.workdir=runs/other, but start.layers names none"),
         (set_key("mesh.data", 3), "train.batch_size=128 does not divide by mesh.data=3"),
     ],
 )
