@@ -56,7 +56,8 @@ def test_measured_numbers_are_those_of_the_results():
 
 def test_the_tables_of_speed_are_those_of_the_results():
     page = PAGES["docs/speed.md"].replace("](../", "](")  # the links there start at docs/
-    assert all(table in page for table in (results.steps(), results.training(), results.scale(), results.projections()))
+    tables = results.steps(), results.training(), results.scale(), results.projections(), results.layers()
+    assert all(table in page for table in tables)
     assert results.inputs() in PAGES["docs/data.md"]
 
 

@@ -13,6 +13,20 @@ LINKS = "alexnet_jax/bench/results"
 STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak | noise |"
 TRAINING = "| run | device | batch | type | images/s | waiting for data | hours for 90 epochs of ImageNet |"
 INPUT = "| store | images/s | to PyTorch's DataLoader (Pillow) | to tf.data on the same form | runs |"
+SAME = ("for", "config", "mesh", "batch", "dtype")  # what two results must share to be compared
+PARTS = (
+    "conv1",
+    "conv2",
+    "conv3",
+    "conv4",
+    "conv5",
+    "normalization",
+    "pooling",
+    "activation",
+    "fc",
+    "images",
+    "optimizer",
+)
 SCALE = "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |"
 
 
@@ -21,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    print("\n\n".join(filter(None, (steps(), training(), scale(), projections(), inputs()))))
+    print("\n\n".join(filter(None, (steps(), training(), scale(), projections(), layers(), inputs()))))
 
 
 def _results(kind: str) -> Iterator[tuple[str, dict]]:
@@ -84,6 +98,21 @@ def projections() -> str:
     """The least times of steps on hardware that was not there, from `bench compile`."""
     files = sorted(RESULTS.glob("projections-*.json"))
     return compile_.projections([result for file in files for result in json.loads(file.read_text())])
+
+
+def layers() -> str:
+    """The bytes of a training step by layer, from `bench compile`, beside those of before the kernels of our own."""
+    before = json.loads((RESULTS / "bytes-before.json").read_text())
+    now = [result for file in sorted(RESULTS.glob("projections-*.json")) for result in json.loads(file.read_text())]
+    rows = []
+    for old in before:
+        for result in (old, *(each for each in now if all(each[key] == old[key] for key in SAME))):
+            moved = {part: each["bytes"] / 1e9 for part, each in result["programs"]["train"]["parts"].items()}
+            moved["fc"] = sum(moved.pop(layer, 0) for layer in ("fc6", "fc7", "fc8"))
+            total, own = sum(moved.values()), [moved.pop(part, 0) for part in PARTS]
+            about = (result["for"], result["mesh"], result["dtype"], result.get("commit", "now"))
+            rows.append((*about, *(f"{each:.2f}" for each in (*own, sum(moved.values()), total))))
+    return _markdown(f"| for | mesh | type | program | {' | '.join(PARTS)} | the rest | all |", rows)
 
 
 def _range(numbers: list[float], form: str) -> str:
