@@ -239,7 +239,8 @@ def _kernels(config: Config, mesh: Mesh) -> str | None:
 
 def _log_probabilities(config: Config, mesh: Mesh, views: int, params: Any, image: Array, statistics: Any) -> Array:
     """The logarithm of the mean probability over the views: [B, H, W, 3] -> [B, C] of this tower's classes."""
-    view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
+    with jax.named_scope("images"):
+        view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
     examples, views, size, _, _ = view.shape
     view = view.reshape(examples * views, size, size, 3).astype(config.train.compute_dtype)
     log_probabilities = metrics.log_softmax(

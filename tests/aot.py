@@ -23,6 +23,7 @@ CASES = (  # step, device, mesh, batch, type of activations
     "train h100 4x2 1024 bfloat16",
     "train h100 2x1 1024 bfloat16",
     "train h100 1x1 1024 float32",
+    "train h100 1x2 1024 float32",
     "train h100 1x1 128 bfloat16",
     "train t4 1x2 128 float16",
     "eval h100 1x1 1024 bfloat16",

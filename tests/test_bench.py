@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -12,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -285,6 +287,24 @@ def test_batches_that_are_measured_are_whole(batch, used):
 
 
 @pytest.mark.long
+def test_keys_of_the_config_are_set(monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # JAX has started
+
+    def config(*texts: str):
+        parser = argparse.ArgumentParser()
+        measuring.add_program(parser)
+        return measuring.config(parser.parse_args(["--mesh", "1x1", "--set", *texts]), 8, {})
+
+    changed = config("train.fused_kernels=False", "model.activation=tanh")
+    assert not changed.train.fused_kernels and changed.model.activation == "tanh" and changed.train.batch_size == 8
+    with pytest.raises(UserError, match=r"--set mesh\.data: this command has its own options"):
+        config("mesh.data=2")
+    with pytest.raises(UserError, match=r"the config paper cannot be changed so: .*is locked\.$"):
+        config("train.no_key=1")
+    with pytest.raises(argparse.ArgumentTypeError, match="is not KEY=VALUE"):
+        measuring.change("train.fused_kernels")
+
+
 def test_a_step_is_timed_and_its_parts_are_named(tmp_path, monkeypatch):
     """In a process of its own, as the number of simulated devices is fixed when JAX starts."""
     tiny = tmp_path / "tiny.py"
@@ -347,10 +367,13 @@ def test_the_script_for_gpus_refuses_mistakes(tmp_path):
         [out, "--minutes"],
         [out, "--minutes=5"],
         [out, "--minutes", "0.5"],
+        [out, "--cifar10"],
         [out, "x"],
     ):
         assert usage in gpu_script(*arguments, code=2)
     assert "no folder that `alexnet prepare` wrote" in gpu_script(out, "--cifar10", tmp_path, code=2)
+    if not shutil.which("nvidia-smi"):
+        assert "no nvidia-smi, so no NVIDIA GPU; --rehearse" in gpu_script(out, code=1)
     assert not out.exists()
 
 

@@ -23,12 +23,17 @@ while [ $# -gt 0 ]; do
         --rehearse) rehearse=true && shift && continue ;;
         --minutes) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage; minutes=$2 ;;
         --cifar10 | --imagewoof)
-            [ -f "${2:-}/manifest.json" ] || { echo "$1 ${2:-}: no folder that \`alexnet prepare\` wrote" >&2; exit 2; }
+            [ $# -gt 1 ] || usage
+            [ -f "$2/manifest.json" ] || { echo "$1 $2: no folder that \`alexnet prepare\` wrote" >&2; exit 2; }
             declare "${1#--}=$(realpath "$2")" ;;
         *) usage ;;
     esac
     shift 2
 done
+if ! $rehearse && ! command -v nvidia-smi > /dev/null; then
+    echo 'no nvidia-smi, so no NVIDIA GPU; --rehearse tries all of this anywhere, in small' >&2
+    exit 1
+fi
 cd "$(dirname "$0")/../.."
 mkdir -p "$out/runs"
 exec > >(tee -a "$out/gpu.txt") 2>&1

@@ -1,7 +1,6 @@
 """Our training step or forward pass, ready to be timed beside others, and the parts that its time goes to."""
 
 import argparse
-import ast
 import collections
 import os
 import tempfile
@@ -28,13 +27,7 @@ REST = "the rest"
 
 def config(arguments: argparse.Namespace, batch: int, change: str = "") -> Config:
     """The config to measure, with a change KEY=VALUE. Call it before JAX starts."""
-    changes: dict[str, Any] = {"data.source": "synthetic"}
-    if change:
-        key, _, text = change.partition("=")
-        try:
-            changes[key] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            changes[key] = text  # a word
+    changes = {"data.source": "synthetic"} | dict([measuring.change(change)] if change else [])
     changed = measuring.config(arguments, batch, changes)
     measuring.require_one_program(changed)
     return changed

@@ -1,6 +1,7 @@
 """What measurements share: options, rates over several rounds, and the conditions that are recorded with a result."""
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -72,12 +73,24 @@ def mesh(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def change(text: str) -> tuple[str, Any]:
+    """An argparse type: a key of the config and its new value, as train.fused_kernels=False."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE; give for example train.fused_kernels=False")
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value  # a word
+
+
 def add_program(parser: argparse.ArgumentParser) -> None:
     """Add the options that `config` and `conditions` read."""
     add = parser.add_argument
     add("--config", default="paper", help="config file, or the name of an installed one (default: paper)")
     add("--mesh", type=mesh, default="1x2", help="data x tower (default: 1x2); on a CPU the devices are simulated")
     add("--dtype", choices=DTYPES, default="float32", help="type of activations (default: float32)")
+    add("--set", type=change, nargs="+", default=[], metavar="KEY=VALUE", help="other values for keys of the config")
 
 
 def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -> Config:
@@ -85,8 +98,11 @@ def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -
     data, tower = arguments.mesh
     jax.config.update("jax_num_cpu_devices", data * tower)  # only a CPU heeds it
     changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": arguments.dtype} | changes
-    sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
-    return config_files.parse(config_files.load(arguments.config, changes | sizes))
+    changes |= {"train.batch_size": batch, "train.eval_batch_size": batch}
+    others = dict(arguments.set)
+    if twice := changes.keys() & others.keys():
+        raise UserError(f"--set {', '.join(sorted(twice))}: this command has its own options for that; give these")
+    return config_files.parse(config_files.load(arguments.config, changes | others))
 
 
 def machine() -> str:

@@ -32,8 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peak_size", type=count, default=2048, help="rows of the matrices whose product is the peak (default: 2048)")
     names = "all, but max-autotune on GPUs only"
     add("--torch", nargs="*", choices=VARIANTS, help=f"PyTorch's variants to measure (default: {names})")
-    add("--also", nargs="+", default=[], metavar="KEY=VALUE", help="measure our step with this config key changed, too")
+    add(
+        "--also",
+        type=_change,
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="measure our step with this changed, too",
+    )
     add("--json", type=measuring.output_file, help="file to write the results to, one per batch size")
+
+
+def _change(text: str) -> str:
+    """An argparse type: `measuring.change`, as it was written."""
+    measuring.change(text)
+    return text
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Config files: finding them by name or path, running them, and parsing what they return into a `Config`."""
 
 import difflib
+import re
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,7 +50,8 @@ def load(name: str, changes: Mapping[str, Any] | None = None) -> ConfigDict:
     try:
         values.lock().update_from_flattened_dict(changes or {})
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # ConfigDict suggests the nearest key
-        raise UserError(f"the config {name} cannot be changed so: {error}") from None
+        problem = re.sub(r" Other fields present: .*?(?=\nDid you mean|$)", "", str(error.args[0]), flags=re.DOTALL)
+        raise UserError(f"the config {name} cannot be changed so: {problem.replace(chr(10), ' ')}") from None
     return values
 
 
