@@ -89,7 +89,7 @@ def test_a_run_that_overflows_resumes_and_can_be_verified(tmp_path, capsys, veri
     assert verify(tmp_path / "whole")["verified"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_diverges_ends(tmp_path):
     """Infinite in float16, its parameters are finite in float32: the loss is not, and no scale can cure that."""
     values = half(initial=4.0, growth_interval_steps=2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, sharding
+from alexnet_jax import augment
 from alexnet_jax.kernels import Chain, mosaic, mosaic_views, plain
 from alexnet_jax.model_config import Lrn
 from tests.networks import small
@@ -61,14 +61,11 @@ def test_a_chain_and_its_gradients(case):
 @pytest.mark.long
 @pytest.mark.parametrize("data", [1, 2])
 def test_the_network_is_the_same_with_kernels(data, monkeypatch):
-    """Towers side by side on one device, and on each of two, as on devices that are not CPUs."""
-    spec, mesh, all_towers = small().model, sharding.make_mesh(data, 1, 2), sharding.all_towers
+    """Towers side by side on one device, and on each of two."""
+    spec = small().model
     expected = loss_and_gradients(spec, None, 1, 1)
     for name in ("forward", "backward"):
         monkeypatch.setattr(mosaic, name, functools.partial(getattr(mosaic, name), interpret=True))
-    monkeypatch.setattr(
-        sharding, "all_towers", lambda program, out: sharding.split_batch(all_towers(program, out), mesh)
-    )
     ours = loss_and_gradients(spec, "mosaic", data, 1)
     for (path, x), y in zip(jax.tree.leaves_with_path(ours), jax.tree.leaves(expected), strict=True):
         assert y.any() and np.abs(x - y).max() <= 1e-4 * np.abs(y).max(), path

@@ -81,7 +81,7 @@ def plain_pool(x, window, stride):
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, sizes, strides, "VALID")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_200_steps_agree_with_the_plain_operations(statistics, monkeypatch):
     """Operations with JAX's own gradients and no tricks for speed give the same losses, to within a thousandth."""
     batches = [random_batch(seed=i % 10) for i in range(200)]

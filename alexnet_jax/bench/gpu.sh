@@ -56,7 +56,7 @@ for layout in ' channels_last' ''; do
     variants+=("torch compile$layout" "torch compile max-autotune$layout" "torch eager$layout")
 done
 if $rehearse; then
-    program=(--mesh 1x1 --config digits) step=(--peak_size 64 --seconds 0.05 --rounds 1) batches=(8 16) steps=10
+    program=(--mesh 1x1 --config digits) step=(--peak_size 64 --seconds 0.05 --rounds 1) batches=(8) steps=10
     variants=() prepare=(--source digits --size 32) claims=(--scale smoke --seeds 2) cifar10=embedded
 fi
 share=22
