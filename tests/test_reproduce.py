@@ -104,7 +104,7 @@ def test_wrong_arguments_are_errors():
         assert message in run("alexnet_jax", "reproduce", *arguments, code=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_shares_runs_and_resumes(tmp_path):
     """It is started in an empty folder: it needs no files of the repository."""
     command = ["alexnet_jax", "reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]

@@ -49,7 +49,8 @@ def whole(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGKILL]
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.long) for each in (signal.SIGINT, signal.SIGKILL))],
 )
 def test_stopped_by_a_signal_and_started_again(number, whole, command, tmp_path):
     stopped = command("stopped", "--config.train.save_every_steps=10")
