@@ -110,9 +110,8 @@ def _timed(program: Program, seconds: float) -> Turn:
         steps += program.ahead
     own, others = _own_seconds() - own, _busy_seconds() - others
     elsewhere = (others - own) / elapsed / (os.cpu_count() or 1)
-    return Turn(
-        steps / elapsed, own / elapsed, min(1.0, max(0.0, elsewhere))
-    )  # the clock of others ticks 100 times a second
+    elsewhere = min(1.0, max(0.0, elsewhere))  # the clock of others ticks only 100 times a second
+    return Turn(steps / elapsed, own / elapsed, elsewhere)
 
 
 def _own_seconds() -> float:
