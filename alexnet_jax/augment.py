@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from alexnet_jax import run_config
+from alexnet_jax import ops, run_config
 from alexnet_jax.data.statistics import Statistics
 
 
@@ -68,8 +68,9 @@ def training_view(
     groups = keys.reshape(-1, augment.shared_by)  # not by indexing, which would communicate where the batch is split
     place_keys = jnp.broadcast_to(groups[:, :1], groups.shape).reshape(keys.shape)
     corner, flip, noise = jax.vmap(draw)(place_keys, keys)
+    noise = ops.in_memory(noise)  # or XLA for CPUs would compute it for each pixel
     if kernel != "mosaic":
-        return jax.vmap(view_of)(image, corner, flip, noise)
+        return ops.in_memory(jax.vmap(view_of)(image, corner, flip, noise))
     from alexnet_jax.kernels import mosaic_views  # Pallas takes long to import
 
     zeros = jnp.zeros_like(mean_image)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from alexnet_jax import blocks, model_config, ops, sharding
+from alexnet_jax import blocks, model_config, ops, pooling, sharding
 
 INTERMEDIATES = "intermediates"  # the Flax collection that holds the output of each layer, if `activations` asks for it
 
@@ -103,7 +103,9 @@ class Tower(nn.Module):
             "activation": activation,
             "lrn": self._lrn,
             "map_norm": lambda x: ops.map_norm(x, map_norm.n, map_norm.alpha, map_norm.beta),
-            "pool": lambda x: ops.max_pool(ops.fill_last_window(x, pool) if pool.ceil else x, pool.window, pool.stride),
+            "pool": lambda x: pooling.max_pool(
+                pooling.fill_last_window(x, pool) if pool.ceil else x, pool.window, pool.stride
+            ),
         }
         x = image  # for the paper's network, 224x224x3
         for name, conv in spec.convs():

@@ -9,10 +9,27 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-
-from alexnet_jax.model_config import Pool
+from jax.experimental.xla_metadata import set_xla_metadata
 
 FEW_CHANNELS, WIDE = 4, 4  # for `_widened`
+
+
+def in_memory(x: Array) -> Array:
+    """`x`, computed once and kept in memory.
+
+    XLA computes what it finds cheap again for each use, in the order of that use: for a transposed one many times more
+    slowly than reading, and perhaps with other roundings. XLA for CPUs removes optimization barriers before it decides
+    that, but leaves a call alone that it must not inline. The call itself costs nothing.
+    """
+    return lax.platform_dependent(x, cpu=_called, default=lax.optimization_barrier)
+
+
+def _called(x: Array) -> Array:
+    with set_xla_metadata(inlineable="false"):
+        return _unchanged(x)
+
+
+_unchanged = jax.jit(lax.optimization_barrier)
 
 
 def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
@@ -80,6 +97,7 @@ def _conv_fwd(image, kernel, bias, stride, padding):
 
 def _conv_bwd(stride, padding, residuals, grad):
     image, kernel, bias = residuals
+    grad = in_memory(grad)  # which three sums read, one of them in another order
 
     def to_bias(grad, bias):
         # The sum of `grad` over all pixels, as a matrix product: XLA for CPU would compute a sum in a single thread,
@@ -179,72 +197,3 @@ def map_norm(x: Array, n: int, alpha: float, beta: float) -> Array:
     x32 = x.astype(jnp.float32)
     total = lax.reduce_window(x32 * x32, 0.0, lax.add, (1, n, n, 1), (1, 1, 1, 1), padding="SAME")
     return (x32 * negative_power(1 + alpha * total, beta)).astype(x.dtype)
-
-
-def fill_last_window(x: Array, pool: Pool) -> Array:
-    """Append rows and columns of -infinity to [..., H, W, C], to complete the last window of max-pooling."""
-    missing = [max(0, (pool.output(side) - 1) * pool.stride + pool.window - side) for side in x.shape[-3:-1]]
-    edges = [(0, 0, 0)] * (x.ndim - 3) + [(0, count, 0) for count in missing] + [(0, 0, 0)]
-    return lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), edges)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x: Array, window: int, stride: int) -> Array:
-    """Paper 3.4: the maximum of each window x window pixels, every `stride`: [..., H, W, C] -> [..., H', W', C].
-
-    H' = (H - window) // stride + 1. Among equal maxima the gradient goes to the first in row order.
-    """
-    ones = (1,) * (x.ndim - 3)
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, (*ones, window, window, 1), (*ones, stride, stride, 1), padding="VALID"
-    )
-
-
-def _max_pool_fwd(x, window, stride):
-    # The backward pass looks for the pixel that equals the maximum. Without the barrier XLA may compute `x` once more
-    # for one of the two, rounded otherwise (it does in bfloat16 on GPUs); then no pixel would equal it, and the
-    # gradient of the window would be lost.
-    x = lax.optimization_barrier(x)
-    y = max_pool(x, window, stride)
-    return y, (x, y)
-
-
-def _max_pool_bwd(window, stride, residuals, grad):
-    x, y = residuals
-    return (scatter_to_winners(winner(x, y, window, stride), grad, x.shape, window, stride),)
-
-
-def winner(x: Array, y: Array, window: int, stride: int) -> Array:
-    """The index in its window of the first pixel of `x` that equals the maximum, `y` [..., H', W', C]: int32."""
-    rows, columns = y.shape[-3:-1]
-    index = jnp.full(y.shape, window * window, jnp.int32)
-    for each in reversed(range(window * window)):
-        i, j = divmod(each, window)
-        rows_end, columns_end = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-        index = jnp.where(x[..., i:rows_end:stride, j:columns_end:stride, :] == y, each, index)
-    return index
-
-
-def scatter_to_winners(index: Array, grad: Array, shape: tuple[int, ...], window: int, stride: int) -> Array:
-    """The gradient of max-pooling with respect to its input, of `shape`: each maximum's to the pixel of its `index`."""
-    (height, width), (rows, columns) = shape[-3:-1], grad.shape[-3:-1]
-    lead = [(0, 0, 0)] * (grad.ndim - 3)
-    extra = -(-window // stride) - 1  # windows reach this many strides past the start of the last one
-    zero = jnp.zeros((), grad.dtype)
-
-    def plane(a, b):  # the gradient of pixels [a::stride, b::stride]
-        total = jnp.zeros((*shape[:-3], rows + extra, columns + extra, shape[-1]), grad.dtype)
-        for i in range(a, window, stride):
-            for j in range(b, window, stride):
-                q, r = i // stride, j // stride
-                share = jnp.where(index == i * window + j, grad, zero)
-                total = total + lax.pad(share, zero, [*lead, (q, extra - q, 0), (r, extra - r, 0), (0, 0, 0)])
-        return total
-
-    planes = jnp.stack([jnp.stack([plane(a, b) for b in range(stride)], -2) for a in range(stride)], -4)
-    pixels = planes.reshape(*shape[:-3], (rows + extra) * stride, (columns + extra) * stride, shape[-1])
-    down, right = height - pixels.shape[-3], width - pixels.shape[-2]
-    return lax.pad(pixels, zero, [*lead, (0, down, 0), (0, right, 0), (0, 0, 0)])
-
-
-max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

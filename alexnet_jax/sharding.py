@@ -38,7 +38,8 @@ def exchange(x: Array) -> Array:
     [..., C] in each tower -> [..., towers * C], the same in all. In the backward pass, its transpose sends each tower
     the others' gradients of its own share: a reduce-scatter.
     """
-    return lax.all_gather(x, TOWER, axis=-1 % x.ndim, tiled=True)
+    towers = lax.all_gather(x, TOWER)  # [tower, ..., C]; XLA would gather the last axes by three slow copies
+    return jnp.moveaxis(towers, 0, -2).reshape(*x.shape[:-1], -1)
 
 
 def own_share(x: Array, size: int) -> Array:

@@ -17,7 +17,20 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 # The story: what the top level of the package holds. Everything else lies in a folder, by its role.
 TOP_LEVEL = {
-    *("__init__", "__main__", "main", "training", "trainer", "loop", "steps", "model", "ops", "sharding", "optim"),
+    *(
+        "__init__",
+        "__main__",
+        "main",
+        "training",
+        "trainer",
+        "loop",
+        "steps",
+        "model",
+        "ops",
+        "pooling",
+        "sharding",
+        "optim",
+    ),
     *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks"),
     *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs"),
 }

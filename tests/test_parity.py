@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, metrics, model, model_config, ops, sharding, steps
+from alexnet_jax import augment, metrics, model, model_config, ops, pooling, sharding, steps
 from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
@@ -89,7 +89,7 @@ def test_200_steps_agree_with_the_plain_operations(statistics, monkeypatch):
     monkeypatch.setattr(ops, "conv", plain_conv)
     monkeypatch.setattr(ops, "dense", lambda x, kernel: x @ kernel)
     monkeypatch.setattr(ops, "local_response_norm", plain_norm)
-    monkeypatch.setattr(ops, "max_pool", plain_pool)
+    monkeypatch.setattr(pooling, "max_pool", plain_pool)
     monkeypatch.setattr(steps, "CPU_OPTIONS", {})
     plain, _, _ = train(tiny_config(), "1x2", statistics, batches)
     assert fast != plain and min(fast[100:]) < 0.9 * fast[0]

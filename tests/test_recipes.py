@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import model, model_config, ops, sharding
+from alexnet_jax import model, model_config, ops, pooling, sharding
 from alexnet_jax.configs import code2012, paper
 from alexnet_jax.run import config_files
 from tests import recipes
@@ -112,7 +112,7 @@ GEOMETRY = {
 def test_sizes_of_the_maps(name, monkeypatch):
     """After each convolution and each pooling, and 6 x 6 before fc6."""
     spec = config_files.parse(config_files.load(name)).model
-    sizes, max_pool = [], ops.max_pool
+    sizes, max_pool = [], pooling.max_pool
 
     def record_conv(call, arguments, keywords, context):
         output = call(*arguments, **keywords)
@@ -125,7 +125,7 @@ def test_sizes_of_the_maps(name, monkeypatch):
         sizes.append(output.shape[-3:-1])
         return output
 
-    monkeypatch.setattr(ops, "max_pool", record_pool)
+    monkeypatch.setattr(pooling, "max_pool", record_pool)
     with nn.intercept_methods(record_conv):
         params = jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
     assert sizes == [(size, size) for size in GEOMETRY[name]]

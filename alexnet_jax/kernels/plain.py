@@ -4,18 +4,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexnet_jax import ops
+from alexnet_jax import ops, pooling
 from alexnet_jax.kernels import Chain
 
 
 def forward(x: Array, bias: Array, chain: Chain) -> tuple[Array, Array]:
-    maps = jax.lax.optimization_barrier(_maps(chain, x, bias))  # as in `ops.max_pool`
-    pooled = ops.max_pool(maps, chain.window, chain.stride)
-    return pooled, ops.winner(maps, pooled, chain.window, chain.stride).astype(jnp.uint8)
+    maps = jax.lax.optimization_barrier(_maps(chain, x, bias))  # as in `pooling.max_pool`
+    pooled = pooling.max_pool(maps, chain.window, chain.stride)
+    return pooled, pooling.winner(maps, pooled, chain.window, chain.stride).astype(jnp.uint8)
 
 
 def backward(x: Array, bias: Array, index: Array, grad: Array, chain: Chain) -> tuple[Array, Array]:
-    grad = ops.scatter_to_winners(index.astype(jnp.int32), grad, x.shape, chain.window, chain.stride)
+    grad = pooling.scatter_to_winners(index.astype(jnp.int32), grad, x.shape, chain.window, chain.stride)
     (grad,) = jax.vjp(lambda x: _maps(chain, x, bias), x)[1](grad)
     return grad, grad.sum((0, 1, 2))  # which is added in float32: JAX's own gradient of `bias` would not be
 
