@@ -15,13 +15,13 @@ FEW_CHANNELS, WIDE = 4, 4  # for `_widened`
 
 
 def in_memory(x: Array) -> Array:
-    """`x`, computed once and kept in memory.
+    """`x`, on CPUs computed once and kept in memory.
 
     XLA computes what it finds cheap again for each use, in the order of that use: for a transposed one many times more
     slowly than reading, and perhaps with other roundings. XLA for CPUs removes optimization barriers before it decides
     that, but leaves a call alone that it must not inline. The call itself costs nothing.
     """
-    return lax.platform_dependent(x, cpu=_called, default=lax.optimization_barrier)
+    return lax.platform_dependent(x, cpu=_called, default=lambda x: x)
 
 
 def _called(x: Array) -> Array:

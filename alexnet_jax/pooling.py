@@ -39,7 +39,7 @@ def _max_pool_fwd(x, window, stride):
     # The backward pass looks for the pixel that equals the maximum. XLA may otherwise compute `x` once more for one of
     # the two, rounded otherwise (it does in bfloat16 on GPUs); then no pixel would equal it, and the gradient of the
     # window would be lost.
-    x = ops.in_memory(x)
+    x = ops.in_memory(lax.optimization_barrier(x))
     y = max_pool(x, window, stride)
     return y, (x, y)
 

@@ -28,6 +28,7 @@ CASES = (  # step, device, mesh, batch, type of activations
     "train v5e:2x2 1x1 1024 bfloat16",
     "train v5e:2x2 1x2 128 bfloat16",
     "train v5e:2x2 2x1 128 bfloat16",
+    "train v5e:4x2 4x2 512 bfloat16",
 )
 
 
