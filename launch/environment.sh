@@ -38,5 +38,5 @@ make_environment() {
 
 make_environment "$@" || return 1
 
-# Large pages for large arrays: on CPU a training step of the full network takes a tenth less time (glibc only).
+# Large pages for large arrays, which make steps on CPUs faster (glibc only).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

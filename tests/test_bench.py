@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax import steps
-from alexnet_jax.bench import contenders, measuring, peers, step, train
+from alexnet_jax.bench import contenders, jax_net, measuring, peers, step, train
 from alexnet_jax.bench import input as input_
 from alexnet_jax.bench.contenders import Turn
 from alexnet_jax.bench.measuring import Pipeline
@@ -229,6 +229,40 @@ def test_contenders_are_compared_over_the_rounds_that_they_share():
     assert result["share_of_peak"] == pytest.approx(48 * 1e9 / (8e9 * 10))
     assert result["noise"] == {"elsewhere": 0.3, "slowest_product": 0.5} and result["failed"] == {"torch x": "broken"}
     assert step.PEAK not in result["rounds"] | result["memory_bytes"]
+
+
+def test_a_contender_that_fails_later_leaves_the_others(monkeypatch):
+    """As one for which the device's memory no longer suffices. What had no turn yet is named."""
+    parser = argparse.ArgumentParser()
+    step.add_arguments(parser)
+    arguments = parser.parse_args(["--torch", "torch eager", "--also", "train.epochs=1", "--rounds=2"])
+    about = {"platform": "cpu", "flop_per_image": 1e9, "peak_flop": 8e9}
+
+    class Scripted(contenders.Contender):
+        def __init__(self, make, *_):
+            self.about, self.turns = about, itertools.count(1 if make is step.peer else 5)
+
+        def turn(self, seconds):
+            if next(self.turns) == 2:
+                raise contenders.Failed("RESOURCE_EXHAUSTED")
+            return Turn(1.0, 2.0, 0.0), 7
+
+        def close(self):
+            self.turns = None
+
+    monkeypatch.setattr(step, "Contender", Scripted)
+    results = list(step._measured(arguments, batch=8))
+    assert [result.get("not_reached") for result in results] == [None, ["train.epochs=1"], [], [], []]
+    assert [result["failed"] for result in results[2:]] == [{"torch eager": "RESOURCE_EXHAUSTED"}] * 3
+    assert len(results[-1]["rounds"]["train.epochs=1"]) == 3 and "torch eager" not in results[-1]["rounds"]
+
+
+def test_the_peak_is_measured_whatever_the_config_asks_of_the_batch(monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # JAX has started
+    parser = argparse.ArgumentParser()
+    step.add_arguments(parser)
+    arguments = parser.parse_args(["--config", "code2012", "--mesh", "1x1", "--batch", "32", "--peak_size", "8"])
+    assert jax_net.peak(arguments).step().shape == (1, 8, 8)
 
 
 def test_a_turn_waits_for_what_it_has_begun():

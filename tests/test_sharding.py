@@ -251,7 +251,7 @@ def test_groups_of_devices_in_all_forms():
         "mesh['axis_0'=4,'axis_1'=2] {'axis_1'}": (2, "tower"),
         "mesh['axis_0'=2,'axis_1'=4,'axis_2'=1], device_ids=([4,2]T(1,0)) {'axis_1'}": (4, "data"),
         "mesh['axis_0'=2,'axis_1'=4], device_ids=([4,2]T(1,0)) {'axis_0'}": (2, "tower"),
-        "{}": (8, "tower"),
+        "{}": (8, "data and tower"),
     }
     for form, (devices, axis) in forms.items():
         (gather,) = scale.collectives(hlo.Program(line.replace("GROUPS", form)), {"data": 4, "tower": 2})

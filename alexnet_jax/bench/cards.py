@@ -45,6 +45,11 @@ class Card(NamedTuple):
     peaks: dict[str, float]  # FLOP/s with float16 or bfloat16, or with float32 at a train.matmul_precision
     gpu: Gpu | None  # None: a TPU
 
+    @property
+    def usable(self) -> int:
+        """The bytes of memory that JAX takes: of a GPU three quarters, unless XLA_CLIENT_MEM_FRACTION says more."""
+        return self.memory * 3 // 4 if self.gpu else self.memory
+
 
 def _nvidia(float16: float, bfloat16: float | None, tf32: float | None, float32: float) -> dict[str, float]:
     peaks = {"float16": float16, "bfloat16": bfloat16, "default": tf32 or float32, "high": tf32 or float32}

@@ -8,6 +8,7 @@ On a GPU, libraries' kernels for convolutions and products are chosen at run tim
 
 import argparse
 import collections
+import math
 import re
 import time
 from typing import Any
@@ -21,10 +22,8 @@ from alexnet_jax.paper import facts
 from alexnet_jax.run_config import Config
 
 LARGEST = 10
-COLUMNS = (
-    "| for | step | mesh | batch | type | GB (least) | memory, ms | arithmetic, ms | links, ms | images/s at most "
-)
-COLUMNS += "| bound by | memory |"
+COLUMNS = "| for | step | mesh | batch | type | GB (least) | memory, ms | arithmetic, ms | links, ms "
+COLUMNS += "| images/s at most | bound by | memory |"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +77,7 @@ def measure(name: str, config: Config, mesh: jax.sharding.Mesh, target: str) -> 
     seconds, program = time.perf_counter() - started, programs.read(compiled)
     kernels, training = program.kernels(), name == "train"
     least_bytes = least.least(config, training)
-    moved = sum(kernel.bytes * kernel.times for kernel in kernels)
+    moved = sum(kernel.moved for kernel in kernels)
     images = config.train.batch_size if training else config.train.eval_batch_size
     layers = facts.layers(config)
     flop = images * sum(layer.training_flop if training else 2 * layer.multiply_adds for layer in layers) / mesh.size
@@ -105,7 +104,7 @@ def measure(name: str, config: Config, mesh: jax.sharding.Mesh, target: str) -> 
             {"kind": each.kind, "axis": each.axis, "devices": each.devices, "bytes": each.all_sent} for each in sent
         ],
         "memory": memory,
-        "fits": memory <= card.memory,
+        "fits": memory <= card.usable,
         "donated": program.aliases() == state if training else None,
         "seconds": times,
         "bound": bound,
@@ -122,18 +121,18 @@ def parts(kernels: list[hlo.Kernel]) -> dict[str, dict[str, int]]:
         part = programs.part(kernel.scope)
         part = layer[1] if layer and part in ("convolution", "fully connected") else part
         counts[part] += kernel.times
-        moved[part] += kernel.bytes * kernel.times
+        moved[part] += kernel.moved
     return {part: {"kernels": counts[part], "bytes": total} for part, total in moved.most_common()}
 
 
 def largest(kernels: list[hlo.Kernel]) -> list[dict[str, Any]]:
     """The kernels that move most bytes."""
-    kernels = sorted(kernels, key=lambda kernel: kernel.bytes * kernel.times, reverse=True)[:LARGEST]
+    kernels = sorted(kernels, key=lambda kernel: kernel.moved, reverse=True)[:LARGEST]
     return [
         {
             "name": kernel.instruction.name,
             "operation": kernel.instruction.operation,
-            "bytes": kernel.bytes * kernel.times,
+            "bytes": kernel.moved,
             "times": kernel.times,
             "scope": kernel.scope,
         }
@@ -152,7 +151,7 @@ def show(result: dict[str, Any]) -> None:
         print(f"\n{name}: {program['kernels']:,} kernels, {program['bytes'] / 1e9:,.2f} GB on each device", end=" ")
         print(f"(least: {program['least_bytes'] / 1e9:,.2f} GB), {program['flop'] / 1e12:,.2f} TFLOP", end=", ")
         donated = {True: ", the state donated", False: ", the state NOT donated", None: ""}[program["donated"]]
-        fits = "" if program["fits"] else ": MORE THAN THE DEVICE HAS"
+        fits = "" if program["fits"] else ": MORE THAN JAX TAKES OF THE DEVICE"
         print(f"{program['memory'] / 1e9:,.2f} GB of memory{fits}{donated}")
         if program["unknown_loops"]:
             print(f"{program['unknown_loops']} loops of unknown length are counted as if they ran once")
@@ -165,8 +164,11 @@ def show(result: dict[str, Any]) -> None:
         print(tabulate(rows, ("GB", "", "largest", "of"), "plain", colalign=("right", "right", "left", "left")))
         groups = collections.Counter((each["kind"], each["axis"], each["devices"]) for each in program["collectives"])
         for (kind, axis, devices), count in groups.items():
-            sent = sum(e["bytes"] for e in program["collectives"] if (e["kind"], e["axis"]) == (kind, axis))
+            alike = (e for e in program["collectives"] if (e["kind"], e["axis"], e["devices"]) == (kind, axis, devices))
+            sent = sum(each["bytes"] for each in alike)
             print(f"{count} {kind} over {devices} devices of the axis {axis}: {sent / 1e6:,.3f} MB sent by each")
+    if cards.card(result["for"]).gpu and math.prod(map(int, result["mesh"].split("x"))) > cards.HOST:
+        print(f"\nall links are taken to be NVLink: those between hosts of {cards.HOST} GPUs are slower")
 
 
 def projections(results: list[dict[str, Any]]) -> str:
@@ -183,10 +185,4 @@ def projections(results: list[dict[str, Any]]) -> str:
             speed = f"{program['images_per_s']:,.0f}"
             fits = f"{program['memory'] / 1e9:,.2f} GB{'' if program['fits'] else ': too much'}"
             rows.append((*about, moved, *times, speed, program["bound"], fits))
-    lines = [
-        "",
-        COLUMNS,
-        "|---" * (COLUMNS.count("|") - 1) + "|",
-        *(f"| {' | '.join(map(str, row))} |" for row in rows),
-    ]
-    return "Projections, not measurements:\n" + "\n".join(lines)
+    return f"Projections, not measurements:\n\n{measuring.markdown(COLUMNS, rows)}"

@@ -91,6 +91,11 @@ class Kernel(NamedTuple):
     bytes: int  # read and written each time
     times: int
 
+    @property
+    def moved(self) -> int:
+        """The bytes read and written in all."""
+        return self.bytes * self.times
+
 
 class Executed(NamedTuple):
     """An instruction, in its place."""

@@ -25,10 +25,9 @@ STEPS = 3  # to profile
 REST = "the rest"
 
 
-def config(arguments: argparse.Namespace, batch: int, change: str = "") -> Config:
-    """The config to measure, with a change KEY=VALUE. Call it before JAX starts."""
-    changes = {"data.source": "synthetic"} | dict([measuring.change(change)] if change else [])
-    changed = measuring.config(arguments, batch, changes)
+def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any] | None = None) -> Config:
+    """The config to measure, with `changes`. Call it before JAX starts."""
+    changed = measuring.config(arguments, batch, {"data.source": "synthetic"} | (changes or {}))
     measuring.require_one_program(changed)
     return changed
 
@@ -37,9 +36,9 @@ def _mesh(config: Config) -> jax.sharding.Mesh:
     return sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
 
 
-def program(arguments: argparse.Namespace, batch: int, change: str = "") -> Program:
+def program(arguments: argparse.Namespace, batch: int, changes: dict[str, Any] | None = None) -> Program:
     """Our contender. It reports what the result says about the step."""
-    measured = config(arguments, batch, change)
+    measured = config(arguments, batch, changes)
     mesh = _mesh(measured)
     compiled, step = our_step(measured, mesh, not arguments.forward)
     device = mesh.devices.flat[0]
@@ -90,7 +89,7 @@ def our_step(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any,
 
 def peak(arguments: argparse.Namespace) -> Program:
     """The product of two matrices [size, size] on every device at once: the most arithmetic to be had."""
-    mesh, size = _mesh(config(arguments, max(arguments.mesh))), arguments.peak_size
+    mesh, size = _mesh(config(arguments, arguments.batch[0])), arguments.peak_size
     place = jax.NamedSharding(mesh, sharding.DEVICES)
     make = jax.jit(lambda: jnp.ones((mesh.size, size, size), arguments.dtype), out_shardings=place)
     product = jax.jit(lambda a, b: jnp.einsum("dij,djk->dik", a, b), out_shardings=place)
@@ -120,7 +119,7 @@ def profile(program: Any, step: Callable[[], Any], devices: int) -> dict[str, An
     moved: collections.Counter[str] = collections.Counter()
     for kernel in read.kernels():
         scopes[kernel.instruction.name] = kernel.scope
-        moved[programs.part(kernel.scope)] += kernel.bytes * kernel.times
+        moved[programs.part(kernel.scope)] += kernel.moved
     seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
     for event in (event for plane in recorded.planes for line in plane.lines for event in line.events):
         name = dict(event.stats).get("hlo_op")

@@ -45,14 +45,34 @@ def elements(config: Config) -> dict[str, tuple[int, int]]:
     return counts
 
 
+def parts(config: Config) -> dict[str, int]:
+    """The bytes that a device reads and writes in a training step, by layer."""
+    itemsize, whole = jnp.dtype(config.train.compute_dtype).itemsize, least(config, training=True)
+    images, layers = config.train.batch_size // config.mesh.data, facts.layers(config)
+    weights = {layer.name: 3 * itemsize * sum(_parameters(config, layer)) for layer in layers}
+    counts = {
+        name: images * (forward + backward) * itemsize + weights.get(name, 0)
+        for name, (forward, backward) in elements(config).items()
+    }
+    counts["images"] += whole["images"]
+    return counts | {name: whole[name] for name in ("optimizer", "casts", "sums of gradients")}
+
+
+def _parameters(config: Config, layer: facts.LayerCosts) -> tuple[int, int]:
+    """Those of a layer that a device holds: with others of the data axis, and alone."""
+    splits = config.mesh.fc_sharding == "data_tower" and layer.name.startswith("fc")
+    kernel, tower = layer.parameters - layer.neurons if splits else 0, max(config.mesh.tower, 1)
+    return (layer.parameters - kernel) // tower, kernel // tower // config.mesh.data
+
+
 def least(config: Config, training: bool) -> dict[str, int]:
     """The bytes that a device reads and writes in a training step, or in one at test time, by what they hold."""
     itemsize, data = jnp.dtype(config.train.compute_dtype).itemsize, config.mesh.data
     images = (config.train.batch_size if training else config.train.eval_batch_size) // data
-    layers = facts.layers(config)
-    parameters = sum(layer.parameters for layer in layers) // max(config.mesh.tower, 1)
+    shared, alone = map(sum, zip(*(_parameters(config, layer) for layer in facts.layers(config)), strict=True))
+    parameters = shared + alone
     activated = sum(forward + backward * training for forward, backward in elements(config).values())
-    summed = 2 * itemsize * parameters if data > 1 and config.mesh.fc_sharding == "tower" else 0
+    summed = 2 * itemsize * shared if data > 1 else 0
     return {
         "images": images * config.data.size**2 * 3,
         "activations": images * activated * itemsize,

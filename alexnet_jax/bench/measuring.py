@@ -162,6 +162,14 @@ def _per_second(batches: Stream, seconds: float, least: int = 1) -> float:
     return count / elapsed
 
 
+def markdown(headings: str, rows: list[tuple]) -> str:
+    """A table without padding, so that one changed number changes one line of the page; "" without rows."""
+    if not rows:
+        return ""
+    rule = "|---" * (headings.count("|") - 1) + "|"
+    return "\n".join([headings, rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
 def ratio(rates: list[float], others: list[float]) -> float:
     """The median over the rounds of the ratio of two rates."""
     return statistics.median(rate / other for rate, other in zip(rates, others, strict=True))

@@ -7,26 +7,17 @@ from pathlib import Path
 
 from alexnet_jax.bench import compile as compile_
 from alexnet_jax.bench import input as input_
+from alexnet_jax.bench import least, measuring
+from alexnet_jax.run import config_files
 
 RESULTS = Path(__file__).parent / "results"
-LINKS = "alexnet_jax/bench/results"
-STEPS = "| run | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak | noise |"
+LINKS = "../alexnet_jax/bench/results"  # from docs/
+STEPS = "| run | config | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak | noise |"
 TRAINING = "| run | device | batch | type | images/s | waiting for data | hours for 90 epochs of ImageNet |"
 INPUT = "| store | images/s | to PyTorch's DataLoader (Pillow) | to tf.data on the same form | runs |"
 SAME = ("for", "config", "mesh", "batch", "dtype")  # what two results must share to be compared
-PARTS = (
-    "conv1",
-    "conv2",
-    "conv3",
-    "conv4",
-    "conv5",
-    "normalization",
-    "pooling",
-    "activation",
-    "fc",
-    "images",
-    "optimizer",
-)
+CONVS = tuple(f"conv{number}" for number in range(1, 6))
+PARTS = (*CONVS, "normalization", "pooling", "activation", "fc", "images", "optimizer")
 SCALE = "| devices | mesh | `mesh.fc_sharding` | between towers | conv gradients | fully connected | to the model |"
 
 
@@ -56,11 +47,13 @@ def steps() -> str:
             continue
         eager = min((ratio for name, ratio in result["ratios"].items() if "eager" in name), default=None)
         torch = f"{result['torch_images_per_s']:,.1f} ({result['torch_variant'].removeprefix('torch ')})"
+        if waiting := result.get("not_reached"):
+            torch += f", without {', '.join(name.removeprefix('torch ') for name in waiting)}"
         ratios = f"{result['ratio']:.2f}x", "-" if eager is None else f"{eager:.2f}x"
-        about = (name, result["device"], result["batch"], result["dtype"], f"{result['ours_images_per_s']:,.1f}")
-        noise = f"{result['noise']['elsewhere']:.0%}" if "noise" in result else "-"
-        rows.append((*about, torch, *ratios, f"{result['share_of_peak']:.0%}", noise))
-    return _markdown(STEPS, rows)
+        about = [name, *(result[key] for key in ("config", "device", "batch", "dtype"))]
+        ours, noise = f"{result['ours_images_per_s']:,.1f}", f"{result['noise']['elsewhere']:.0%}"
+        rows.append((*about, ours, torch, *ratios, f"{result['share_of_peak']:.0%}", noise))
+    return measuring.markdown(STEPS, rows)
 
 
 def training() -> str:
@@ -69,7 +62,7 @@ def training() -> str:
     for name, result in _results("train"):
         about = (name, result["device"], result["batch"], result["dtype"], f"{result['images_per_s']:,.1f}")
         rows.append((*about, f"{result['data_wait']:.1%}", f"{result['hours_of_the_paper']:,.1f}"))
-    return _markdown(TRAINING, rows)
+    return measuring.markdown(TRAINING, rows)
 
 
 def inputs() -> str:
@@ -81,7 +74,7 @@ def inputs() -> str:
         speed, *ratios = ([row[key] for row in ours if row[key]] for key in ("images_per_s", *input_.RATIOS))
         ranges = [f"{_range(each, '.3g')}x" if each else "-" for each in ratios]
         rows.append((f"`--store {store}`", _range(speed, ",.0f"), *ranges, len(found)))
-    return _markdown(INPUT, rows)
+    return measuring.markdown(INPUT, rows)
 
 
 def scale() -> str:
@@ -91,7 +84,7 @@ def scale() -> str:
         sent = [f"{number / 1e6:,.1f} MB" for purpose, number in result["bytes"].items() if purpose != "scalars"]
         ratio = f"{result['ratio']:.4f}" if result["ratio"] else "-"
         rows.append((result["devices"], result["mesh"], result["fc_sharding"], *sent, ratio))
-    return _markdown(SCALE, rows)
+    return measuring.markdown(SCALE, rows)
 
 
 def projections() -> str:
@@ -101,27 +94,25 @@ def projections() -> str:
 
 
 def layers() -> str:
-    """The bytes of a training step by layer, from `bench compile`, beside those of before the kernels of our own."""
+    """The bytes of a training step by layer, from `bench compile`: before our own kernels, now, and the least."""
     before = json.loads((RESULTS / "bytes-before.json").read_text())
     now = [result for file in sorted(RESULTS.glob("projections-*.json")) for result in json.loads(file.read_text())]
     rows = []
     for old in before:
-        for result in (old, *(each for each in now if all(each[key] == old[key] for key in SAME))):
-            moved = {part: each["bytes"] / 1e9 for part, each in result["programs"]["train"]["parts"].items()}
+        data, tower = map(int, old["mesh"].split("x"))
+        changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": old["dtype"]}
+        changes |= {"train.batch_size": old["batch"], "train.eval_batch_size": old["batch"]}
+        found = [(old["commit"], old)]
+        found += [("now", each) for each in now if all(each[key] == old[key] for key in SAME)]
+        counts = [(when, result["programs"]["train"]["parts"]) for when, result in found]
+        for when, parts in (*counts, ("least", least.parts(config_files.parse(config_files.load("paper", changes))))):
+            moved = {part: (each if when == "least" else each["bytes"]) / 1e9 for part, each in parts.items()}
             moved["fc"] = sum(moved.pop(layer, 0) for layer in ("fc6", "fc7", "fc8"))
             total, own = sum(moved.values()), [moved.pop(part, 0) for part in PARTS]
-            about = (result["for"], result["mesh"], result["dtype"], result.get("commit", "now"))
+            about = (old["for"], old["mesh"], old["dtype"], when)
             rows.append((*about, *(f"{each:.2f}" for each in (*own, sum(moved.values()), total))))
-    return _markdown(f"| for | mesh | type | program | {' | '.join(PARTS)} | the rest | all |", rows)
+    return measuring.markdown(f"| for | mesh | type | program | {' | '.join(PARTS)} | the rest | all |", rows)
 
 
 def _range(numbers: list[float], form: str) -> str:
     return " to ".join(dict.fromkeys(format(each, form) for each in (min(numbers), max(numbers))))
-
-
-def _markdown(headings: str, rows: list[tuple]) -> str:
-    """A table without padding, so that one changed number changes one line of the page; "" without rows."""
-    if not rows:
-        return ""
-    rule = "|---" * (headings.count("|") - 1) + "|"
-    return "\n".join([headings, rule, *(f"| {' | '.join(map(str, row))} |" for row in rows)])

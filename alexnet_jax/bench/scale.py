@@ -27,6 +27,7 @@ from alexnet_jax.sharding import DATA, TOWER
 KINDS = "all-gather", "all-reduce", "reduce-scatter", "collective-permute", "all-to-all"
 PURPOSES = "between towers", "conv gradients", "fully connected, over data", "scalars"
 BETWEEN_TOWERS, CONV, DENSE, SCALARS = PURPOSES
+BOTH = f"{DATA} and {TOWER}"
 
 
 class Collective(NamedTuple):
@@ -59,7 +60,7 @@ def collectives(program: hlo.Program, mesh: dict[str, int]) -> list[Collective]:
                 arrays = [(math.prod(array.shape), array.size) for array in collective.results]
                 group = _group(collective.rest, math.prod(mesh.values()))
                 along_towers = mesh[TOWER] > 1 and len(group) > 1 and group[1] - group[0] == 1
-                axis = TOWER if along_towers else DATA
+                axis = BOTH if len(group) > max(mesh.values()) else TOWER if along_towers else DATA
                 found += [Collective(collective.operation, arrays, len(group), axis)] * times
     return found
 

@@ -8,6 +8,7 @@ images on the device, which it crops, mirrors and recolours; PyTorch is given fl
 
 import argparse
 import collections
+import itertools
 import statistics
 from collections.abc import Iterator
 
@@ -32,27 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peak_size", type=count, default=2048, help="rows of the matrices whose product is the peak (default: 2048)")
     names = "all, but max-autotune on GPUs only"
     add("--torch", nargs="*", choices=VARIANTS, help=f"PyTorch's variants to measure (default: {names})")
-    add(
-        "--also",
-        type=_change,
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="measure our step with this changed, too",
-    )
+    changed = "measure our step with this changed, too"
+    add("--also", type=measuring.change, nargs="+", default=[], metavar="KEY=VALUE", help=changed)
     add("--json", type=measuring.output_file, help="file to write the results to, one per batch size")
-
-
-def _change(text: str) -> str:
-    """An argparse type: `measuring.change`, as it was written."""
-    measuring.change(text)
-    return text
 
 
 def run(arguments: argparse.Namespace) -> None:
     finished: list[dict] = []
-    for change in ("", *arguments.also):
-        jax_net.config(arguments, arguments.batch[0], change)  # mistakes show at once
+    for batch, change in itertools.product(arguments.batch, ({}, *(dict([pair]) for pair in arguments.also))):
+        jax_net.config(arguments, batch, change)  # mistakes show at once
     for batch in arguments.batch:
         for result in _measured(arguments, batch):
             measuring.write(arguments.json, [*finished, result])
@@ -71,17 +60,26 @@ def _measured(arguments: argparse.Namespace, batch: int) -> Iterator[dict]:
 
     def a_round(number: int) -> dict:
         for name in list(running)[:: -1 if number % 2 else 1]:
-            turns[name].append(running[name].turn(arguments.seconds))
-        return _result(about, turns, failed, batch)
+            try:
+                turns[name].append(running[name].turn(arguments.seconds))
+            except Failed as error:
+                if name in (OURS, PEAK):
+                    raise
+                failed[name] = str(error)
+                running.pop(name).close()
+                turns.pop(name, None)
+        waiting = [name for name in others if name not in running and name not in failed]
+        return _result(about, turns, failed, batch) | {"not_reached": waiting}
 
     try:
         running[OURS] = Contender(jax_net.program, arguments, batch)
         about = running[OURS].about
         yield _result(about, {}, failed, batch)
         running[PEAK] = Contender(jax_net.peak, arguments)
-        names = _variants(arguments, about["platform"])
-        others: dict[str, tuple] = {name: (peer, arguments, batch, name) for name in names}
-        others |= {text: (jax_net.program, arguments, batch, text) for text in arguments.also}
+        others: dict[str, tuple] = {
+            name: (peer, arguments, batch, name) for name in _variants(arguments, about["platform"])
+        }
+        others |= {f"{key}={value}": (jax_net.program, arguments, batch, {key: value}) for key, value in arguments.also}
         for number, (name, make) in enumerate(others.items()):
             try:
                 running[name] = Contender(*make)
@@ -97,10 +95,16 @@ def _measured(arguments: argparse.Namespace, batch: int) -> Iterator[dict]:
 
 
 def _variants(arguments: argparse.Namespace, platform: str) -> list[str]:
-    if arguments.torch is not None:
-        return list(arguments.torch)
-    usual = (name for name, (mode, _) in VARIANTS.items() if platform == "gpu" or MODES[mode] != "max-autotune")
-    return list(usual) if peers.installed("torch") else []
+    if arguments.torch == []:
+        return []
+    if not peers.installed("torch"):
+        print("PyTorch, to compare with, is not installed: pip install torch")
+        return []
+    if platform == "gpu" and arguments.mesh != (1, 1):
+        print("PyTorch runs on one GPU: give --mesh 1x1 to compare with it")
+        return []
+    usual = [name for name, (mode, _) in VARIANTS.items() if platform == "gpu" or MODES[mode] != "max-autotune"]
+    return arguments.torch or usual
 
 
 def peer(arguments: argparse.Namespace, batch: int, name: str) -> Program:

@@ -29,6 +29,7 @@ def program(
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rounded = config.train.matmul_precision != "highest"  # TF32, as in our step: PyTorch has it for convolutions only
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
+    torch.backends.cudnn.benchmark = True  # try cuDNN's kernels and take the fastest, as XLA does
     rng = np.random.default_rng(0)
     batch, size = config.train.batch_size, config.model.image_size
     network = net(config.model).to(device).train(train)
