@@ -248,7 +248,7 @@ def test_a_contender_that_fails_later_leaves_the_others(monkeypatch):
             return Turn(1.0, 2.0, 0.0), 7
 
         def close(self):
-            self.turns = None
+            self.turns = itertools.count()
 
     monkeypatch.setattr(step, "Contender", Scripted)
     results = list(step._measured(arguments, batch=8))
