@@ -16,15 +16,10 @@ from jax.sharding import Mesh
 from alexnet_jax import augment, kernels, metrics, model, optim, sharding, virtual_shards
 from alexnet_jax.run_config import Config
 
-# Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK. With it a whole training step takes 1.4 times as long as
-# with Eigen, which is used without it, and the gradients of the first kernels 3 to 10 times. LLVM's highest level of
-# optimization, 3, makes steps no faster than 2 and compiling an eighth slower. Without the analysis of regions XLA
-# copies the kernel of fc6 in each step, which the update then overwrites: a twentieth of the full network's step.
-CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
-    "xla_backend_optimization_level": 2,
-    "xla_cpu_copy_insertion_use_region_analysis": True,
-}
+# Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK, with which a step takes 1.4 times as long. LLVM's level 3
+# makes steps no faster than 2. The analysis saves a copy of fc6's kernel, a twentieth of the full network's step.
+CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+CPU_OPTIONS |= {"xla_backend_optimization_level": 2, "xla_cpu_copy_insertion_use_region_analysis": True}
 
 # On GPUs some kernels add in no fixed order. On CPU and TPU all results have the same bits in every run anyway.
 GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}

@@ -92,8 +92,7 @@ class Kernel(NamedTuple):
     times: int
 
     @property
-    def moved(self) -> int:
-        """The bytes read and written in all."""
+    def moved(self) -> int:  # in all
         return self.bytes * self.times
 
 
