@@ -38,7 +38,7 @@ def exchange(x: Array) -> Array:
     [..., C] in each tower -> [..., towers * C], the same in all. In the backward pass, its transpose sends each tower
     the others' gradients of its own share: a reduce-scatter.
     """
-    towers = lax.all_gather(x, TOWER)  # [tower, ..., C]; XLA would gather the last axes by three slow copies
+    towers = lax.all_gather(x, TOWER)  # [tower, ..., C]; to gather the last axis, XLA copies before it and after
     return jnp.moveaxis(towers, 0, -2).reshape(*x.shape[:-1], -1)
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from alexnet_jax import sharding
-from alexnet_jax.bench import cards
+from alexnet_jax.bench import cards, measuring
 from alexnet_jax.bench import compile as compile_
 from alexnet_jax.run import config_files
 from tests.conftest import ROOT
@@ -35,12 +35,11 @@ CASES = (  # step, device, mesh, batch, type of activations
 
 
 def compiled(case: str) -> dict[str, Any]:
-    """What a case needs on each device: kernels, bytes, memory, and its collectives."""
-    step, target, layout, batch, dtype = case.split()
-    data, tower = map(int, layout.split("x"))
-    changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": dtype}
-    changes |= {"train.batch_size": int(batch), "train.eval_batch_size": int(batch)}
-    config = config_files.parse(config_files.load("paper", changes))
+    """What a case needs on each device: bytes, memory, and its collectives."""
+    step, target, devices, batch, dtype = case.split()
+    data, tower = measuring.mesh(devices)
+    keys = measuring.layout((data, tower), int(batch), dtype)
+    config = config_files.parse(config_files.load("paper", keys))
     cards.prepare()
     mesh = sharding.make_mesh(data, tower, config.model.towers, cards.devices(target, data * tower))
     needs = compile_.measure(step, config, mesh, target)

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.bench import cards, hlo, least, programs
+from alexnet_jax.bench import compile as compile_
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from tests import aot
@@ -202,6 +204,21 @@ def test_devices_that_cannot_be_are_refused(monkeypatch):
     for target, extra in (("h100", "aot-gpu"), ("v5e:2x2", "aot-tpu")):
         with pytest.raises(UserError, match=rf'is not installed: pip install -e "\.\[{extra}\]"'):
             cards.devices(target, 1)
+
+
+def test_what_is_shown_of_collectives_and_memory(capsys):
+    """The bytes of each group of devices by themselves; a GPU fits what JAX takes of it."""
+    counted = {"kind": "all-reduce", "axis": "data"}
+    program: dict[str, Any] = dict.fromkeys(("kernels", "bytes", "least_bytes", "flop", "memory", "unknown_loops"), 0)
+    program |= {"fits": False, "donated": None, "parts": {}, "largest": []}
+    program["collectives"] = [counted | {"devices": 4, "bytes": 1e6}, counted | {"devices": 2, "bytes": 2e6}]
+    keys = {"config": "paper", "batch": 8, "dtype": "float32", "device": "", "compiler": ""}
+    compile_.show(keys | {"for": "a100", "mesh": "8x2", "programs": {"train": program}})
+    shown = capsys.readouterr().out
+    assert "over 4 devices of the axis data: 1.000 MB" in shown and "over 2 devices of the axis data: 2.000 MB" in shown
+    assert "MORE THAN JAX TAKES" in shown and "those between hosts of 8 GPUs are slower" in shown
+    assert cards.card("h100").usable == 0.75 * cards.card("h100").memory
+    assert cards.card("v5e:2x2").usable == cards.card("v5e:2x2").memory
 
 
 @pytest.mark.long

@@ -55,6 +55,16 @@ def test_a_contender_that_fails_later_leaves_the_others(monkeypatch):
     assert len(results[-1]["rounds"]["train.epochs=1"]) == 3 and "torch eager" not in results[-1]["rounds"]
 
 
+def test_pytorch_is_compared_on_one_gpu_only(capsys):
+    pytest.importorskip("torch", reason="PyTorch, an optional peer, is not installed")
+    parser = argparse.ArgumentParser()
+    step.add_arguments(parser)
+    assert step._variants(parser.parse_args(["--mesh=1x2"]), "gpu") == []
+    assert "give --mesh 1x1" in capsys.readouterr().out
+    assert step._variants(parser.parse_args(["--mesh=1x1"]), "gpu") == list(step.VARIANTS)
+    assert "torch compile" in step._variants(parser.parse_args(["--mesh=1x2"]), "cpu")
+
+
 def test_the_peak_is_measured_whatever_the_config_asks_of_the_batch(monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # JAX has started
     parser = argparse.ArgumentParser()

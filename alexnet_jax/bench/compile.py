@@ -167,7 +167,7 @@ def show(result: dict[str, Any]) -> None:
             alike = (e for e in program["collectives"] if (e["kind"], e["axis"], e["devices"]) == (kind, axis, devices))
             sent = sum(each["bytes"] for each in alike)
             print(f"{count} {kind} over {devices} devices of the axis {axis}: {sent / 1e6:,.3f} MB sent by each")
-    if cards.card(result["for"]).gpu and math.prod(map(int, result["mesh"].split("x"))) > cards.HOST:
+    if cards.card(result["for"]).gpu and math.prod(measuring.mesh(result["mesh"])) > cards.HOST:
         print(f"\nall links are taken to be NVLink: those between hosts of {cards.HOST} GPUs are slower")
 
 

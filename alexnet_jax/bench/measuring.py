@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import math
 import os
 import platform
 import re
@@ -93,12 +94,17 @@ def add_program(parser: argparse.ArgumentParser) -> None:
     add("--set", type=change, nargs="+", default=[], metavar="KEY=VALUE", help="other values for keys of the config")
 
 
+def layout(mesh: tuple[int, int], batch: int, dtype: str) -> dict[str, Any]:
+    """Keys of a config: a mesh data x tower, `batch` images a step over all devices, and a type of activations."""
+    data, tower = mesh
+    sizes = {"train.batch_size": batch, "train.eval_batch_size": batch}
+    return {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": dtype} | sizes
+
+
 def config(arguments: argparse.Namespace, batch: int, changes: dict[str, Any]) -> Config:
     """The config to measure, with `batch` images a step over all devices. Call it before JAX starts."""
-    data, tower = arguments.mesh
-    jax.config.update("jax_num_cpu_devices", data * tower)  # only a CPU heeds it
-    changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": arguments.dtype} | changes
-    changes |= {"train.batch_size": batch, "train.eval_batch_size": batch}
+    jax.config.update("jax_num_cpu_devices", math.prod(arguments.mesh))  # only a CPU heeds it
+    changes = layout(arguments.mesh, batch, arguments.dtype) | changes
     others = dict(arguments.set)
     if twice := changes.keys() & others.keys():
         raise UserError(f"--set {', '.join(sorted(twice))}: this command has its own options for that; give these")

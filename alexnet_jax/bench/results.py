@@ -99,14 +99,15 @@ def layers() -> str:
     now = [result for file in sorted(RESULTS.glob("projections-*.json")) for result in json.loads(file.read_text())]
     rows = []
     for old in before:
-        data, tower = map(int, old["mesh"].split("x"))
-        changes = {"mesh.data": data, "mesh.tower": tower, "train.compute_dtype": old["dtype"]}
-        changes |= {"train.batch_size": old["batch"], "train.eval_batch_size": old["batch"]}
-        found = [(old["commit"], old)]
-        found += [("now", each) for each in now if all(each[key] == old[key] for key in SAME)]
-        counts = [(when, result["programs"]["train"]["parts"]) for when, result in found]
-        for when, parts in (*counts, ("least", least.parts(config_files.parse(config_files.load("paper", changes))))):
-            moved = {part: (each if when == "least" else each["bytes"]) / 1e9 for part, each in parts.items()}
+        found = [(old["commit"], old), *(("now", each) for each in now if all(each[key] == old[key] for key in SAME))]
+        counts = [
+            (when, {part: each["bytes"] for part, each in result["programs"]["train"]["parts"].items()})
+            for when, result in found
+        ]
+        keys = measuring.layout(measuring.mesh(old["mesh"]), old["batch"], old["dtype"])
+        counts.append(("least", least.parts(config_files.parse(config_files.load(old["config"], keys)))))
+        for when, parts in counts:
+            moved = {part: each / 1e9 for part, each in parts.items()}
             moved["fc"] = sum(moved.pop(layer, 0) for layer in ("fc6", "fc7", "fc8"))
             total, own = sum(moved.values()), [moved.pop(part, 0) for part in PARTS]
             about = (old["for"], old["mesh"], old["dtype"], when)
