@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is measured on one GPU, within a given time, what is worth most first; what is finished stays when time is up.
+# All that is measured on one GPU within a given time, the most valuable first; what is finished stays when time is up.
 #   bash alexnet_jax/bench/gpu.sh OUT [--minutes 8] [--cifar10 DIR] [--imagewoof DIR] [--rehearse]
 # writes tables, as text and JSON, into the folder OUT: (1) the step beside PyTorch; (2) without our kernels, and its
 # profile; (3) training from raw records; (4) with --cifar10, the paper's claims that fit in the time; (5) with
