@@ -7,7 +7,7 @@ import os
 import jax
 import pytest
 
-from alexnet_jax.bench import contenders, jax_net, step
+from alexnet_jax.bench import contenders, jax_net, peers, step
 from alexnet_jax.bench.contenders import Turn
 
 
@@ -49,20 +49,23 @@ def test_a_contender_that_fails_later_leaves_the_others(monkeypatch):
             self.turns = itertools.count()
 
     monkeypatch.setattr(step, "Contender", Scripted)
+    monkeypatch.setattr(peers, "installed", lambda package: True)
     results = list(step._measured(arguments, batch=8))
     assert [result.get("not_reached") for result in results] == [None, ["train.epochs=1"], [], [], []]
     assert [result["failed"] for result in results[2:]] == [{"torch eager": "RESOURCE_EXHAUSTED"}] * 3
     assert len(results[-1]["rounds"]["train.epochs=1"]) == 3 and "torch eager" not in results[-1]["rounds"]
 
 
-def test_pytorch_is_compared_on_one_gpu_only(capsys):
-    pytest.importorskip("torch", reason="PyTorch, an optional peer, is not installed")
+def test_pytorch_is_compared_on_one_gpu_only(capsys, monkeypatch):
+    monkeypatch.setattr(peers, "installed", lambda package: True)
     parser = argparse.ArgumentParser()
     step.add_arguments(parser)
     assert step._variants(parser.parse_args(["--mesh=1x2"]), "gpu") == []
     assert "give --mesh 1x1" in capsys.readouterr().out
     assert step._variants(parser.parse_args(["--mesh=1x1"]), "gpu") == list(step.VARIANTS)
     assert "torch compile" in step._variants(parser.parse_args(["--mesh=1x2"]), "cpu")
+    monkeypatch.setattr(peers, "installed", lambda package: False)
+    assert step._variants(parser.parse_args([]), "cpu") == [] and "pip install torch" in capsys.readouterr().out
 
 
 def test_the_peak_is_measured_whatever_the_config_asks_of_the_batch(monkeypatch):
