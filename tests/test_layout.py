@@ -37,6 +37,7 @@ TOP_LEVEL = {
 ONLY_IN = {  # library -> the modules that may name it
     "orbax": {"run.checkpoint"},
     "grain": {"data.loader"},
+    "huggingface_hub": {"data.hub"},
     "ml_collections": {"run.config_files", "main"},
 }
 
