@@ -1,4 +1,4 @@
-"""Pack images for training: alexnet prepare --source folder --input DIR --output OUT
+"""Pack images for training: alexnet prepare --input DIR --output OUT
 
 Run an interrupted command again to resume it after the last finished shard, and a finished one to pack images that
 were skipped and have been mended since.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.folder import SPLIT_FOLDERS, check_output
-from alexnet_jax.data.sources.registry import SOURCES, open_source
+from alexnet_jax.data.sources.registry import SOURCES, open_source, recognized
 from alexnet_jax.errors import Interrupted, UserError
 
 QUALITY = 95  # of JPEGs
@@ -19,7 +19,8 @@ QUALITY = 95  # of JPEGs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--source", required=True, help=f"where the images come from: {', '.join(sorted(SOURCES))} (tfds:NAME)")
+    names = ", ".join(sorted(SOURCES))
+    add("--source", help=f"what is there: {names} (tfds:NAME); default: recognized by the names of the files")
     add("--input", type=Path, help="folder or archive that the source reads")
     add("--output", type=Path, required=True, help="folder for the packed images, new or unfinished")
     add("--size", type=int, default=256, help="height and width to store, pixels (default: 256)")
@@ -35,12 +36,15 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--quality is for --store jpeg; --store raw keeps the pixels as they are")
     quality = QUALITY if arguments.quality is None else arguments.quality
     settings = packing.Settings(arguments.store, arguments.size, quality, arguments.max_corrupt)
-    if arguments.source == "folder" and arguments.input and arguments.input.is_dir():
+    if arguments.source is None and arguments.input is None:
+        raise UserError(f"give --input, a folder or file of images, or a --source: {', '.join(sorted(SOURCES))}")
+    name = arguments.source or recognized(arguments.input)
+    if name == "folder" and arguments.input and arguments.input.is_dir():
         check_output(arguments.input, arguments.output)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
-    print(f"listing the images of {arguments.input or arguments.source}", flush=True)
+    print(f"listing the images of {arguments.input or name}{'' if arguments.source else f' as {name}'}", flush=True)
     try:
-        source = open_source(arguments.source, arguments.input, arguments.val_fraction, arguments.seed, arguments.size)
+        source = open_source(name, arguments.input, arguments.val_fraction, arguments.seed, arguments.size)
         manifest = packing.pack(source, arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:
         os.write(2, b"\n")

@@ -63,7 +63,7 @@ def check(path: Path, source_name: str | None, quick: bool, max_duplicates: floa
             return
         if (path / shards.PARTS).is_dir():
             raise UserError(f"{path} is an unfinished preparation; run the same prepare command again first")
-        if path.is_file():
+        if path.is_file() and registry.recognized(path) == "folder":
             raise UserError(f"{path} is a file; give the folder that contains it, or its --source")
         if any(path.glob("*.labels.npy")):
             raise UserError(f"{path} was prepared, but its {manifest.NAME} is missing; restore it, or prepare it again")

@@ -1,4 +1,4 @@
-"""Images by class or in a row, in a tar of tars, a folder of tars, or folders; and single files of a .tar.gz.
+"""Images by class or in a row, in a tar of tars, a folder of tars, or folders; and the files of a zip or .tar.gz.
 
 Archives are read in place: an index of their headers, 300 to 450 bytes of memory per image, says where each image lies.
 Nothing is unpacked, so no name, link or device in a tar can touch the disk; and no header is trusted, since it may
@@ -12,15 +12,18 @@ import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from alexnet_jax.data.sources.compressed import Gunzipped, zipped
 from alexnet_jax.data.sources.source import Image, Split, files_below, folders_in
 from alexnet_jax.errors import UserError, reading
 
 BLOCK = 512  # bytes; a tar is a sequence of such blocks and ends with empty ones
 MAX_HEADER = 2**16  # bytes; tarfile searches long headers in quadratic time
+MAX_FILE = 2**50  # bytes; how long a .tar.gz is shows only at its end
+CURE = "; check its length and checksum, and download it again"
 MAX_BYTES = 2**28  # of a decompressed archive; the largest, CIFAR-10, has 185 MB
 
 
@@ -28,10 +31,13 @@ class Place(NamedTuple):
     path: Path  # of an image or an archive, or of what holds it
     offset: int = 0
     size: int | None = None  # None: to the end of the file
+    gzip: Gunzipped | None = None  # what the offset and size are in, if not in the file itself
 
     def read(self) -> bytes:
         if self.size is None:
             return self.path.read_bytes()
+        if self.gzip:
+            return self.gzip.at(self.offset, self.size)
         with self.path.open("rb", buffering=0) as file:
             content = os.pread(file.fileno(), self.size, self.offset)
         if len(content) != self.size:
@@ -39,8 +45,12 @@ class Place(NamedTuple):
         return content
 
 
-Listing = list[tuple[str, Place]]  # name, place
-Labelled = list[tuple[str, Place, int]]  # name, place, label
+class Readable(Protocol):
+    def read(self) -> bytes: ...
+
+
+Listing = list[tuple[str, Readable]]  # name, place
+Labelled = list[tuple[str, Readable, int]]  # name, place, label
 
 
 def by_class(path: Path) -> dict[str, Listing]:
@@ -78,29 +88,42 @@ def split(images: Labelled) -> Split:
     return Split([name for name, _, _ in images], labels, lambda i: Image(images[i][1].read(), images[i][2]))
 
 
-def _members(archive: Place) -> Listing:
-    """The regular files of a tar. Raises UserError if it is damaged."""
-    path, start, size = archive
+def files_in(path: Path) -> dict[str, Readable]:
+    """The files in a tar, .tar.gz or zip by their full names. Raises UserError if it is damaged."""
+    if path.suffix == ".zip":
+        with reading(f"the zip {path} is damaged", CURE, UserError):
+            return dict(zipped(path))
+    return dict(_files(Place(path)))
+
+
+def _members(archive: Place) -> list[tuple[str, Place]]:
+    """The regular files of a tar, without folders. Raises UserError if it is damaged."""
+    named = ((PurePosixPath(name).name, place) for name, place in _files(archive).items())
+    return [(name, place) for name, place in named if not name.startswith(".")]
+
+
+def _files(archive: Place) -> dict[str, Place]:
+    path, start, size, _ = archive
     end = path.stat().st_size if size is None else start + size
     inside = f" (the archive in it at byte {start:,})" if start else ""
     places: dict[str, Place] = {}
-    cure = "; check its length and checksum, and download it again"
-    with path.open("rb") as file, reading(f"{path}{inside} is not a complete, uncompressed tar", cure, UserError):
-        for member in _headers(file, start, end):
+    compressed = Gunzipped(path) if path.suffix in (".gz", ".tgz") else None
+    kind = " tar.gz" if compressed else ", uncompressed tar"
+    with path.open("rb") as file, reading(f"{path}{inside} is not a complete{kind}", CURE, UserError):
+        for member in _headers(compressed or file, start, MAX_FILE if compressed else end):
             if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                places[member.name] = Place(path, member.offset_data, member.size)
+                places[member.name] = Place(path, member.offset_data, member.size, compressed)
             elif member.islnk() and member.linkname in places:  # a second name for an earlier file
                 places[member.name] = places[member.linkname]
             elif not member.isdir():
                 raise UserError(f"{path}{inside} holds {member.name}, neither a file nor a folder; remove it")
-    named = ((PurePosixPath(name).name, place) for name, place in places.items())
-    return [(name, place) for name, place in named if not name.startswith(".")]
+    return places
 
 
 class _Window:
     """Bytes `start` to `end` of a file, for tarfile: it can neither allocate more memory than that nor leave them."""
 
-    def __init__(self, file: io.BufferedIOBase, start: int, end: int):
+    def __init__(self, file: io.BufferedIOBase | Gunzipped, start: int, end: int):
         self._file, self._start, self._end = file, start, end
         self.tell = file.tell
         self.seek(start)
@@ -116,7 +139,7 @@ class _Window:
         return self._file.seek(position)
 
 
-def _headers(file: io.BufferedIOBase, start: int, end: int) -> Iterator[tarfile.TarInfo]:
+def _headers(file: io.BufferedIOBase | Gunzipped, start: int, end: int) -> Iterator[tarfile.TarInfo]:
     """The headers of the tar at bytes `start` to `end` of a file that others may seek in. Damage may raise anything."""
     window = _Window(file, start, end)
     with tarfile.open(fileobj=window, mode="r:") as tar:  # type: ignore[call-overload] # has all that it uses

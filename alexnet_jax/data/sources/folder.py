@@ -1,25 +1,20 @@
 """Folders of images, one folder per class."""
 
-import hashlib
-import itertools
-import os
 from pathlib import Path
 
 from alexnet_jax.data.sources import archives
 from alexnet_jax.data.sources.archives import Labelled, Place
-from alexnet_jax.data.sources.source import Source, files_below, folders_in
+from alexnet_jax.data.sources.source import Source, files_below, folders_in, hold_out
 from alexnet_jax.errors import UserError
 
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
-DEFAULT_VAL_FRACTION = 0.1
 
 
 def folder(path: Path | None = None, val_fraction: float | None = None) -> Source:
     """Images at any depth below one folder per class; classes are numbered in the order of their sorted names.
 
-    Those of SPLIT_FOLDERS that are in `path` are splits. The share `val_fraction` of the training images, chosen by a
-    hash of their paths, becomes the split `val`; None stands for DEFAULT_VAL_FRACTION if `train` is the only split,
-    else for 0. Raises UserError if there are too few classes or images, or a split has other classes than `train`.
+    Those of SPLIT_FOLDERS that are in `path` are splits; `val_fraction` is as in `hold_out`. Raises UserError if there
+    are too few classes or images, or a split has other classes than `train`.
     """
     if path is None or not path.is_dir():
         raise UserError(
@@ -30,16 +25,8 @@ def folder(path: Path | None = None, val_fraction: float | None = None) -> Sourc
     if "train" not in split_folders:
         raise UserError(f"{path} has {', '.join(split_folders)}/ but no train/; put the training images there")
     classes = _classes(split_folders["train"])
-    images = {split: _labelled(directory, classes, path) for split, directory in split_folders.items()}
-    if val_fraction is None:
-        val_fraction = DEFAULT_VAL_FRACTION if len(images) == 1 else 0
-    if val_fraction:
-        if "val" in images:
-            raise UserError(f"{path} has its own val/; leave out --val_fraction")
-        images["train"], images["val"] = _held_out(images["train"], split_folders["train"], val_fraction)
-        if not images["val"]:
-            raise UserError(f"the split val of {path} has no images; add images or change --val_fraction")
-    return Source(classes, {split: archives.split(listing) for split, listing in images.items()}, {})
+    splits = {name: archives.split(_labelled(folder, classes, path)) for name, folder in split_folders.items()}
+    return Source(classes, hold_out(splits, val_fraction, path), {})
 
 
 def check_output(path: Path, output: Path) -> None:
@@ -78,17 +65,3 @@ def _labelled(directory: Path, classes: list[str], root: Path) -> Labelled:
             raise UserError(f"the class folder {directory / name} is empty; put images in it or remove it")
         images += [(file.relative_to(root).as_posix(), Place(file), label) for file in files]
     return images
-
-
-def _held_out(images: Labelled, directory: Path, fraction: float) -> tuple[Labelled, Labelled]:
-    """Divide images into those for training and those for validation; every class keeps one for training."""
-    splits: tuple[Labelled, Labelled] = ([], [])
-    for _, group in itertools.groupby(images, lambda image: image[2]):
-        in_class = list(group)
-        # A hash depends only on the path, so new images move no others between splits.
-        digests = [hashlib.sha256(os.fsencode(place.path.relative_to(directory))).digest() for _, place, _ in in_class]
-        is_val = [int.from_bytes(digest[:8], "big") / 2**64 < fraction for digest in digests]
-        is_val[0] &= not all(is_val)
-        for image, held_out in zip(in_class, is_val, strict=True):
-            splits[held_out].append(image)
-    return splits

@@ -64,20 +64,31 @@ def challenge(name: str, path: Path | None = None) -> Source:
     kit_path = _find(path, edition.devkit)
     kit = devkit.read(kit_path, edition.year) if kit_path else None
     train = archives.by_class(paths["train"])
-    classes = _classes(paths["train"], set(train), edition, kit)
-    listings = {"train": [(name, place, label) for label, wnid in enumerate(classes) for name, place in train[wnid]]}
-    train_counts = [kit.train_images[wnid] for wnid in classes] if kit else None
-    published = {"train": Published(edition.images["train"], train_counts)}
+    listed = set(kit.train_images) if kit else None
+    classes = class_order(paths["train"], set(train), edition, listed, "the development kit")
+    images = {"train": [(name, place, label) for label, wnid in enumerate(classes) for name, place in train[wnid]]}
     for split, place in list(paths.items())[1:]:
-        listings[split] = _labelled(place, split, edition, kit, classes)
-        count = edition.images[split]
-        published[split] = Published(count, [count // edition.classes] * len(classes))
+        images[split] = _labelled(place, split, edition, kit, classes)
     patches = _find(path, PATCHES_2010) if edition.year == 2010 else None
     if patches:
         corrected = dict(archives.in_a_row(archives.Place(patches)))
-        for listing in listings.values():
+        for listing in images.values():
             listing[:] = [(name, corrected.get(name.split("/")[-1], place), label) for name, place, label in listing]
-    return Source(classes, {split: archives.split(listing) for split, listing in listings.items()}, published)
+    return of_edition(edition, classes, images, kit.train_images if kit else None)
+
+
+def of_edition(
+    edition: Edition, classes: list[str], images: dict[str, Labelled], sizes: dict[str, int] | None
+) -> Source:
+    """The images of an edition and what was published of them; `sizes` are those of the classes in `train`."""
+    published = {
+        split: Published(count, [count // edition.classes] * len(classes))
+        for split, count in edition.images.items()
+        if split in images
+    }
+    by_class = [sizes[wnid] for wnid in classes] if sizes else None
+    published["train"] = Published(edition.images["train"], by_class)
+    return Source(classes, {split: archives.split(listing) for split, listing in images.items()}, published)
 
 
 def full(path: Path | None = None, seed: int = 0) -> Source:
@@ -105,17 +116,20 @@ def _find(directory: Path, names: tuple[str, ...]) -> Path | None:
     return next((directory / name for name in names if (directory / name).exists()), None)
 
 
-def _classes(path: Path, present: set[str], edition: Edition, kit: Devkit | None) -> list[str]:
-    """The classes in the order of their labels. Raises UserError unless all are present, and no others."""
-    if kit and present != kit.train_images.keys():
-        missing, extra = sorted(kit.train_images.keys() - present), sorted(present - kit.train_images.keys())
+def class_order(path: Path, present: set[str], edition: Edition, listed: set[str] | None, where: str) -> list[str]:
+    """The classes in the order of their labels. Raises UserError unless all are present that are `listed`, no others.
+
+    `where` says what lists them.
+    """
+    if listed and present != listed:
+        missing, extra = sorted(listed - present), sorted(present - listed)
         raise UserError(
-            f"{path} has {len(present)} classes and the development kit {len(kit.train_images)}"
+            f"{path} has {len(present)} classes and {where} {len(listed)}"
             + (f"; it lacks {', '.join(missing[:5])}" if missing else "")
-            + (f"; the kit does not list {', '.join(extra[:5])}" if extra else "")
+            + (f"; {where} does not list {', '.join(extra[:5])}" if extra else "")
             + ". Download what is missing, and remove what does not belong there"
         )
-    if not kit and len(present) != edition.classes:
+    if not listed and len(present) != edition.classes:
         raise UserError(
             f"{path} has {len(present)} classes and ILSVRC-{edition.year} has {edition.classes}. Put the development "
             f"kit {edition.devkit[0]} beside it to see which are missing; for a subset of the classes, use --source "

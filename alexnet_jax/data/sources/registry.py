@@ -9,6 +9,8 @@ from alexnet_jax.data.sources.cifar10 import ARCHIVES, cifar10
 from alexnet_jax.data.sources.embedded import digits, synthetic
 from alexnet_jax.data.sources.folder import folder
 from alexnet_jax.data.sources.imagenet import EDITIONS, challenge, full
+from alexnet_jax.data.sources.kaggle import ARCHIVES as KAGGLE
+from alexnet_jax.data.sources.kaggle import IMAGES, kaggle
 from alexnet_jax.data.sources.source import Source
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
@@ -18,6 +20,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenet2010": partial(challenge, "imagenet2010"),
     "imagenet2012": partial(challenge, "imagenet2012"),
     "imagenet_full": full,
+    "kaggle": kaggle,
     "folder": folder,
     "tfds": tfds,
     "cifar10": cifar10,
@@ -26,15 +29,18 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 EMBEDDED = ("digits", "synthetic")  # need no files, and are small enough to train on without `prepare`
 FLAGS = {"path": "--input", "val_fraction": "--val_fraction", "seed": "--seed"}
-RECOGNIZED_BY = {  # a file that shows which source a folder is; the first that is there counts
+RECOGNIZED_BY = {  # a file that is a source, or shows which one a folder is; the first that is there counts
     **{file: name for name, each in EDITIONS.items() for file in (each.archives["train"], each.devkit[0])},
     **dict.fromkeys(ARCHIVES, "cifar10"),
+    **dict.fromkeys((IMAGES, *KAGGLE), "kaggle"),
     "n*.tar": "imagenet_full",
 }
 
 
 def recognized(path: Path) -> str:
-    return next((kind for pattern, kind in RECOGNIZED_BY.items() if any(path.glob(pattern))), "folder")
+    """The source whose files are at `path`, by their names; "folder" if they show none."""
+    fits = path.match if path.is_file() else lambda pattern: any(path.glob(pattern))
+    return next((kind for pattern, kind in RECOGNIZED_BY.items() if fits(pattern)), "folder")
 
 
 def split_name(source: str) -> tuple[str, str]:

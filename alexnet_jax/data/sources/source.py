@@ -1,5 +1,6 @@
 """What a source of images is: it lists its images without reading them, and `Split.read(i)` reads one."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.manifest import Published
+from alexnet_jax.errors import UserError
+
+DEFAULT_VAL_FRACTION = 0.1
 
 
 class Image(NamedTuple):
@@ -36,6 +40,37 @@ def array_split(split: str, pixels: np.ndarray, labels: np.ndarray) -> Split:
     """A split held in memory: pixels [N, H, W, 3] uint8, labels [N]."""
     labels = labels.astype(np.int32)
     return Split([f"{split}/{i}" for i in range(len(pixels))], labels, lambda i: Image(pixels[i], int(labels[i])))
+
+
+def hold_out(splits: dict[str, Split], fraction: float | None, path: Path) -> dict[str, Split]:
+    """Make the share `fraction` of the training images, chosen by a hash of their names, the split `val`.
+
+    Every class keeps an image for training. None stands for DEFAULT_VAL_FRACTION if `train` is the only split, else for
+    0. `path` is for messages. Raises UserError if there is a split `val` already, or it would be empty.
+    """
+    if fraction is None:
+        fraction = DEFAULT_VAL_FRACTION if len(splits) == 1 else 0
+    if not fraction:
+        return splits
+    if "val" in splits:
+        raise UserError(f"{path} has its own val; leave out --val_fraction")
+    names, labels, _ = splits["train"]
+    assert labels is not None
+    # A hash depends only on the name, so new images move no others between splits.
+    digests = (hashlib.sha256(os.fsencode(name.removeprefix("train/"))).digest() for name in names)
+    is_val = np.array([int.from_bytes(digest[:8], "big") / 2**64 < fraction for digest in digests])
+    for label in set(labels[is_val].tolist()) - set(labels[~is_val].tolist()):
+        is_val[np.argmax(labels == label)] = False
+    if not is_val.any():
+        raise UserError(f"the split val of {path} has no images; add images or change --val_fraction")
+    return splits | {"train": subset(splits["train"], ~is_val), "val": subset(splits["train"], is_val)}
+
+
+def subset(split: Split, chosen: np.ndarray) -> Split:
+    """The images of a split for which `chosen` [N] is set."""
+    assert split.labels is not None
+    places = np.flatnonzero(chosen).tolist()
+    return Split([split.names[i] for i in places], split.labels[chosen], lambda i: split.read(places[i]))
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -1,0 +1,103 @@
+"""A network is the same whatever its data came from: every layout of the same images gives the same prepared bytes."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alexnet_jax.data import packing
+from alexnet_jax.data.images import CorruptImage
+from alexnet_jax.data.sources import archives, compressed, kaggle, registry
+from alexnet_jax.errors import UserError
+from tests import ilsvrc, layouts
+from tests.test_images import JPEG
+from tests.test_packing import contents
+
+CLASSES = 12
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory) -> tuple[Path, ilsvrc.Truth]:
+    directory = tmp_path_factory.mktemp("layouts") / "imagenet2012"
+    return directory, ilsvrc.make(directory, 2012, CLASSES)
+
+
+def prepared(path: Path, output: Path) -> dict[str, bytes]:
+    source = registry.open_source(registry.recognized(path), path)
+    packing.pack(source, output, packing.Settings("raw", 16, 95, 0.0), show_progress=False)
+    return contents(output)
+
+
+@pytest.fixture(scope="module")
+def expected(truth, tmp_path_factory) -> dict[str, bytes]:
+    return prepared(truth[0], tmp_path_factory.mktemp("expected") / "data")
+
+
+@pytest.mark.parametrize("name", ["mounted", *kaggle.ARCHIVES[:2]])
+def test_kaggle(name, truth, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(compressed, "PIECE", 5000)  # images extend over several
+    monkeypatch.setattr(compressed, "KEPT", 2)
+    path = layouts.kaggle(tmp_path / "mounted", truth[1])
+    if name != "mounted":
+        path = layouts.kaggle_archive(tmp_path / "archived", path, name)
+    assert registry.recognized(path) == "kaggle"
+    assert prepared(path, tmp_path / "data") == expected
+    if name != "mounted":
+        assert prepared(path / name, tmp_path / "from_file") == expected
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda path: (path / name).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove("LOC_val_solution.csv"), "has no LOC_val_solution.csv, nor is it beside it; download it"),
+        (remove("LOC_synset_mapping.txt"), "has no LOC_synset_mapping.txt, nor"),
+        (lambda path: (path / "ILSVRC/Data/CLS-LOC/val").rename(path / "x"), "has no ILSVRC/Data/CLS-LOC/val and none"),
+        (
+            lambda path: (path / "LOC_synset_mapping.txt").write_text("n01440764 tench\nn00000001 x\n"),
+            r"has 12 classes and LOC_synset_mapping.txt 2; it lacks n00000001; .* does not list n",
+        ),
+        (
+            lambda path: (path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n"),
+            r"LOC_val_solution.csv lacks 12 images of .*, ILSVRC2012_val_00000001.JPEG for one; download",
+        ),
+        (
+            lambda path: (path / "LOC_val_solution.csv").write_text("\nILSVRC2012_val_00000001 n00000001\n"),
+            r"the labels in LOC_val_solution.csv of .* should be lines like .*: 'n00000001'",
+        ),
+    ],
+)
+def test_problems_of_kaggle_are_named(change, message, truth, tmp_path):
+    path = layouts.kaggle(tmp_path / "mounted", truth[1])
+    change(path)
+    with pytest.raises(UserError, match=message):
+        registry.open_source("kaggle", path)
+
+
+@pytest.mark.parametrize("name", kaggle.ARCHIVES[:2])
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.999])
+def test_truncated_archives_are_named(name, share, truth, tmp_path):
+    path = layouts.kaggle_archive(tmp_path / "archived", layouts.kaggle(tmp_path / "mounted", truth[1]), name)
+    content = (path / name).read_bytes()
+    (path / name).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UserError, match=rf"{name} is (not a complete tar.gz|damaged): .*download it again"):
+        registry.open_source("kaggle", path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_file_of_a_zip_is_a_corrupt_image(method, tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a/0.jpg", JPEG)
+        archive.writestr("a/1.jpg", JPEG)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"a/1.jpg") + 100] ^= 255
+    path.write_bytes(content)
+    files = archives.files_in(path)
+    assert files["a/0.jpg"].read() == JPEG
+    with pytest.raises(CorruptImage, match=r"damaged in .*images.zip"):
+        files["a/1.jpg"].read()
