@@ -20,7 +20,8 @@ ELSEWHERE = {  # page -> the file that it is made from
     "contributing.md": "CONTRIBUTING.md",
     "launching.md": "launch/README.md",
 }
-NOTEBOOK = "alexnet_in_an_hour.ipynb"
+NOTEBOOKS = ("docs/alexnet_in_an_hour.ipynb", "docs/notebooks/colab.ipynb", "docs/notebooks/kaggle_two_gpus.ipynb")
+ELSEWHERE |= {f"{Path(path).stem}.md": path for path in NOTEBOOKS}
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.M | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(docs/")
@@ -30,20 +31,19 @@ QUOTE = re.compile(r"<!-- source: (\S+) (\S+) -->")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are kept elsewhere."""
     for page, source in ELSEWHERE.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
-    text, pictures = notebook(config.repo_url)
-    page = NOTEBOOK.replace(".ipynb", ".md")
-    for name, content in {page: text, **pictures}.items():
-        files.append(File.generated(config, name, content=content))
+        is_notebook = source in NOTEBOOKS
+        text, pictures = notebook(source, config.repo_url) if is_notebook else ((ROOT / source).read_text(), {})
+        for name, content in {page: text, **pictures}.items():
+            files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links to where the site has what they name, and fill in source and code map."""
     name = page.file.src_uri
-    if name == NOTEBOOK.replace(".ipynb", ".md"):
-        return markdown
     source = ELSEWHERE.get(name, f"docs/{name}")
+    if source in NOTEBOOKS:
+        return markdown
     parts = FENCED.split(markdown)  # text, code, text, ...
     text = "".join(part if i % 2 else relinked(part, source, config.repo_url) for i, part in enumerate(parts))
     text = QUOTE.sub(lambda match: quoted(*match.groups()), text)
@@ -64,7 +64,7 @@ def relinked(text: str, source: str, repository: str | None) -> str:
         path = os.path.normpath(PurePosixPath(source).parent / target)
         page = next((page for page, file in ELSEWHERE.items() if file == path), None)
         if page is None and path.startswith("docs/"):
-            page = path.removeprefix("docs/").replace(".ipynb", ".md")
+            page = path.removeprefix("docs/")
         if page is not None:
             return f"[{label}]({page}{anchor})"
         if repository:
@@ -74,12 +74,12 @@ def relinked(text: str, source: str, repository: str | None) -> str:
     return IMAGE.sub(r"![\1](", LINK.sub(link, text))
 
 
-def notebook(repository: str | None) -> tuple[str, dict[str, bytes]]:
-    """The notebook as it was run, in Markdown with MathML, which needs no script; and its pictures by name."""
-    cells = nbformat.read(ROOT / "docs" / NOTEBOOK, 4)
+def notebook(path: str, repository: str | None) -> tuple[str, dict[str, bytes]]:
+    """A notebook as it was run, in Markdown with MathML, which needs no script; and its pictures by name."""
+    cells = nbformat.read(ROOT / path, 4)
     for cell in cells.cells:
         if cell.cell_type == "markdown":
-            cell.source = relinked(formulas(cell.source), f"docs/{NOTEBOOK}", repository)
+            cell.source = relinked(formulas(cell.source), path, repository)
     text, resources = MarkdownExporter().from_notebook_node(cells)
     alt = {f"output_{i}_": cell.metadata.get("alt", "") for i, cell in enumerate(cells.cells)}
     text = re.sub(r"!\[png\]\(((output_\d+_)\d+\.png)\)", lambda match: f"![{alt[match[2]]}]({match[1]})", text)

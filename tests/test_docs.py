@@ -221,7 +221,7 @@ def test_links_of_the_site_lead_somewhere_and_pictures_have_a_text(site):
 def test_the_site_is_readable_on_a_phone(site, browser):
     """Nothing scrolls sideways but tables, code and formulas, inside themselves."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    for name in ("index", "split", "alexnet_in_an_hour"):
+    for name in ("index", "split", "alexnet_in_an_hour", "kaggle_two_gpus"):
         page.goto((site / f"{name}.html").as_uri())
         assert page.locator("article h1").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name

@@ -1,16 +1,23 @@
-"""docs/alexnet_in_an_hour.ipynb, run from a clean kernel."""
+"""The notebooks, each run from a clean kernel; those for Kaggle and Colab with tiny data in the place of the real."""
 
 import json
+import math
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests import ilsvrc, layouts, test_cifar10
 from tests.conftest import ROOT
 from tests.runs import environment
 
+CLASSES, EPOCHS = 20, 40
 NOTEBOOK = ROOT / "docs/alexnet_in_an_hour.ipynb"
 EXECUTE = """
 import nbclient, nbformat, sys
@@ -19,9 +26,26 @@ for cell in notebook.cells:
     cell.pop("outputs", None)
     if cell.cell_type == "code":
         cell.outputs = []
+places = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+for place in places:
+    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(sys.argv[3]))
 nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
 nbformat.write(notebook, sys.argv[2])
 """
+
+
+def start(notebook: Path, done: Path, parameters: str = "") -> subprocess.Popen:
+    """Run a notebook, with other `parameters` after its own, and write it with its outputs to `done`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {"PATH": path, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1"}
+    arguments = [sys.executable, "-c", EXECUTE, str(notebook), str(done), parameters]
+    return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment() | variables)
+
+
+def end(process: subprocess.Popen, done: Path) -> str:
+    _, messages = process.communicate(timeout=600)
+    assert process.returncode == 0, messages[-3000:]
+    return outputs(done)
 
 
 def outputs(path: Path) -> str:
@@ -48,13 +72,7 @@ EXPECTED = (
 @pytest.mark.slow
 @pytest.mark.long
 def test_it_runs_from_a_clean_kernel(tmp_path):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    arguments = [sys.executable, "-c", EXECUTE, str(NOTEBOOK), str(tmp_path / "done.ipynb")]
-    done = subprocess.run(
-        arguments, cwd=ROOT, capture_output=True, text=True, env=environment() | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    text = outputs(tmp_path / "done.ipynb")
+    text = end(start(NOTEBOOK, tmp_path / "done.ipynb"), tmp_path / "done.ipynb")
     assert [line for line in EXPECTED if line not in text] == []
     assert text.count("image/png") >= 5
 
@@ -63,3 +81,91 @@ def test_the_published_outputs_are_what_it_prints():
     text = outputs(NOTEBOOK)
     assert [line for line in EXPECTED if line not in text] == []
     assert NOTEBOOK.stat().st_size < 1_500_000
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_colab(tmp_path, image_folder):
+    archive = test_cifar10.pack(test_cifar10.binary_files(), tmp_path / "cifar.tar.gz")
+    photos = image_folder({"cat": 12, "dog": 12})
+    parameters = f"""
+PROJECT = "alexnet_jax"
+CIFAR10 = "{archive.as_uri()}"
+WORK = Path("{tmp_path}")
+PHOTOS = Path("{photos}")
+FLAGS += " --config.train.epochs=1"
+"""
+    text = end(start(ROOT / "docs/notebooks/colab.ipynb", tmp_path / "done.ipynb", parameters), tmp_path / "done.ipynb")
+    expected = ("test: loss", "test, 10 view(s), step 24, 300 images", "val, 1 view(s), step 20", "cat/000.jpg")
+    assert [line for line in expected if line not in text] == []
+    assert text.count("image/png") == 2 and "error:" not in text
+    assert {path.suffix for path in tmp_path.glob("alexnet.*")} == {".onnx", ".safetensors"}
+
+
+CONFIG = """
+from alexnet_jax.configs import variants
+from tests.tiny import tiny_config
+
+def get_config(argument):
+    config = tiny_config()
+    config.data.update(source="prepared", eval_split="val")
+    config.model.num_classes = CLASSES
+    config.train.update(log_every_steps=5, keep_checkpoints=1)
+    variants.apply(config, argument.split("+"))
+    return config
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_kaggle(tmp_path):
+    """Two sessions: the time of the first is up in the middle of the training, the second one ends it."""
+    attached, config = tmp_path / "input", tmp_path / "tiny.py"
+    config.write_text(CONFIG.replace("CLASSES", str(CLASSES)))
+    layouts.kaggle(attached / "imagenet-object-localization-challenge", ilsvrc.Truth(2012, CLASSES))
+    texts = []
+    for number in range(2):
+        home = tmp_path / f"session{number}"
+        (home / "working").mkdir(parents=True)
+        parameters = f"""
+PROJECT = "alexnet_jax"
+ATTACHED = Path("{attached}")
+IMAGENET = ATTACHED / "imagenet-object-localization-challenge"
+WORK, SCRATCH = Path("{home}/working/alexnet"), Path("{home}/temp")
+CONFIG, FALLBACK = "{config}:epochs={EPOCHS}", "{config}:no_lrn+epochs={EPOCHS}"
+FLAGS += " --simulated_devices=2"
+"""
+        process = start(ROOT / "docs/notebooks/kaggle_two_gpus.ipynb", home / "done.ipynb", parameters)
+        if number == 0:
+            end_session(home / "working/alexnet/run", process)
+        texts.append(end(process, home / "done.ipynb"))
+        keep(home / "working", attached / "notebooks/me/alexnet")
+    steps = EPOCHS * math.ceil(ilsvrc.PER_CLASS["train"] * CLASSES / 8)
+    assert "this is the first session" in texts[0] and f"{EPOCHS} of its {EPOCHS} epochs in 30 hours" in texts[0]
+    assert "mesh data=1 x tower=2 on cpu (cpu): one tower per device" in texts[0]
+    [stopped] = re.findall(rf"interrupted: step (\d+) of {steps} is saved", texts[0])
+    assert 0 < int(stopped) < steps and f"val, 10 view(s), step {stopped}, {CLASSES} images" in texts[0]
+    assert f"resuming from step {stopped} of " in texts[1] and "bench plan" not in texts[1]
+    assert f"val, 10 view(s), step {steps}, {CLASSES} images" in texts[1]
+    assert all("error:" not in text and "wrote" in text for text in texts)
+
+
+def end_session(run: Path, notebook: subprocess.Popen) -> None:
+    """Make timeout(1) believe that the time is up, once a run has logged a step."""
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert notebook.poll() is None, notebook.communicate()
+        time.sleep(0.05)
+    [pid] = re.findall(r"process (\d+) on", (run / "lock").read_text())
+    [parent] = re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert Path(f"/proc/{parent}/comm").read_text() == "timeout\n"
+    os.kill(int(parent), signal.SIGALRM)
+
+
+def keep(working: Path, attached: Path) -> None:
+    """Keep the output of a session as Kaggle does: read-only, without what makes folders and files special."""
+    shutil.rmtree(attached, ignore_errors=True)
+    for file in filter(Path.is_file, working.rglob("*")):  # empty folders are lost
+        copy = attached / file.relative_to(working)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        copy.chmod(0o444)

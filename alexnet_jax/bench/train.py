@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.steps < LINES:
-        raise UserError(f"--steps {arguments.steps} is too few; give {LINES} or more")
+    require_enough(arguments.steps)
     store = manifest.read(arguments.data).store
     changes = {"data.source": "prepared", "data.directory": str(arguments.data)}
     config = measuring.config(arguments, arguments.batch, changes)
@@ -55,6 +54,12 @@ def run(arguments: argparse.Namespace) -> None:
     speed = f"{result['images_per_s']:,.1f} images/s ({measuring.spread(result['lines'], 1)})"
     print(f"{speed} from {store} records, waiting for data {result['data_wait']:.1%} of the time")
     print(f"at this speed {PAPER_EPOCHS} epochs of {facts.ILSVRC_2012:,} images take {hours:,.1f} hours")
+
+
+def require_enough(steps: int) -> None:
+    """Raise UserError if --steps are too few to measure."""
+    if steps < LINES:
+        raise UserError(f"--steps {steps} is too few; give {LINES} or more")
 
 
 def measured(config: Config, count: int) -> Iterator[dict[str, Any]]:

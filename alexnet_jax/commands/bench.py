@@ -1,15 +1,16 @@
-"""Measure speed: of the input, of preparation, of training steps; how they scale; and compile for other hardware."""
+"""Measure speed: of the input, of preparation, of training steps; how they scale; what to expect of other hardware."""
 
 import argparse
 
 from alexnet_jax.bench import compile as compile_
 from alexnet_jax.bench import input as input_
-from alexnet_jax.bench import prepare, results, scale, step, train
+from alexnet_jax.bench import plan, prepare, results, scale, step, train
 
 # A measurement is one module with add_arguments(parser) and run(arguments), and one entry here.
 MEASUREMENTS = {
     "compile": compile_,
     "input": input_,
+    "plan": plan,
     "prepare": prepare,
     "results": results,
     "scale": scale,
