@@ -35,7 +35,10 @@ COMMANDS = {  # heading -> subcommand -> (module of commands/, what it does)
         "facts": ("facts", "compare a config's numbers with the paper's"),
         "reproduce": ("reproduce", "test the paper's claims by training"),
     },
-    "Speed": {"bench": ("bench", "measure input, training steps and scaling")},
+    "This machine": {
+        "doctor": ("doctor", "find what keeps JAX from its devices, or slows it down"),
+        "bench": ("bench", "measure input, training steps and scaling"),
+    },
 }
 MODULES = {name: module for commands in COMMANDS.values() for name, (module, _) in commands.items()}
 EPILOG = "`alexnet COMMAND --help` describes a command; `alexnet --print-completion bash` completes them in a shell."

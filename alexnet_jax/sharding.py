@@ -72,7 +72,7 @@ def make_mesh(data: int, tower: int, towers: int, devices: list[Any] | None = No
         raise UserError(
             f"the mesh needs {data} x {tower} = {data * tower} devices (config.mesh.data x config.mesh.tower), but "
             f"there are {len(devices)} ({devices[0].platform}); give a smaller mesh, or simulate devices on the CPU "
-            f"with --simulated_devices={data * tower}"
+            f"with --simulated_devices={data * tower}; `alexnet doctor` says why JAX does not use one that is there"
         )
     if jax.process_count() > 1 and len(devices) > data * tower:
         raise UserError(

@@ -32,7 +32,7 @@ TOP_LEVEL = {
         "optim",
     ),
     *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks"),
-    *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs"),
+    *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs", "doctor"),
 }
 ONLY_IN = {  # library -> the modules that may name it
     "orbax": {"run.checkpoint"},

@@ -8,7 +8,6 @@ import os
 import platform
 import re
 import statistics
-import subprocess
 import time
 import typing
 from importlib import metadata
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from alexnet_jax.bench.peers import Stream
 from alexnet_jax.data import files
+from alexnet_jax.doctor import look
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, starts
 from alexnet_jax.run_config import Config, Train
@@ -120,12 +120,8 @@ def machine() -> str:
 
 def _driver() -> str:
     """The version of NVIDIA's driver, or "" without one."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f", driver {done.stdout.split()[0]}"
+    done = look.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], 30)
+    return f", driver {done.out.split()[0]}" if done and done.code == 0 else ""
 
 
 def conditions(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ACCELERATORS = "nvidia*", "dxg", "kfd", "accel*", "vfio"  # files in /dev
+ACCELERATORS = "nvidia*", "dxg", "kfd", "accel*", "vfio/*"  # files in /dev
 COMPILERS = "libtpu", "jax_cuda12_plugin"
 
 
@@ -70,15 +71,19 @@ def prepare_process() -> None:
     logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
 
 
+def accelerators() -> list[Path]:
+    """The files in /dev of GPUs and TPUs."""
+    return [path for name in ACCELERATORS for path in Path("/dev").glob(name)]
+
+
 def only_compilers() -> bool:
     """Whether there are compilers for accelerators (extras aot-gpu and aot-tpu), but no accelerator."""
-    there = any(next(Path("/dev").glob(name), None) for name in ACCELERATORS)
-    return not there and any(importlib.util.find_spec(package) for package in COMPILERS)
+    return not accelerators() and any(importlib.util.find_spec(package) for package in COMPILERS)
 
 
-def cores() -> int:
+def cores(variables: Mapping[str, str] = os.environ) -> int:
     """The cores that XLA takes this process to have: NPROC, or those that it may use."""
-    if (given := os.environ.get("NPROC", "")).isdigit():
+    if (given := variables.get("NPROC", "")).isdigit():
         return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,0 +1,1 @@
+"""What `alexnet doctor` says about a machine: `look` records facts, `diagnose` judges them, here or elsewhere."""

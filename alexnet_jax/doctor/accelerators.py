@@ -1,0 +1,199 @@
+"""Judge GPUs and TPUs, and whether JAX starts and computes on them. One function a subject.
+
+An error is an accelerator that this process is given and JAX cannot use; a warning, one that it is not given, or that a
+variable turns off. What JAX's wheels need of a driver and a GPU is what JAX's installation page says.
+"""
+
+import re
+from collections.abc import Iterator
+
+from packaging.version import Version
+
+from alexnet_jax.doctor.environment import Environment, Finding, error, note, warning
+
+CUDA = {12: ("525.60.13", 5.2), 13: ("580", 7.5)}  # -> the oldest driver, the lowest compute capability
+PREALLOCATED = 0.75  # the share of a GPU's memory that JAX takes when it starts
+NONE = "", "-1", "none", "void", "NoDevFiles"  # values of CUDA_VISIBLE_DEVICES that leave no GPU
+
+SAID = {  # what JAX says -> the cure
+    r"already in use by": "end the process that uses it: a TPU serves one at a time",
+    r"Unable to load \w+|Outdated \w+ installation|Loaded runtime CuDNN": "unset LD_LIBRARY_PATH, which puts other "
+    "libraries before those of pip, and install all of CUDA's: {install}",
+    r"RESOURCE_EXHAUSTED|CUDNN_STATUS_INTERNAL_ERROR": "end what uses the GPU's memory (nvidia-smi lists it), or set "
+    "XLA_PYTHON_CLIENT_MEM_FRACTION=0.5",
+    r"CUDA_ERROR_SYSTEM_NOT_READY": "start NVIDIA's fabric manager: sudo systemctl start nvidia-fabricmanager",
+    r"in XLA_FLAGS": "remove it from XLA_FLAGS: this version of XLA does not know it",
+}
+NVIDIA_SMI = {  # what nvidia-smi says -> the cure
+    r"version mismatch": "restart the machine: the driver was updated, and the old one is still loaded",
+    r"communicate with the NVIDIA driver": "load the driver (sudo modprobe nvidia), or install it for this kernel",
+    r"Unknown Error": "restart the container: it lost its GPUs, as after systemctl daemon-reload on the host",
+    r"Insufficient Permissions": "ask for the right to open /dev/nvidia*, often that of the group video or render",
+    r"": "look for the driver's messages (sudo dmesg | grep -i nvrm); a GPU that has failed needs a restart",
+}
+
+
+def start(env: Environment) -> Iterator[Finding]:
+    if env.jax.code is None:
+        cure = "end what holds the devices (fuser -v /dev/nvidia* /dev/accel* /dev/vfio/*)"
+        yield error("JAX hangs as it starts", f"{cure}; if there is nothing, restart the machine")
+    elif env.jax.code:
+        what = f"cannot compute on {env.jax_devices[0][1]}" if env.jax_devices else "does not start"
+        yield error(f"JAX {what}: {env.jax_error}", _cure(env))
+
+
+def nvidia(env: Environment) -> Iterator[Finding]:
+    if not env.nvidia:
+        for cuda in env.cuda:
+            title = f"JAX's plugin for CUDA {cuda} is installed, but there is no NVIDIA GPU"
+            if f"nvidia-cudnn-cu{cuda}" in env.packages:
+                yield warning(title, "look for it: nvidia-smi, and the kind of machine or container that was asked for")
+            else:  # extra aot-gpu
+                cure = "leave it: it is for `alexnet bench compile`, and alexnet sets JAX_PLATFORMS=cpu"
+                yield note(f"{title}, nor cuDNN", cure)
+    elif not env.given:
+        yield warning(*_not_given(env))
+    else:
+        causes = [*_driver(env), *_plugins(env), *_turned_off(env, env.nvidia)]
+        if env.on_cpu and not causes:
+            causes.append(error(f"{_on_cpu(env.nvidia)}: {env.jax_error}", _cure(env)))
+        yield from causes
+        yield from _gpus(env)
+
+
+def tpu(env: Environment) -> Iterator[Finding]:
+    there = f"{env.tpus} TPU chip(s)"
+    if not env.tpus and "libtpu" in env.packages:
+        cure = "leave it for `alexnet bench compile`; on a TPU VM, look for /dev/accel* or /dev/vfio/*"
+        yield note("libtpu is installed, but there is no TPU", cure)
+    elif env.tpus and env.on_cpu:
+        causes = [*_turned_off(env, there)]
+        if closed := env.closed("accel", "vfio"):
+            causes.append(
+                error(f"{_on_cpu(there)}: this user may not open {closed}", "run as root, or ask for the right")
+            )
+        if "libtpu" not in env.packages:
+            causes.append(error(f"{_on_cpu(there)}: libtpu is not installed", _install(env, "tpu")))
+        yield from causes or [error(f"{_on_cpu(there)}: {env.jax_error}", _cure(env))]
+
+
+def devices(env: Environment) -> Iterator[Finding]:
+    """Judge how many devices JAX has."""
+    count, there, visible = len(env.jax_devices), len(env.gpus), env.variables.get("CUDA_VISIBLE_DEVICES")
+    if env.on_cpu:
+        simulate = "xla_force_host_platform_device_count" in env.variables.get("XLA_FLAGS", "")
+        names = ["XLA_FLAGS"] * simulate + ["JAX_NUM_CPU_DEVICES"] * ("JAX_NUM_CPU_DEVICES" in env.variables)
+        if count > 1 and names:
+            cure = f"unset {' '.join(names)}; --simulated_devices=2 simulates two for one run"
+            yield warning(f"{count} devices are simulated on the CPU, because {' and '.join(names)} is set", cure)
+    elif 0 < count < there:
+        why = f"because CUDA_VISIBLE_DEVICES={visible}" if visible else "for a reason that it may print, above"
+        cure = "unset it, to give each tower its own GPU, unless others use the rest"
+        yield note(f"JAX uses {count} of {there} GPUs, {why}", cure)
+    elif count > 2:
+        cure = f"--config.mesh.data={count // 2} takes {count // 2} pairs"
+        yield note(f"the mesh of the configs takes one pair of the {count} devices", cure)
+
+
+def _on_cpu(there: str) -> str:
+    return f"JAX runs on the CPU, though this machine has {there}"
+
+
+def _cure(env: Environment) -> str:
+    """The cure for what JAX says."""
+    for pattern, cure in SAID.items():
+        if re.search(pattern, env.jax.err):
+            return cure.format(install=_install(env, f"cuda{max(env.cuda, default=_best(env))}"))
+    if env.cuda == [12] and any((gpu.capability or 8) < 7.5 for gpu in env.gpus):
+        return "pip install 'nvidia-cudnn-cu12==9.10.2.*': newer versions leave out GPUs before Turing"
+    if env.platforms not in ("", "cpu"):
+        return f"unset JAX_PLATFORMS={env.platforms}, which allows no other device"
+    return "see the other findings, and all that it prints, above"
+
+
+def _install(env: Environment, extra: str) -> str:
+    return f"pip install 'jax[{extra}]=={env.packages['jax'].version}'"
+
+
+def _best(env: Environment) -> int:
+    """The newest CUDA that the driver and all GPUs can use."""
+    able = [
+        cuda
+        for cuda, (driver, capability) in CUDA.items()
+        if Version(env.driver or "0") >= Version(driver)
+        and all(gpu.capability is None or gpu.capability >= capability for gpu in env.gpus)
+    ]
+    return max(able, default=min(CUDA))
+
+
+def _not_given(env: Environment) -> tuple[str, str]:
+    """What to say where the machine has a GPU that this process cannot see."""
+    title = _on_cpu(env.nvidia)
+    if not env.driver_line:
+        return f"{title}: its driver is not loaded", f"install NVIDIA's driver, {CUDA[13][0]} or newer, and restart"
+    if "SLURM_JOB_ID" in env.variables:
+        return f"{title}: this job has none", "ask for them: sbatch --gres=gpu:2"
+    if "KUBERNETES_SERVICE_HOST" in env.variables:
+        return f"{title}: this pod has none", "ask for them, in the container's resources.limits: nvidia.com/gpu: 2"
+    return f"{title}: this container has none", "docker run --gpus all, with NVIDIA's container toolkit on the host"
+
+
+def _driver(env: Environment) -> Iterator[Finding]:
+    """Judge the driver, and whether it and the GPUs are for the CUDA that JAX has."""
+    smi = env.nvidia_smi
+    if smi and smi.code is None:
+        yield error("nvidia-smi hangs", "restart the machine: a GPU or its driver has failed")
+    elif smi and smi.code:
+        said = [*smi.out.splitlines(), *smi.err.splitlines(), f"exit code {smi.code}"][0]
+        cure = next(cure for pattern, cure in NVIDIA_SMI.items() if re.search(pattern, said))
+        yield error(f"nvidia-smi fails: {said}", cure)
+    if closed := env.closed("nvidia"):
+        yield error(f"this user may not open {closed}", NVIDIA_SMI["Insufficient Permissions"])
+    for cuda in env.cuda:
+        driver, capability = CUDA.get(cuda, ("0", 0.0))
+        older = f"pip uninstall jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt; {_install(env, f'cuda{_best(env)}')}"
+        if env.driver and Version(env.driver) < Version(driver):
+            title = f"driver {env.driver} is too old for CUDA {cuda}, which needs {driver}"
+            yield error(title, f"update the driver{', or ' * (_best(env) < cuda)}{older * (_best(env) < cuda)}")
+        for gpu in env.gpus:
+            if gpu.capability is not None and gpu.capability < capability:
+                title = f"GPU {gpu.number}, {gpu.name}, has compute capability {gpu.capability}"
+                cure = older if _best(env) < cuda else "use a newer GPU, or the CPU: JAX_PLATFORMS=cpu"
+                yield error(f"{title}, and JAX with CUDA {cuda} needs {capability}", cure)
+
+
+def _plugins(env: Environment) -> Iterator[Finding]:
+    best = _best(env)
+    if not env.cuda:
+        title = f"{_on_cpu(env.nvidia)}: JAX's plugin for CUDA is not installed"
+        yield error(title, _install(env, f"cuda{best}"))
+    elif len(env.cuda) > 1:
+        others = " ".join(f"jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt" for cuda in env.cuda if cuda != best)
+        yield error(
+            "JAX's plugins for two versions of CUDA are installed, and it can use one", f"pip uninstall {others}"
+        )
+
+
+def _turned_off(env: Environment, there: str) -> Iterator[Finding]:
+    visible = env.variables.get("CUDA_VISIBLE_DEVICES", "all")
+    if visible.strip() in NONE and not env.tpus:
+        title = f"CUDA_VISIBLE_DEVICES={visible!r} hides {there}"
+        yield error(title, "unset CUDA_VISIBLE_DEVICES; in Slurm, ask for GPUs: --gres=gpu:2")
+    if env.platforms == "cpu":
+        yield warning(f"{_on_cpu(there)}: JAX_PLATFORMS=cpu is set", "unset JAX_PLATFORMS")
+
+
+def _gpus(env: Environment) -> Iterator[Finding]:
+    """Judge the GPUs themselves."""
+    for gpu in env.gpus:
+        if gpu.total and gpu.used and gpu.used > (1 - PREALLOCATED) * gpu.total:
+            title = f"{gpu.used:,.0f} of {gpu.total:,.0f} MiB of GPU {gpu.number} are in use"
+            title += f", and JAX takes {PREALLOCATED:.0%} of the whole"
+            cure = "end what uses it (nvidia-smi lists it), choose another by CUDA_VISIBLE_DEVICES, or set"
+            yield warning(title, f"{cure} XLA_PYTHON_CLIENT_MEM_FRACTION to the share that is free")
+    for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.gpus if (gpu.capability or 8) < 8}):
+        cure = "for half precision, --config.train.compute_dtype=float16; the fused kernels are left out by themselves"
+        yield note(f"{name} (compute capability {capability}) has neither bfloat16 nor Triton", cure)
+    if len(names := {gpu.name for gpu in env.gpus}) > 1:
+        cure = "choose equal ones by CUDA_VISIBLE_DEVICES: both towers are as fast as the slower GPU"
+        yield note(f"the GPUs differ: {', '.join(sorted(names))}", cure)
