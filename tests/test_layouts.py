@@ -1,5 +1,6 @@
 """A network is the same whatever its data came from: every layout of the same images gives the same prepared bytes."""
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +24,18 @@ def truth(tmp_path_factory) -> tuple[Path, ilsvrc.Truth]:
     return directory, ilsvrc.make(directory, 2012, CLASSES)
 
 
-def prepared(path: Path, output: Path) -> dict[str, bytes]:
-    source = registry.open_source(registry.recognized(path), path)
+def prepared(path: Path, output: Path, **options) -> dict[str, bytes]:
+    source = registry.open_source(options.pop("source", registry.recognized(path)), path, **options)
     packing.pack(source, output, packing.Settings("raw", 16, 95, 0.0), show_progress=False)
     return contents(output)
+
+
+def unpublished(files: dict[str, bytes], *without: str) -> dict[str, object]:
+    """Prepared data without what its publishers say of it, which not every source knows, and other files."""
+    described = json.loads(files["manifest.json"])
+    described["splits"] = {name: split | {"published": None} for name, split in described["splits"].items()}
+    described["xxh128"] = None
+    return {**files, "manifest.json": described}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +56,24 @@ def test_kaggle(name, truth, expected, tmp_path, monkeypatch):
         assert prepared(path / name, tmp_path / "from_file") == expected
 
 
+@pytest.mark.parametrize("layout", ["folder", "parquet", "webdataset"])
+def test_other_layouts(layout, truth, expected, tmp_path):
+    path = getattr(layouts, layout)(tmp_path / "images", truth[1])
+    assert registry.recognized(path) == layout
+    assert unpublished(prepared(path, tmp_path / "data")) == unpublished(expected)
+
+
+@pytest.mark.slow
+def test_tfds(truth, expected, tmp_path):
+    layouts.tfds(tmp_path / "tfds", truth[1])
+    found = prepared(tmp_path / "tfds", tmp_path / "data", source="tfds:photos")
+    of_names = ("manifest.json", "train.names.json", "val.names.json")  # TFDS does not keep them
+    assert {name: found[name] for name in found if name not in of_names} == {
+        name: expected[name] for name in expected if name not in of_names
+    }
+    assert json.loads(found["manifest.json"])["classes"] == truth[1].classes
+
+
 def remove(name: str) -> Callable[[Path], None]:
     return lambda path: (path / name).unlink()
 
@@ -63,11 +90,11 @@ def remove(name: str) -> Callable[[Path], None]:
         ),
         (
             lambda path: (path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n"),
-            r"LOC_val_solution.csv lacks 12 images of .*, ILSVRC2012_val_00000001.JPEG for one; download",
+            r"LOC_val_solution.csv has no line for the image ILSVRC2012_val_00000001.JPEG; download both again",
         ),
         (
-            lambda path: (path / "LOC_val_solution.csv").write_text("\nILSVRC2012_val_00000001 n00000001\n"),
-            r"the labels in LOC_val_solution.csv of .* should be lines like .*: 'n00000001'",
+            lambda path: (path / "LOC_val_solution.csv").write_text("\nILSVRC2012_val_00000001,n00000001 1 2 3 4\n"),
+            r"LOC_val_solution.csv gives the image ILSVRC2012_val_00000001.JPEG the class 'n00000001 1 2 3 4', which",
         ),
     ],
 )

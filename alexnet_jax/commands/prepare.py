@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=int, default=256, help="height and width to store, pixels (default: 256)")
     add("--store", choices=("raw", "jpeg"), default="raw", help="raw is fastest; jpeg takes a sixth of the space")
     add("--quality", type=int, help=f"of the JPEGs of --store jpeg, 1..100 (default: {QUALITY})")
-    add("--val_fraction", type=float, help="with --source folder: share of the training images to hold out as `val`")
+    add("--val_fraction", type=float, help="share of the training images of a folder or of shards to hold out as `val`")
+    add("--class_names", type=Path, help="file with other names for the classes, such as LOC_synset_mapping.txt")
     add("--seed", type=int, help="with --source imagenet_full: seed of the random halves (default: 0)")
     add("--max_corrupt", type=float, default=0.01, help="share of a split's images that may be skipped (default: 0.01)")
 
@@ -44,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an orderly end, as for Ctrl-C
     print(f"listing the images of {arguments.input or name}{'' if arguments.source else f' as {name}'}", flush=True)
     try:
-        source = open_source(name, arguments.input, arguments.val_fraction, arguments.seed, arguments.size)
+        options = dict(val_fraction=arguments.val_fraction, seed=arguments.seed, class_names=arguments.class_names)
+        source = open_source(name, arguments.input, size=arguments.size, **options)
         manifest = packing.pack(source, arguments.output, settings, show_progress=True)
     except KeyboardInterrupt:
         os.write(2, b"\n")

@@ -55,7 +55,7 @@ def check(path: Path, source_name: str | None, quick: bool, max_duplicates: floa
     files suggest. `quick` compares lengths instead of checksums, and reads only a sample of the images. A share of
     `max_duplicates` of a split may be training images too. Raises UserError if there is nothing to check.
     """
-    if not path.exists():
+    if not path.exists() and source_name is None and registry.recognized(path) == "folder":
         raise UserError(f"there is no {path}; give the folder that prepare wrote, or the one with the archives")
     if source_name is None:
         if (path / manifest.NAME).is_file():

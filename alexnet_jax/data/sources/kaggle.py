@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from alexnet_jax.data.sources import archives
+from alexnet_jax.data.sources import archives, labels
 from alexnet_jax.data.sources.archives import Listing, Place, Readable
 from alexnet_jax.data.sources.imagenet import EDITIONS, class_order, of_edition
 from alexnet_jax.data.sources.source import Source, files_below
-from alexnet_jax.errors import UserError, reading
+from alexnet_jax.errors import UserError
 
 ARCHIVES = (
     "imagenet-object-localization-challenge.zip",
@@ -17,7 +17,6 @@ ARCHIVES = (
 )
 IMAGES, TRAINING_LIST = "ILSVRC/Data/CLS-LOC", "ILSVRC/ImageSets/CLS-LOC/train_cls.txt"
 CLASSES, TRUTH = "LOC_synset_mapping.txt", "LOC_val_solution.csv"
-CURE = "; download it again"
 
 
 def kaggle(path: Path | None = None) -> Source:
@@ -50,16 +49,9 @@ def kaggle(path: Path | None = None) -> Source:
     listed = [line.split(" ", 1)[0] for line in _lines(files, CLASSES)]
     classes = class_order(path, set(train), EDITIONS["imagenet2012"], set(listed), CLASSES)
     label_of = {wnid: label for label, wnid in enumerate(classes)}
-    with reading(f"the labels in {TRUTH} of {path} should be lines like ILSVRC2012_val_00000001,n01751748 ...", CURE):
-        # The class of the first box; all boxes of an image have one class.
-        truth = dict(re.split(r"[, ]", line)[:2] for line in _lines(files, TRUTH)[1:])
-        labels = {name: label_of[wnid] for name, wnid in truth.items()}
-    unknown = [name for name, _ in val if PurePosixPath(name).stem not in labels]
-    if unknown:
-        raise UserError(f"{TRUTH} lacks {len(unknown)} images of {path}, {min(unknown)} for one{CURE}")
     images = {
         "train": [(name, place, label) for label, wnid in enumerate(classes) for name, place in sorted(train[wnid])],
-        "val": [(name, place, labels[PurePosixPath(name).stem]) for name, place in sorted(val)],
+        "val": labels.labelled(sorted(val), files[TRUTH].read(), label_of, TRUTH),  # by the first of their boxes
     }
     sizes = Counter(line.partition("/")[0] for line in _lines(files, TRAINING_LIST)) if TRAINING_LIST in files else None
     return of_edition(EDITIONS["imagenet2012"], classes, images, sizes)

@@ -11,8 +11,11 @@ from alexnet_jax.data.sources.folder import folder
 from alexnet_jax.data.sources.imagenet import EDITIONS, challenge, full
 from alexnet_jax.data.sources.kaggle import ARCHIVES as KAGGLE
 from alexnet_jax.data.sources.kaggle import IMAGES, kaggle
+from alexnet_jax.data.sources.labels import renamed
+from alexnet_jax.data.sources.parquet import parquet
 from alexnet_jax.data.sources.source import Source
 from alexnet_jax.data.sources.tfds import tfds
+from alexnet_jax.data.sources.webdataset import webdataset
 from alexnet_jax.errors import UserError
 
 # A source's function has those of these parameters that apply to it: path, name, val_fraction, seed, size, num_classes.
@@ -21,6 +24,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "imagenet2012": partial(challenge, "imagenet2012"),
     "imagenet_full": full,
     "kaggle": kaggle,
+    "parquet": parquet,
+    "webdataset": webdataset,
     "folder": folder,
     "tfds": tfds,
     "cifar10": cifar10,
@@ -33,13 +38,15 @@ RECOGNIZED_BY = {  # a file that is a source, or shows which one a folder is; th
     **{file: name for name, each in EDITIONS.items() for file in (each.archives["train"], each.devkit[0])},
     **dict.fromkeys(ARCHIVES, "cifar10"),
     **dict.fromkeys((IMAGES, *KAGGLE), "kaggle"),
-    "n*.tar": "imagenet_full",
+    "n[0-9]*.tar": "imagenet_full",
+    **dict.fromkeys(("*.parquet", "*/*.parquet", "hf:/datasets/*/*"), "parquet"),
+    "*.tar": "webdataset",
 }
 
 
 def recognized(path: Path) -> str:
     """The source whose files are at `path`, by their names; "folder" if they show none."""
-    fits = path.match if path.is_file() else lambda pattern: any(path.glob(pattern))
+    fits = (lambda pattern: any(path.glob(pattern))) if path.is_dir() else path.match
     return next((kind for pattern, kind in RECOGNIZED_BY.items() if fits(pattern)), "folder")
 
 
@@ -59,12 +66,14 @@ def open_source(
     seed: int | None = None,
     size: int | None = None,
     num_classes: int | None = None,
+    class_names: Path | None = None,
 ) -> Source:
     """Open a source, a name in SOURCES or "tfds:NAME". None stands for an option's default.
 
-    It reads the folder or file `path`. The share `val_fraction` of the training images, in [0, 1), becomes the split
-    `val`; `seed` is that of a random split. Images will be stored at `size` x `size` pixels. A source that makes its
-    images up has `num_classes`. Raises UserError if it cannot be read or an option with a flag does not apply to it.
+    It reads the folder or file `path`; the file `class_names` renames the classes, as in `labels.renamed`. The share
+    `val_fraction` of the training images, in [0, 1), becomes the split `val`; `seed` is that of a random split. Images
+    will be stored at `size` x `size` pixels. A source that makes its images up has `num_classes`. Raises UserError if
+    it cannot be read or an option with a flag does not apply to it.
     """
     if val_fraction is not None and not 0 <= val_fraction < 1:
         raise UserError(f"--val_fraction {val_fraction} is a share of the images: it must be in [0, 1)")
@@ -76,4 +85,5 @@ def open_source(
         if option in given and option not in parameters[kind]:
             takers = ", ".join(each for each in SOURCES if option in parameters[each])
             raise UserError(f"{flag} is for --source {takers}; leave it out for --source {kind}")
-    return SOURCES[kind](**{option: value for option, value in given.items() if option in parameters[kind]})
+    opened = SOURCES[kind](**{option: value for option, value in given.items() if option in parameters[kind]})
+    return opened._replace(classes=renamed(opened.classes, class_names)) if class_names else opened

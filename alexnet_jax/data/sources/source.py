@@ -1,7 +1,9 @@
 """What a source of images is: it lists its images without reading them, and `Split.read(i)` reads one."""
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,11 @@ from alexnet_jax.data.manifest import Published
 from alexnet_jax.errors import UserError
 
 DEFAULT_VAL_FRACTION = 0.1
+SPLITS = {  # by the words that stand for them
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 class Image(NamedTuple):
@@ -57,7 +64,7 @@ def hold_out(splits: dict[str, Split], fraction: float | None, path: Path) -> di
     names, labels, _ = splits["train"]
     assert labels is not None
     # A hash depends only on the name, so new images move no others between splits.
-    digests = (hashlib.sha256(os.fsencode(name.removeprefix("train/"))).digest() for name in names)
+    digests = (hashlib.sha256(os.fsencode(name)).digest() for name in names)
     is_val = np.array([int.from_bytes(digest[:8], "big") / 2**64 < fraction for digest in digests])
     for label in set(labels[is_val].tolist()) - set(labels[~is_val].tolist()):
         is_val[np.argmax(labels == label)] = False
@@ -89,3 +96,47 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def shards_at(path: Path, ending: str) -> dict[str, list[Path]]:
+    """Split -> shards, sorted: the files with this ending below a folder, or those of a pattern such as a-{00..99}.tar.
+
+    A word in the name of a file or its folder says which split it belongs to: see SPLITS; without one it is `train`.
+    Raises UserError if there are none, some of a numbered series are missing, or there is no `train`.
+    """
+    if path.is_dir():
+        files = [file for file in files_below(path) if file.name.endswith(ending)]
+    else:
+        names = (name for each in _expanded(str(path)) for name in sorted(glob.glob(each)) or [each])  # noqa: PTH207
+        files = list(map(Path, dict.fromkeys(names)))
+        missing = [file for file in files if not file.exists()]
+        if missing:
+            raise UserError(f"there is no {missing[0]}; give a folder, file or pattern of {ending} files as --input")
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        words = re.findall("[a-z]+", name.lower())
+        splits.setdefault(next((SPLITS[word] for word in reversed(words) if word in SPLITS), "train"), []).append(file)
+    if "train" not in splits:
+        raise UserError(f"{path} holds no {ending} file for training; put them there, with `train` in their names")
+    for shards in splits.values():
+        present = {file.name for file in shards}
+        if len(present) < len(shards):
+            raise UserError(f"{path} holds several sets, in folders of their own; give one of these as --input")
+        numbered = [found.groups() for name in present if (found := re.match(r"(.*-)(\d+)(-of-)(\d+)", name))]
+        for start, number, of, total in numbered[:1]:
+            series = {f"{start}{i:0{len(number)}}{of}{total}" for i in range(int(total))}
+            lacking = min(series - {"".join(each) for each in numbered}, default="")
+            if lacking:
+                raise UserError(f"{path} lacks {lacking}{ending}; download it again")
+    return splits
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The patterns that braces stand for: a range such as {000..123}, or a choice such as {train,val}."""
+    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    if not found:
+        return [pattern]
+    first, last, choice = found.groups()
+    middles = choice.split(",") if choice else [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
+    return [each for n in middles for each in _expanded(pattern[: found.start()] + n + pattern[found.end() :])]
