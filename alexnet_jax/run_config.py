@@ -142,6 +142,9 @@ class Config(Section):
     train: Train
     mesh: Mesh
 
+    def __hash__(self) -> int:  # without optim, which holds a dict
+        return hash((self.model, self.train, self.mesh))
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         towers = self.model.towers

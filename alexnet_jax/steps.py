@@ -80,6 +80,7 @@ def _init(config: Config, seed: Array | int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
 
+@functools.cache
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The shapes, types and shardings of the state on `mesh`, as `jax.ShapeDtypeStruct`s."""
     state = jax.eval_shape(lambda: _init(config, config.seed))
@@ -166,8 +167,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
     """Make `(state, batch, rates, statistics, votes) -> (state, StepReport)`.
 
     `rates` are those of `optim.rates`, `votes` those of `sharding.votes`: True where a process was asked to stop. With
-    `donate`, the new state takes over the memory of the old one. It is one program, unless `train.virtual_shards` is
-    set.
+    `donate`, the new state takes over the memory of the old one. Without `train.virtual_shards` it is one program.
     """
     optimizer, gradient = _update_rule(config), make_gradient(config, mesh, steps_per_epoch)
 
