@@ -15,10 +15,11 @@ It is what has to move if every kernel reads each operand once. Caches may hold 
 operand again and again, or needs workspace, moves more.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -51,16 +52,15 @@ class Array(NamedTuple):
     def moved(self, tpu: bool) -> int:
         """Bytes in the device's memory: with the padding of its tiles, and nothing where it is elsewhere."""
         order, _, tiling = self.layout.partition(":")
-        if not tpu or not tiling:
-            return self.size
-        if re.search(r"S\([1-9]", tiling):
+        tile = re.search(r"T\(([\d,]+)\)", tiling)
+        if tpu and re.search(r"S\([1-9]", tiling):
             return 0
-        tile = [int(side) for side in re.findall(r"\d+", (re.findall(r"T\(([\d,]+)\)", tiling) or [""])[0])]
-        sides = [self.shape[int(axis)] for axis in order.split(",") if axis]  # fastest first
-        sides += [1] * (len(tile) - len(sides) if sides else 0)
-        for i, side in enumerate(reversed(tile[-len(sides) :] if sides else [])):
-            sides[i] = -(-sides[i] // side) * side
-        return math.ceil(math.prod(sides) * self.itemsize)
+        if not (tpu and tile and order):
+            return self.size
+        sides = [self.shape[int(axis)] for axis in order.split(",")]  # fastest first, as the next
+        tiles = [int(side) for side in reversed(tile[1].split(","))]
+        padded = (-(-side // tile) * tile for side, tile in itertools.zip_longest(sides, tiles, fillvalue=1))
+        return math.ceil(math.prod(padded) * self.itemsize)
 
 
 class Instruction(NamedTuple):
@@ -96,16 +96,10 @@ class Kernel(NamedTuple):
         return self.bytes * self.times
 
 
-class Executed(NamedTuple):
-    """An instruction, in its place."""
-
-    instruction: Instruction
-    here: dict[str, Instruction]  # the computation that it is in, by name
-    times: int  # that it runs
-    scope: str  # of the loop or call that it is in
+Computation: TypeAlias = dict[str, Instruction]  # name -> instruction, in order
 
 
-def completed(here: dict[str, Instruction], instruction: Instruction) -> Instruction:
+def completed(here: Computation, instruction: Instruction) -> Instruction:
     """A -start and -done as one operation, given the -done; any other instruction as it is."""
     if not instruction.operation.endswith("-done"):
         return instruction
@@ -120,14 +114,8 @@ def arrays(text: str) -> list[Array]:
 
 
 def _operands(text: str) -> list[str]:
-    """The names between the parentheses that enclose the operands."""
-    depth, end = 1, len(text)
-    for match in re.finditer(r"[()]", text):
-        depth += 1 if match[0] == "(" else -1
-        if not depth:
-            end = match.start()
-            break
-    return re.findall(r"%([\w.\-]+)", text[:end])
+    """The names up to the parenthesis that closes the operands, which attributes follow."""
+    return re.findall(r"%([\w.\-]+)", re.split(r"\), [\w\-]+=", text)[0])
 
 
 class Program:
@@ -135,7 +123,7 @@ class Program:
 
     def __init__(self, text: str, tpu: bool = False):
         self.text, self.tpu, self.unknown_loops = text, tpu, 0
-        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.computations: dict[str, Computation] = {}
         for line in text.splitlines():
             if found := COMPUTATION.match(line):
                 current = self.computations[found[2]] = {}
@@ -144,8 +132,13 @@ class Program:
                 root, name, shape, operation, rest = found.groups()
                 current[name] = Instruction(name, arrays(shape), operation, _operands(rest), rest, bool(root))
 
-    def executed(self, name: str = "", times: int = 1, scope: str = "") -> Iterator[Executed]:
-        """All that is executed, with the bodies of loops and calls; by default from the start of the program."""
+    def executed(
+        self, name: str = "", times: int = 1, scope: str = ""
+    ) -> Iterator[tuple[Instruction, Computation, int, str]]:
+        """All that is executed, with the bodies of loops and calls; by default from the start of the program.
+
+        With each instruction come the computation that it is in, how often it runs, and the scope of its loop or call.
+        """
         here = self.computations[name or self.entry]
         for each in here.values():
             if each.operation == "while":
@@ -158,7 +151,7 @@ class Program:
                 for name in called + re.findall(r"[\w.\-]+", " ".join(branches)):
                     yield from self.executed(name, times, each.scope or scope)
             else:
-                yield Executed(each, here, times, scope)
+                yield each, here, times, scope
 
     def kernels(self) -> list[Kernel]:
         """All that moves bytes to or from the memory of the device."""
@@ -172,9 +165,7 @@ class Program:
 
     def aliases(self) -> int:
         """The number of results that take over the memory of an argument."""
-        header = self.text.partition("\n")[0]
-        listed = header.partition("input_output_alias={")[2].partition(", entry_computation_layout")[0]
-        return len(re.findall(r"(?:may|must)-alias", listed))
+        return len(re.findall(r"(?:may|must)-alias", self.text.partition("\n")[0]))
 
     def _trips(self, loop: Instruction) -> int:
         """How often a loop runs: as the compiler notes, or else the constant that its counter stays below."""
@@ -189,15 +180,13 @@ class Program:
         self.unknown_loops += 1
         return 1
 
-    def _moved(self, here: dict[str, Instruction], instruction: Instruction) -> int:
+    def _moved(self, here: Computation, instruction: Instruction) -> int:
+        instruction = completed(here, instruction)
         operation, operands = instruction.operation, list(dict.fromkeys(instruction.operands))
         if operation in MOVE_NOTHING or operation.endswith(("-start", "-update")):
             return 0
         if operation == "custom-call" and any(f'"{target}"' in instruction.rest for target in POINTERS):
             return 0
-        if operation.endswith("-done"):
-            instruction = completed(here, instruction)
-            operation, operands = instruction.operation, list(dict.fromkeys(instruction.operands))
         sizes = [sum(array.moved(self.tpu) for array in here[name].results) for name in operands]
         written = [array.moved(self.tpu) for array in instruction.results]
         if operation in SLICES:
@@ -207,16 +196,15 @@ class Program:
         inside = self.computations.get(instruction.called())
         if not inside or operation not in ("fusion", "async"):
             return sum(sizes) + sum(written)
-        parameters = {}
-        for name, each in inside.items():
-            if each.operation == "parameter":
-                parameters[int(each.rest.partition(")")[0])] = name
+        parameters = {
+            int(each.rest.partition(")")[0]): name for name, each in inside.items() if each.operation == "parameter"
+        }
         read: dict[str, int] = {}
         for i, operand in enumerate(instruction.operands):
             read[operand] = max(read.get(operand, 0), self._read(inside, parameters[i], sizes[operands.index(operand)]))
         return sum(read.values()) + self._written(inside, written)
 
-    def _read(self, here: dict[str, Instruction], name: str, whole: int) -> int:
+    def _read(self, here: Computation, name: str, whole: int) -> int:
         """The bytes of the value `name`, `whole` in all, that the operations of a fused computation read."""
         total = 0
         for user in (each for each in here.values() if name in each.operands):
@@ -229,13 +217,13 @@ class Program:
                 return whole
         return min(total, whole)
 
-    def _is_result(self, here: dict[str, Instruction], instruction: Instruction) -> bool:
+    def _is_result(self, here: Computation, instruction: Instruction) -> bool:
         """Whether a value of a fused computation is only its result, or one of them."""
         users = [each for each in here.values() if instruction.name in each.operands]
         onward = all(each.operation in ("bitcast", "tuple") and self._is_result(here, each) for each in users)
         return onward and (instruction.is_root or bool(users))
 
-    def _written(self, inside: dict[str, Instruction], results: list[int]) -> int:
+    def _written(self, inside: Computation, results: list[int]) -> int:
         """The bytes that a fusion writes, given the sizes of its results: of an update in place, the slice."""
         (root,) = (each for each in inside.values() if each.is_root)
         values = [inside[name] for name in root.operands] if root.operation == "tuple" else [root]
