@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from alexnet_jax import replay
-    from alexnet_jax.run import checks, recorded, starts, workdir
+    from alexnet_jax.run import checkpoint, checks, recorded, starts, workdir
 
     directory: Path = arguments.workdir
     config = workdir.open_finished(directory).config
@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
         environment=environment,
     )
     here = f"This machine differs from the run's (run -> here): {'; '.join(differences)}"
-    with recorded.open_run(directory, config, run_file) as checked:
+    with checkpoint.open_for_reading(directory / workdir.CHECKPOINTS) as checkpoints:
+        checked = recorded.Run(directory, config, run_file, checkpoints)
         try:
             replay.check_files(checked)
             for stretch in stretches:

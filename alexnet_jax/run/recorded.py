@@ -1,10 +1,8 @@
 """What a run has written, to be compared with what it leads to: its log and its checkpoints."""
 
-import contextlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,12 +53,6 @@ class Run(NamedTuple):
             return {"config": saved["config"], "start": saved.get("start")}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"the checkpoint of step {step} is damaged: {error}") from None
-
-
-@contextlib.contextmanager
-def open_run(directory: Path, config: Config, run_file: workdir.RunFile) -> Iterator[Run]:
-    with checkpoint.open_for_reading(directory / workdir.CHECKPOINTS) as checkpoints:
-        yield Run(directory, config, run_file, checkpoints)
 
 
 class Record(Writer):
