@@ -26,15 +26,20 @@ def load(path: str | Path) -> "Network":
     """Open a trained network.
 
     Args:
-        path: a workdir, or a file that `alexnet export` wrote (.safetensors, .pth or .onnx).
+        path: a workdir; a file (.safetensors, .pth or .onnx) or folder that `alexnet export` wrote; or such a folder
+            on the Hugging Face Hub, hf://USER/NAME or hf://USER/NAME@REVISION.
 
     Raises:
         UserError: if there is no network. DataError: if it is damaged.
     """
+    from alexnet_jax.data import hub
     from alexnet_jax.inference import network
     from alexnet_jax.interop import files
 
+    if str(path).startswith(hub.PREFIX):
+        path = hub.download(str(path), [files.WEIGHTS]) / files.WEIGHTS
     path = Path(path)
+    path = path / files.WEIGHTS if (path / files.WEIGHTS).is_file() else path
     return network.open_workdir(path) if path.is_dir() else files.open_exported(path)
 
 

@@ -1,9 +1,10 @@
-"""Write the network of a workdir to a file, in the format that its suffix names:
+"""Write the network of a workdir to a file, in the format that its suffix names, or to a folder:
 
 .safetensors   weights and config
 .pth           weights and config, for PyTorch
 .onnx          a program from stored pixels to probabilities
 .stablehlo     a program with its weights, which JAX runs without this package
+FOLDER/        for the Hugging Face Hub: .safetensors, .onnx, and a model card with the errors and the verification
 
 All but .stablehlo can be opened by `alexnet_jax.load` and imported again, bit for bit.
 """
@@ -11,16 +12,30 @@ All but .stablehlo can be opened by `alexnet_jax.load` and imported again, bit f
 import argparse
 from pathlib import Path
 
+from alexnet_jax.data import hub
+from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network
-from alexnet_jax.interop import files
+from alexnet_jax.interop import files, model_card
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="its suffix is one of those above")
+    add = parser.add_argument
+    add("--workdir", type=Path, required=True, help="folder of a run")
+    add("--output", required=True, metavar="FILE", help="its suffix is one of those above; or FOLDER/")
+    add("--push", metavar="USER/NAME", help="push the folder to this model of the Hugging Face Hub, made if missing")
+    add("--license", metavar="ID", help="of the weights, for the card, such as cc-by-nc-4.0")
+    add("--dataset", metavar="ID", help="the Hub's name of the training data, for the card: ILSVRC/imagenet-1k")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    path = arguments.output
-    files.export(network.open_workdir(arguments.workdir), path)
-    print(f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB")
+    path, stated = Path(arguments.output), model_card.Stated(arguments.push, arguments.license, arguments.dataset)
+    if not arguments.output.endswith("/") and path.suffix and not path.is_dir():
+        if any(stated):
+            raise UserError(f"--push, --license and --dataset are for folders; give --output {path.stem}/")
+        files.export(network.open_workdir(arguments.workdir), path)
+        print(f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB")
+        return
+    model_card.export(arguments.workdir, path, stated)
+    print(f"wrote {path}: {', '.join(model_card.FILES)}")
+    if arguments.push:
+        print(f"pushed {hub.push(path, arguments.push, model_card.FILES)}")

@@ -16,6 +16,7 @@ from alexnet_jax.interop import foreign
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
 from alexnet_jax.run import config_files
 
+WEIGHTS = "model.safetensors"  # in the folders that `alexnet export` writes
 READERS = {
     ".safetensors": "state_dicts:read_safetensors",
     ".pth": "state_dicts:read_pth",
