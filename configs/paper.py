@@ -13,6 +13,9 @@ from ml_collections import ConfigDict
 PLAIN, POOL, NORM_POOL = ("activation",), ("activation", "pool"), ("activation", "lrn", "pool")
 
 
+BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")  # 5: their biases start at 1
+
+
 def get_config() -> ConfigDict:
     return ConfigDict(
         dict(

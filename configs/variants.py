@@ -11,9 +11,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import code2012, paper
-
-BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")  # the layers whose biases start at 1 (paper 5)
+from alexnet_jax.configs import _programs, code2012, paper
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -97,7 +95,7 @@ def no_dropout(config: ConfigDict) -> None:
 
 def bias(config: ConfigDict, value: str = "0") -> None:
     """Another initial bias where the paper has 1, which "accelerates the early stages of learning" (5)."""
-    for name in BIASED:
+    for name in paper.BIASED:
         config.model[name].init_bias = float(value)
 
 
@@ -137,44 +135,6 @@ def from_pretrained(config: ConfigDict) -> None:
     """
     six_conv(config)
     config.start.layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")
-
-
-# --- Other programs ---
-
-
-def caffe(config: ConfigDict) -> None:
-    """Caffe's bvlc_alexnet; its readme reports 42.9 and 19.8 % error, centre view.
-
-    Crops of 227 without padding, k = 1, biases of 0.1, batches of 256, inverted dropout. Caffe normalizes across its
-    two groups of kernels, so the towers meet there too.
-    """
-    model, optim = config.model, config.optim
-    model.image_size = 227
-    model.conv1.padding = (0, 0)
-    model.lrn.update(k=1.0, alpha=1e-4 / 5, across_towers=True)
-    model.dropout_scaling = "training"
-    bias(config, "0.1")
-    model.fc6.init_std = model.fc7.init_std = 0.005
-    optim.biases.update(lr_multiplier=2.0, weight_decay=0.0)
-    optim.schedule.update(name="steps", boundaries_epochs=(20, 40, 60, 80))  # about every 100,000 steps
-    optim.weights.max_drops = optim.biases.max_drops = 4
-    config.augment.colour_noise_std = 0.0
-    config.train.batch_size = 256
-
-
-def one_weird_trick(config: ConfigDict) -> None:
-    """torchvision's alexnet: the single tower of "One weird trick" (Krizhevsky 2014). 61,100,840 parameters.
-
-    That paper's learning rates, and its logistic units with biases of -7 in place of the softmax, are not reproduced.
-    """
-    model = config.model
-    model.towers = 1
-    for number, features in enumerate((64, 192, 384, 256, 256), start=1):
-        model[f"conv{number}"].features = features
-    for layer in (model.conv3, model.conv4, model.conv5):
-        layer.init_std = 0.03
-    model.conv1.padding = (2, 2)
-    no_lrn(config)
 
 
 # --- The same network, trained otherwise ---
@@ -222,7 +182,7 @@ VARIANTS = {"code2012": code2012.apply} | {
     function.__name__: function
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
-        *(bias, without, six_conv, from_pretrained, caffe, one_weird_trick),
+        *(bias, without, six_conv, from_pretrained, *_programs.PROGRAMS),
         *(epochs, half_size, adamw, one_device, data_parallel),
     )
 }

@@ -1,12 +1,16 @@
 """Parameters, neurons, arithmetic and traffic between towers: what a config alone implies, and what the paper says."""
 
 import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from alexnet_jax import model, sharding
 from alexnet_jax.data import statistics
@@ -125,6 +129,41 @@ def statements(config: Config) -> list[tuple[str, str, str]]:
         ("- with fc8 on one device, as in the authors' program", f"{link_bytes(config, head_split=False):,}", "-"),
         ("link bytes a step", f"{link_bytes(config) * config.train.batch_size:,}", "-"),
     ]
+
+
+def comparison(configs: Mapping[str, Config]) -> list[list[str]]:
+    """A row for everything in which configs differ, computed numbers first: the key, and its value in each config.
+
+    Widths of layers, and what their parameters start from, share a row each, `model.*`, over conv1 to fc8.
+    """
+    columns = [_computed(config) | _settings(config) for config in configs.values()]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = [[key, *(column.get(key, "-") for column in columns)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _computed(config: Config) -> dict[str, str]:
+    everything, (_, shapes) = total(layers(config)), activations.shapes(config.model)
+    sides = [shapes[f"{name}_response"][0] for name, _ in config.model.convs()]
+    return {
+        "parameters": f"{everything.parameters:,}",
+        "multiply-adds of an image": f"{everything.multiply_adds:,}",
+        "sides of the maps, and of the last ones pooled": _text((*sides, shapes[f"conv{len(sides)}_output"][0])),
+        "training views of an image": f"{crops(config):,}",
+    }
+
+
+def _settings(config: Config) -> dict[str, str]:
+    values = defaultdict(list)
+    for key, value in flatten_dict(config.model_dump(), sep=".").items():
+        values[re.sub(r"^model\.\w+\.(features|init_\w+)$", r"model.*.\1", key)].append(value)
+    return {key: _text(tuple(several)) for key, several in values.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_text, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def read(directory: Path, size: int) -> np.ndarray:
