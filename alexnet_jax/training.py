@@ -2,17 +2,19 @@
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import clu.parameter_overview
 import jax
+from jax.sharding import Mesh
 
 from alexnet_jax import sharding, steps
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import DataError, Interrupted, UserError
 from alexnet_jax.loop import Loop
-from alexnet_jax.run import checkpoint, processes, progress, starts, wandb_log, warm_start, workdir
+from alexnet_jax.run import checkpoint, processes, progress, start_up, starts, wandb_log, warm_start, workdir
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop, stop_signals
@@ -35,11 +37,20 @@ def check(config: Config, directory: Path) -> None:
                     "room, give another --workdir or a smaller --config.train.keep_checkpoints"
                 )
     if processes.is_first():
+        for warning in unused_accelerator(inputs.mesh):
+            print(f"warning: {warning}", file=sys.stderr)
         print(
             f"preflight: {jax.process_count()} process(es), {sharding.describe(inputs.mesh, config.model.towers)}; "
             f"{len(inputs.train_images.labels)} training images; {free / 1e9:.1f} GB free in {directory}, "
             f"{need / 1e9:.1f} GB needed for checkpoints; ready"
         )
+
+
+def unused_accelerator(mesh: Mesh) -> list[str]:
+    """A warning if JAX, free to choose, took the CPU on a machine with a GPU or a TPU."""
+    if mesh.devices.flat[0].platform != "cpu" or jax.config.values["jax_platforms"] or not start_up.accelerators():
+        return []
+    return ["JAX uses the CPU, and not the accelerator that is there; `alexnet doctor` says why"]
 
 
 def train_and_evaluate(config: Config, directory: Path, started: float | None = None) -> None:
@@ -101,7 +112,7 @@ def _opened(
             writer.mirror = wandb_log.start(config, directory, writer.message)
             writer.message(clu.parameter_overview.get_parameter_overview(state.params, include_stats=False))
             writer.message(f"{sharding.describe(mesh, towers)}; {inputs.order.steps_per_epoch} steps an epoch")
-            for warning in warnings:
+            for warning in (*warnings, *unused_accelerator(mesh)):
                 writer.message(f"warning: {warning}")
             if checkpoints.latest_step() is not None:  # an imported network is of step 0
                 writer.message(f"resuming from step {first} of {directory}")

@@ -108,11 +108,13 @@ def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):
         pytest.skip("JAX is not asked for a GPU where only its compiler is installed")
     program = (
         "import runpy; from jax._src import hardware_utils; hardware_utils.has_visible_nvidia_gpu = lambda: True; "
+        "from alexnet_jax.run import start_up; start_up.ACCELERATORS = ['null']; "
         "runpy.run_module('alexnet_jax.main', run_name='__main__')"
     )
     flags = ["--config=digits", f"--workdir={tmp_path / 'run'}", "--preflight", "--config.train.batch_size=64"]
     said = runs.run([sys.executable, "-c", program, *flags])
     assert "CUDA-enabled jaxlib is not installed. Falling back to cpu" in said and "ready" in said
+    assert "warning: JAX uses the CPU, and not the accelerator that is there; `alexnet doctor` says why" in said
 
 
 @pytest.mark.slow

@@ -46,6 +46,11 @@ FAULTS: dict[
         ("error", "JAX does not start: RuntimeError: Unable to initialize backend 'cuda'"),
         ("error", "driver 550.144.03 is too old for CUDA 13, which needs 580"),
     ],
+    "driver_of_2021": [
+        ("error", "JAX does not start"),
+        ("error", 'nvidia-smi fails: Field "compute_cap" is not a valid field to query.'),
+        ("error", "driver 470.182.03 is too old for CUDA 12, which needs 525.60.13"),
+    ],
     "driver_updated_without_restart": [
         ("error", "nvidia-smi fails: Failed to initialize NVML: Driver/library version")
     ],

@@ -28,6 +28,7 @@ NVIDIA_SMI = {  # what nvidia-smi says -> the cure
     r"version mismatch": "restart the machine: the driver was updated, and the old one is still loaded",
     r"communicate with the NVIDIA driver": "load the driver (sudo modprobe nvidia), or install it for this kernel",
     r"Unknown Error": "restart the container: it lost its GPUs, as after systemctl daemon-reload on the host",
+    r"not a valid field": "update the driver: it is from before 2022",
     r"Insufficient Permissions": "ask for the right to open /dev/nvidia*, often that of the group video or render",
     r"": "look for the driver's messages (sudo dmesg | grep -i nvrm); a GPU that has failed needs a restart",
 }
@@ -112,7 +113,8 @@ def _cure(env: Environment) -> str:
 
 
 def _install(env: Environment, extra: str) -> str:
-    return f"pip install 'jax[{extra}]=={env.packages['jax'].version}'"
+    version = f"=={env.jax_version}" if env.jax_version else ""
+    return f"pip install 'jax[{extra}]{version}'"
 
 
 def _best(env: Environment) -> int:

@@ -44,7 +44,7 @@ def versions(env: Environment) -> Iterator[Finding]:
     minor = int(env.python.split(".")[1])
     if env.date >= f"{2015 + minor}-07":  # 45 months after October of 2011 + minor, when Python 3.minor appears
         title = f"new versions of JAX may refuse Python 3.{minor}: they support one for 45 months"
-        yield note(title, f"to go beyond jax {env.packages['jax'].version}, make an environment with a newer Python")
+        yield note(title, f"to go beyond jax {env.jax_version}, make an environment with a newer Python")
 
 
 def host(env: Environment) -> Iterator[Finding]:
@@ -54,7 +54,8 @@ def host(env: Environment) -> Iterator[Finding]:
         cure = "ask for 8 GB or more (docker --memory, resources.limits, sbatch --mem), or end other processes"
         title = f"only {usable / 1e9:.1f} GB of memory may be used of {env.memory['total'] / 1e9:.1f}"
         yield warning(f"{title}: a run of the paper's network may be killed", cure)
-    cores, quota = int(env.variables.get("NPROC") or env.cores), env.quota
+    given, quota = env.variables.get("NPROC", ""), env.quota
+    cores = int(given) if given.isdigit() else env.cores
     if quota and quota < cores - 0.5:
         cure = f"set NPROC={max(1, round(quota))}, or ask for more (docker --cpus, resources.limits)"
         yield warning(f"the control group has the time of {quota:.1f} cores, and JAX takes them for {cores}", cure)

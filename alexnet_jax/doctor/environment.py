@@ -119,6 +119,10 @@ class Environment(Facts):
         return [(platform, kind) for platform, kind in json.loads(lines[-1])] if lines else []
 
     @property
+    def jax_version(self) -> str:
+        return self.packages["jax"].version if "jax" in self.packages else ""
+
+    @property
     def on_cpu(self) -> bool:
         return {platform for platform, _ in self.jax_devices} == {"cpu"}
 

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from alexnet_jax.doctor.environment import Environment, Folder, Output, Package
@@ -109,20 +109,23 @@ def _packages() -> dict[str, Package]:
     """The packages that alexnet_jax requires, directly or not, and those for accelerators."""
     installed: dict[str, metadata.Distribution] = {}
     for distribution in metadata.distributions():
-        if name := distribution.metadata["Name"]:
+        for name in distribution.metadata.get_all("Name", []):
             installed.setdefault(canonicalize_name(name), distribution)  # the first is imported
     names = ["alexnet-jax", *(name for name in installed if re.match(r"jax|libtpu$|nvidia-", name))]
     packages: dict[str, Package] = {}
     while names:
         if (name := names.pop()) in packages or name not in installed:
             continue
-        wanted = [Requirement(text) for text in installed[name].requires or ()]
+        wanted = []
+        for text in installed[name].requires or ():
+            with contextlib.suppress(InvalidRequirement):
+                wanted.append(Requirement(text))
         requires = [each for each in wanted if not each.marker or each.marker.evaluate({"extra": ""})]
         extras = [each for each in wanted if each.marker and any(each.marker.evaluate({"extra": e}) for e in EXTRAS)]
         required = {canonicalize_name(each.name) for each in requires}
         packages[name] = Package(
             version=installed[name].version,
-            python=installed[name].metadata["Requires-Python"] or "",
+            python=installed[name].metadata.get_all("Requires-Python", [""])[0],
             requires=[f"{each.name}{each.specifier}" for each in requires],
             fits=sorted({f"{each.name}{each.specifier}" for each in extras if each.name not in required}),
         )
@@ -160,13 +163,13 @@ def _cgroup() -> dict[str, list[str]]:
 
 def _folder(path: Path, measure: bool) -> Folder:
     """Whether files can be written in `path`, or in as much of it as there is; to `measure`, how fast, and locked."""
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists()).resolve()
-    mounts = [line.split() for line in _text("/proc/self/mounts").splitlines()]
-    around = [mount for mount in mounts if there.is_relative_to(mount[1].replace(r"\040", " "))]
-    mount = " ".join(max(around, key=lambda mount: len(mount[1]), default=["", "", ""])[2:4])
-    facts: dict[str, Any] = {"path": str(path), "mount": mount, "owned": there.stat().st_uid == os.getuid()}
+    facts: dict[str, Any] = {"path": str(path)}
     try:
-        facts["free"] = shutil.disk_usage(there).free
+        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists()).resolve()
+        mounts = [line.split() for line in _text("/proc/self/mounts").splitlines()]
+        around = [mount for mount in mounts if there.is_relative_to(mount[1].replace(r"\040", " "))]
+        facts["mount"] = " ".join(max(around, key=lambda mount: len(mount[1]), default=["", "", ""])[2:4])
+        facts |= {"owned": there.stat().st_uid == os.getuid(), "free": shutil.disk_usage(there).free}
         with tempfile.TemporaryFile(dir=there) as file:
             if measure:
                 facts["bytes_per_s"] = _write(file.fileno())
