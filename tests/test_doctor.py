@@ -81,6 +81,15 @@ FAULTS: dict[
     "devices_hang": [("error", "JAX hangs as it starts"), ("error", "nvidia-smi hangs")],
     "tpu_without_libtpu": [("error", "this machine has 4 TPU chip(s): libtpu is not installed")],
     "tpu_in_use": [("error", "The TPU is already in use by process with pid 176028")],
+    "gpu_of_another_group": [("error", "this user may not open /dev/nvidia0, /dev/nvidia1")],
+    "tpu_for_root_only": [
+        ("error", "4 TPU chip(s): this user may not open /dev/vfio/0, /dev/vfio/1, /dev/vfio/2, /dev/")
+    ],
+    "limits_of_cgroup_v1": [
+        ("warning", "only 3.2 GB of memory may be used of 33.6"),
+        ("warning", "the time of 1.5 cores, and JAX takes them for 8"),
+        ("note", "large pages, which make steps on CPUs faster, are off"),
+    ],
     "small_pod": [
         ("warning", "only 2.1 GB of memory may be used of 33.7"),
         ("warning", "the time of 1.0 cores, and JAX takes them for 16"),

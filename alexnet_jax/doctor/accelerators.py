@@ -69,7 +69,7 @@ def tpu(env: Environment) -> Iterator[Finding]:
         yield note("libtpu is installed, but there is no TPU", cure)
     elif env.tpus and env.on_cpu:
         causes = [*_turned_off(env, there)]
-        if closed := env.closed("accel", "vfio"):
+        if closed := env.closed(r"accel\d+|vfio/.*"):
             causes.append(
                 error(f"{_on_cpu(there)}: this user may not open {closed}", "run as root, or ask for the right")
             )
@@ -149,7 +149,7 @@ def _driver(env: Environment) -> Iterator[Finding]:
         said = [*smi.out.splitlines(), *smi.err.splitlines(), f"exit code {smi.code}"][0]
         cure = next(cure for pattern, cure in NVIDIA_SMI.items() if re.search(pattern, said))
         yield error(f"nvidia-smi fails: {said}", cure)
-    if closed := env.closed("nvidia"):
+    if closed := env.closed(r"nvidia(\d+|ctl|-uvm)"):
         yield error(f"this user may not open {closed}", NVIDIA_SMI["Insufficient Permissions"])
     for cuda in env.cuda:
         driver, capability = CUDA.get(cuda, ("0", 0.0))
@@ -196,6 +196,3 @@ def _gpus(env: Environment) -> Iterator[Finding]:
     for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.gpus if (gpu.capability or 8) < 8}):
         cure = "for half precision, --config.train.compute_dtype=float16; the fused kernels are left out by themselves"
         yield note(f"{name} (compute capability {capability}) has neither bfloat16 nor Triton", cure)
-    if len(names := {gpu.name for gpu in env.gpus}) > 1:
-        cure = "choose equal ones by CUDA_VISIBLE_DEVICES: both towers are as fast as the slower GPU"
-        yield note(f"the GPUs differ: {', '.join(sorted(names))}", cure)

@@ -107,10 +107,10 @@ class Environment(Facts):
         chips = [device for device in self.pci if re.match(rf"1ae0:({'|'.join(TPUS)}):", device)]
         return len(chips) or sum(bool(re.fullmatch(r"accel\d+", name)) for name in self.devices)
 
-    def closed(self, *names: str) -> str:
-        """The files of accelerators with these names that this user may not open."""
-        files = [f"/dev/{name}" for name, allowed in self.devices.items() if name.startswith(names) and not allowed]
-        return ", ".join(files)
+    def closed(self, pattern: str) -> str:
+        """The files of accelerators with names like `pattern` that this user may not open."""
+        names = [name for name, allowed in self.devices.items() if re.fullmatch(pattern, name) and not allowed]
+        return ", ".join(f"/dev/{name}" for name in names)
 
     @property
     def jax_devices(self) -> list[tuple[str, str]]:
