@@ -29,7 +29,10 @@ COMMANDS = {  # heading -> subcommand -> (module of commands/, what it does)
     },
     "Weights of other programs": {
         "import": ("import_weights", "make a run from PyTorch, Caffe, ONNX or safetensors weights"),
-        "export": ("export_weights", "write a network to safetensors, PyTorch, ONNX or StableHLO"),
+        "export": (
+            "export_weights",
+            "write a network to safetensors, PyTorch, ONNX or StableHLO, or for the Hugging Face Hub",
+        ),
     },
     "The paper": {
         "facts": ("facts", "compare a config's numbers with the paper's"),
