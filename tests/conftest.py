@@ -1,6 +1,7 @@
 """All tests run on four simulated CPU devices, with JAX's implicit promotions switched off."""
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -25,6 +26,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from alexnet_jax import steps
 from alexnet_jax.commands import verify_run
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.statistics import Statistics
@@ -126,9 +128,27 @@ def browser():
         started.close()
 
 
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """The workdir of the run of runs.CONFIG, without a stop or a fault."""
+    from tests import runs
+
+    home = tmp_path_factory.mktemp("whole")
+    runs.run(runs.command(home, "run"))
+    return home / "run"
+
+
+STEPS = {name: functools.cache(getattr(steps, name)) for name in ("make_train_step", "make_eval_step")}
+
+
 @pytest.fixture
 def verify(monkeypatch) -> Callable[..., dict[str, Any]]:
-    """Verify a workdir in this process, on its devices: what verified.json then holds."""
+    """Verify a workdir in this process, on its devices: what verified.json then holds.
+
+    A step is made once for all tests, which take the same ones again and again.
+    """
+    for name, made_once in STEPS.items():
+        monkeypatch.setattr(steps, name, made_once)
     monkeypatch.setattr(verify_run, "_prepare_devices", lambda segments, on_any: None)
 
     def verify(directory: Path, *flags: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import functools
 import itertools
 import signal
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -38,14 +37,6 @@ def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
     ]
     (tmp_path / "parts" / workdir.METRICS).write_text("\n".join(lines) + "\n")  # the validation at the first end
     assert_same(tmp_path / "whole", tmp_path / "parts")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """The workdir of a run that is not stopped."""
-    home = tmp_path_factory.mktemp("whole")
-    run(runs.command(home, "run"))
-    return home / "run"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the fault tests share: the run without a fault, and the table in docs/trust.md.
+"""What the fault tests share: the table in docs/trust.md.
 
 `python -m pytest tests/faults --write-faults` writes results.json, from which that table is made.
 """
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import runs
-
 RESULTS = Path(__file__).parent / "results.json"
 ROWS = RESULTS.with_suffix(".jsonl")  # while rows come in, from several processes
 
@@ -20,14 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             # Orbax leaves tasks behind when it cannot read; a command does not show them.
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory) -> Path:
-    """The workdir of the run of runs.CONFIG without a fault."""
-    home = tmp_path_factory.mktemp("whole")
-    runs.run(runs.command(home, "run"))
-    return home / "run"
 
 
 @pytest.fixture
