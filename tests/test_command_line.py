@@ -96,10 +96,8 @@ def test_shell_completion(capsys):
 def test_training_is_the_same_under_both_names(tmp_path):
     for entry in (["alexnet_jax.main"], ["alexnet_jax", "train"]):
         flags = ["--config=digits", f"--workdir={tmp_path / entry[-1]}", "--preflight", "--config.train.batch_size=64"]
-        done = subprocess.run(
-            [sys.executable, "-m", *entry, *flags], cwd=tmp_path, capture_output=True, text=True, env=environment()
-        )
-        assert done.returncode == 0 and "preflight: 1 process(es)" in done.stdout, done.stderr
+        said = runs.end(runs.start([sys.executable, "-m", *entry, *flags], tmp_path))
+        assert "preflight: 1 process(es)" in said
 
 
 def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):

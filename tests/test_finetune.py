@@ -63,14 +63,15 @@ def photos(tmp_path_factory):
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_fc8_is_new_and_the_other_layers_are_those_of_the_source(processes, source, photos, tmp_path):
-    """Begun in one process, or in two with a tower each; resumed in one."""
+    """Begun in one process, or in two with a tower each; resumed in one with a device for each tower."""
     flags = next(line for line in photos[1].splitlines() if "--config.model.num_classes=3" in line).split()
     flags = [flag for flag in flags if flag.startswith("--config.")]
     command = ["alexnet_jax", "train", f"--config=finetune:{source}", *flags, f"--workdir={tmp_path / 'fine'}"]
-    first = [*command, f"--simulated_devices={2 // processes}", "--config.mesh.tower=2", "--config.train.max_steps=8"]
+    command += ["--config.mesh.tower=2"]
+    first = [*command, f"--simulated_devices={2 // processes}", "--config.train.max_steps=8"]
     said = [runs.end(process) for process in runs.start_together([sys.executable, "-m", *first], processes)]
     assert "finished step 8" in said[0]
-    assert "resuming from step 8" in run(*command, "--config.train.epochs=25")
+    assert "resuming from step 8" in run(*command, "--simulated_devices=2", "--config.train.epochs=25")
     before, after = network.open_workdir(source), network.open_workdir(tmp_path / "fine")
     for layer in ("conv1", "conv2"):
         jax.tree.map(np.testing.assert_array_equal, before.params[layer], after.params[layer])

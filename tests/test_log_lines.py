@@ -1,19 +1,22 @@
 """What follows from a run's log lines; and runs that start from another run's layers."""
 
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from alexnet_jax import sharding, steps
-from alexnet_jax.configs import digits
 from alexnet_jax.data.records import InMemory, spread
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import checkpoint, config_files, warm_start, workdir
-from tests.test_commands import run
+from tests import runs
+from tests.tiny import tiny_config
 
-DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_every_steps=5"]
+
+def run(home: Path, directory: str, *flags: str, code: int = 0) -> str:
+    return runs.run(runs.command(home, directory, "--config.train.log_every_steps=5", *flags), code)
 
 
 @pytest.mark.long
@@ -21,22 +24,19 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--config.train.log_
 def test_a_loss_that_stays_at_that_of_guessing_is_reported_once_with_its_cures(tmp_path):
     flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]
     flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "fc8")]
-    output = run(*DIGITS, *flat, f"--workdir={tmp_path / 'flat'}")
+    output = run(tmp_path, "flat", *flat)
     assert output.count("that of guessing, for") == 1
     assert re.search(r"step 10: the loss has been at ln\(10\) = 2.303, that of guessing, for 10 steps", output)
     assert "--config.model.conv3.init_std=0.03" in output
-    learning = run(
-        *DIGITS, "--config.train.plateau_steps=30", "--config.train.max_steps=90", f"--workdir={tmp_path / 'l'}"
-    )
+    learning = run(tmp_path, "learning", "--config.train.plateau_steps=30", "--config.train.epochs=4")
     assert "that of guessing" not in learning
 
 
 @pytest.mark.slow
 def test_training_stops_at_the_target_error(tmp_path):
-    flags = ["--config.train.stop_error=0.85", "--config.train.max_steps=400", f"--workdir={tmp_path / 'run'}"]
-    output = run(*DIGITS, *flags)
+    output = run(tmp_path, "run", "--config.train.stop_error=0.85", "--config.train.epochs=18")
     step = int(re.findall(r"finished step (\d+)", output)[0])
-    assert 5 < step < 400 and re.search(rf"step {step} .*test: loss", output)
+    assert 5 < step < 18 * 23 and re.search(rf"step {step} .*test: loss", output)
     errors = [float(found) for found in re.findall(r"top-1 error ([\d.]+)%  \d+ images/s", output)]
     assert errors[-1] <= 85 < min(errors[:-1], default=100)
 
@@ -52,15 +52,15 @@ def test_images_spread_over_a_split():
 
 
 def test_more_images_than_there_are(tmp_path):
-    flags = ["--config.data.train_examples=5000", f"--workdir={tmp_path / 'run'}"]
-    assert "the data has 1437 images; give --config.data.train_examples=0" in run(*DIGITS, *flags, code=2)
+    output = run(tmp_path, "run", "--config.data.train_examples=5000", code=2)
+    assert "the data has 1437 images; give --config.data.train_examples=0" in output
 
 
 @pytest.mark.slow
 def test_layers_of_another_run(tmp_path):
     first = tmp_path / "first"
-    run(*DIGITS, "--config.train.max_steps=3", f"--workdir={first}")
-    values = digits.get_config()
+    run(tmp_path, "first", "--config.train.max_steps=3")
+    values = tiny_config()
     values.start.update(workdir=str(first), layers=("conv1", "fc6"))
     config = config_files.parse(values)
     mesh = sharding.make_mesh(1, 2, 2)
@@ -70,10 +70,9 @@ def test_layers_of_another_run(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, {name: there[name] for name in params})
     assert params["conv1"]["kernel"].sharding.spec == sharding.TOWERS
     flags = [f"--config.start.workdir={first}", "--config.start.layers=('conv1','fc6')", "--config.train.max_steps=1"]
-    assert "finished step 1" in run(*DIGITS, *flags, "--config.optim.learning_rate=1e-9", f"--workdir={tmp_path / 'b'}")
-    _, after = checkpoint.restore_params(
-        tmp_path / "b" / workdir.CHECKPOINTS, steps.abstract_state(config, mesh).params
-    )
+    assert "finished step 1" in run(tmp_path, "second", *flags, "--config.optim.learning_rate=1e-9", "--config.seed=1")
+    placed = steps.abstract_state(config, mesh).params
+    _, after = checkpoint.restore_params(tmp_path / "second" / workdir.CHECKPOINTS, placed)
     np.testing.assert_allclose(after["conv1"]["kernel"], there["conv1"]["kernel"], atol=1e-6)
     assert not np.allclose(after["conv2"]["kernel"], there["conv2"]["kernel"], atol=1e-3)
 

@@ -57,22 +57,17 @@ def test_several_processes_are_one(layout, tmp_path, ended):
     """Same losses and evaluation as one process on the same mesh. Stopped, they resume bit for bit."""
     count, devices, mesh = LAYOUTS[layout]
     one = ended([runs.start(runs.command(tmp_path, "one", *flags(mesh), devices=devices * count))])[0]
-    said = together(tmp_path, "several", layout, "--config.train.max_steps=17")
-    assert "steps an epoch" in said[0] and not any("steps an epoch" in other for other in said[1:])
     stopped = runs.command(tmp_path, "several", *flags(mesh), devices=devices)
     processes = ended(runs.start_together(stopped, count))
-    runs.until(processes[0], "resuming from step 17")
-    runs.until(processes[0], "step 24/")
+    assert any("steps an epoch" in line for line in runs.until(processes[0], "step 24/"))
     processes[-1].send_signal(signal.SIGTERM)  # one is asked, all leave at the same step
     left = [runs.end(process, errors.EXIT_INTERRUPTED) for process in processes]
     assert all("is saved in" in messages for messages in left)
+    assert not any("steps an epoch" in messages for messages in left)  # what the first one said is read already
     steps = {messages.partition("interrupted: step ")[2].partition(" ")[0] for messages in left}
     assert len(steps) == 1 and 24 <= int(steps.pop()) < 46
     together(tmp_path, "several", layout)
     runs.end(one)
-    path = tmp_path / "several" / METRICS
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if '"step": 17' not in line))  # validated at the first end
     if mesh == "1x2":
         runs.assert_same(tmp_path / "one", tmp_path / "several")
         return

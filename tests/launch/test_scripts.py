@@ -107,12 +107,10 @@ def test_without_arguments_they_print_their_usage(name):
 
 @pytest.mark.slow
 def test_two_processes_train(tmp_path):
-    """To the end, and further; a signal to the script alone stops them; no process is left behind."""
+    """A signal to the script alone stops them; no process is left behind."""
     words = runs.command(tmp_path, "run", devices=2)
     config = words[3].removeprefix("--config=")
     launched = ["--processes", "2", config, str(tmp_path / "run"), "2", "--config.train.epochs=500"]
-    output = script("local.sh", *launched, "--config.train.max_steps=5")
-    assert "preflight: 2 process(es), mesh data=1 x tower=2" in output and "finished step 5" in output
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         ["bash", "launch/local.sh", *launched],
@@ -122,8 +120,7 @@ def test_two_processes_train(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    runs.until(process, "resuming from step 5")
-    runs.until(process, "step 12/")
+    assert any("preflight: 2 process(es), mesh data=1 x tower=2" in line for line in runs.until(process, "step 12/"))
     process.terminate()
     messages = runs.end(process, errors.EXIT_INTERRUPTED)
     assert messages.count("interrupted: step ") == 2
