@@ -16,7 +16,7 @@ from alexnet_jax.errors import NonFinite
 from alexnet_jax.run import checksums, config_files
 from alexnet_jax.run.workdir import CHECKPOINTS, NONFINITE
 from tests import runs
-from tests.conftest import random_batch
+from tests.conftest import made_up_statistics, random_batch
 from tests.meshes import train, worst_difference
 from tests.tiny import tiny_config
 
@@ -104,20 +104,27 @@ def test_a_run_that_diverges_ends(tmp_path):
     assert not list((tmp_path / CHECKPOINTS).glob("*"))
 
 
+BATCHES = [random_batch(seed=seed) for seed in range(9)]
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    """Nine steps, some of them skipped."""
+    return train(half(initial=2.0**20, growth_interval_steps=2), "1x1", made_up_statistics(), BATCHES)
+
+
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["1x2", "2x1", "2x2 split"])
-def test_meshes_agree(mesh, statistics):
+def test_meshes_agree(mesh, statistics, on_one_device):
     """In which steps are skipped, and on the others up to the rounding of float16; float32 is as near."""
-    batches = [random_batch(seed=seed) for seed in range(9)]
-    values = half(initial=2.0**20, growth_interval_steps=2)
-    losses, _, state = train(values, mesh, statistics, batches)
-    expected, _, serial = train(values, "1x1", statistics, batches)
+    losses, _, state = train(half(initial=2.0**20, growth_interval_steps=2), mesh, statistics, BATCHES)
+    expected, _, serial = on_one_device
     assert state.opt_state.loss_scale == serial.opt_state.loss_scale and 2 < serial.opt_state.loss_scale.skipped < 9
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
     assert worst_difference(state.params, serial.params) < 0.3
-    first, momentum, _ = train(half(initial=2.0**10), mesh, statistics, batches[:1])
-    plain, plain_momentum, _ = train(tiny_config(), mesh, statistics, batches[:1])
+    first, momentum, _ = train(half(initial=2.0**10), mesh, statistics, BATCHES[:1])
+    plain, plain_momentum, _ = train(tiny_config(), mesh, statistics, BATCHES[:1])
     np.testing.assert_allclose(first, plain, rtol=1e-3)
     assert worst_difference(momentum.rule, plain_momentum) < 0.3
 
@@ -126,10 +133,9 @@ def test_meshes_agree(mesh, statistics):
 @pytest.mark.slow
 def test_virtual_shards(statistics):
     """The same bits on any data axis, skipped steps included."""
-    batches = [random_batch(seed=seed) for seed in range(9)]
     values = half(initial=2.0**20, growth_interval_steps=2)
     values.train.virtual_shards = 4
-    (losses, _, state), (expected, _, serial) = (train(values, mesh, statistics, batches) for mesh in ("2x1", "1x1"))
+    (losses, _, state), (expected, _, serial) = (train(values, mesh, statistics, BATCHES) for mesh in ("2x1", "1x1"))
     assert losses == expected and 2 < serial.opt_state.loss_scale.skipped < 9
     jax.tree.map(np.testing.assert_array_equal, state, serial)
 

@@ -15,6 +15,7 @@ from alexnet_jax.paper.claims import ARMS, CLAIMS
 from alexnet_jax.paper.experiments import SCALES, Trial, trial_config
 from alexnet_jax.run import config_files, workdir
 from tests.test_commands import run
+from tests.tiny import tiny_config
 
 
 def test_verdicts_depend_on_the_whole_interval():
@@ -176,7 +177,7 @@ def test_an_unknown_base_is_an_error(monkeypatch):
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded_and_ends_nothing(tmp_path):
     """Its claim is then inconclusive, and the command goes on with the others."""
-    config = trial_config(Trial("paper", 0, 1e30), "smoke", "")
-    config = config_files.changed(config, train={"epochs": 9, "max_steps": 9})
-    experiments._carry_out(config, tmp_path / "trial")
+    values = tiny_config()
+    values.optim.learning_rate, values.train.max_steps = 1e30, 9
+    experiments._carry_out(config_files.parse(values), tmp_path / "trial")
     assert experiments.result(tmp_path / "trial") == {"diverged": True, "steps": None}

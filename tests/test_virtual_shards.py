@@ -42,12 +42,13 @@ def trained(mesh_name: str, shards: int):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("meshes", [["1x1", "4x1"], ["1x2", "2x2"], ["1x1", "2x1"]], ids=" ".join)
+@pytest.mark.parametrize("meshes", [["1x1", "2x1", "4x1"], ["1x2", "2x2"]], ids=" ".join)
 def test_the_same_bits_on_any_data_axis(meshes):
     """And without, the same up to rounding."""
-    (state, measured), (other, other_measured) = (trained(mesh, 8) for mesh in meshes)
-    assert checksums.of_arrays(other) == checksums.of_arrays(state)
-    jax.tree.map(np.testing.assert_array_equal, other_measured, measured)
+    (state, measured), *others = (trained(mesh, 8) for mesh in meshes)
+    for other, other_measured in others:
+        assert checksums.of_arrays(other) == checksums.of_arrays(state)
+        jax.tree.map(np.testing.assert_array_equal, other_measured, measured)
     plain, plain_measured = trained(meshes[1], 0)
     assert worst_difference(state.opt_state, plain.opt_state) < 1e-5
     assert worst_difference(state.params, plain.params) < 1e-6

@@ -37,7 +37,7 @@ def checksum(directory: Path) -> str:
 
 # Devices of the data axis, of the tower axis, and processes: those of a family must agree.
 FAMILIES = {
-    "towers on one device": [(1, 1, 1), (2, 1, 1), (4, 1, 1), (8, 1, 1), (2, 1, 2), (4, 1, 4), (8, 1, 2)],
+    "towers on one device": [(1, 1, 1), (8, 1, 1), (2, 1, 2), (4, 1, 4), (8, 1, 2)],
     "a device for each tower": [(1, 2, 1), (2, 2, 4), (4, 2, 2), (8, 2, 1)],
 }
 
@@ -48,20 +48,19 @@ def test_one_checksum(family, tmp_path):
     sums = {}
     for data, tower, processes in FAMILIES[family]:
         name = f"{data}x{tower} in {processes}"
-        for process in train(tmp_path, name, data, processes, 40, tower):
+        for process in train(tmp_path, name, data, processes, 12, tower):
             runs.end(process)
         sums[name] = checksum(tmp_path / name)
     assert len(set(sums.values())) == 1, sums
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("tries", [1, 20])
-def test_killed_and_resumed_on_other_layouts(tries, tmp_path):
-    """At random steps, on a random number of devices and processes."""
-    rng, steps = random.Random(tries), 10 * tries + 20
+def test_killed_and_resumed_on_other_layouts(tmp_path):
+    """At random steps, on each number of devices and processes."""
+    rng, layouts = random.Random(0), FAMILIES["towers on one device"]
+    steps = 10 * len(layouts) + 20
     whole = train(tmp_path, "whole", 1, 1, steps)
-    for i in range(tries):
-        data, tower, processes = rng.choice(FAMILIES["towers on one device"])
+    for i, (data, tower, processes) in enumerate(layouts):
         group = train(tmp_path, "killed", data, processes, steps, tower)
         runs.until(group[0], f"step {10 * i + 5 * rng.randint(1, 2)}/")  # it has saved this, or will again
         for process in group:
