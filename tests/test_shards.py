@@ -183,6 +183,7 @@ def test_numbers_of_classes_and_unlabelled_splits_of_webdatasets(tmp_path):
         ("x/a.cls", b"3\n"),
         ("x/c.png", JPEG),
         ("x/c.json", b'{"label": 0, "caption": ""}'),
+        ("x/._c.png", b"hidden"),
     ]
     (tmp_path / "train.tar").write_bytes(ilsvrc.tar([(name.replace(".b", ""), content) for name, content in members]))
     (tmp_path / "test.tar").write_bytes(ilsvrc.tar([("a.jpg", JPEG)]))

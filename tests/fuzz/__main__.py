@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 from tests.fuzz import cases
 
-KINDS = ("jpeg", "tar", "cifar10", "manifest", "record", "workdir")
+KINDS = ("jpeg", "tar", "layout", "cifar10", "manifest", "record", "workdir")
 
 
 def run_coverage(kind: str, cases: int, seed: int) -> int:

@@ -55,7 +55,7 @@ def changed_tar(rng: Rng, content: bytes) -> bytes:
 
 def _with_odd_members(rng: Rng, content: bytes) -> bytes:
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+        members = [(member, file.read() if (file := tar.extractfile(member)) else b"") for member in tar]
     out = b""
     chosen = rng.integers(len(members))
     for number, (member, inside) in enumerate(members):

@@ -19,10 +19,11 @@ from PIL import Image
 from alexnet_jax.data import images, manifest, packing, records, verification
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.loader import Batches, Order, Reading
+from alexnet_jax.data.sources import kaggle, registry
 from alexnet_jax.data.sources.cifar10 import cifar10
 from alexnet_jax.data.sources.imagenet import challenge
 from alexnet_jax.data.sources.source import Source, array_split
-from tests import ilsvrc
+from tests import ilsvrc, layouts
 from tests.conftest import encoded
 from tests.fuzz.formats import changed_npy, changed_npz, changed_tar
 from tests.fuzz.mutate import Rng, changed, changed_tree
@@ -127,6 +128,39 @@ class Cifar10:
         for split in cifar10(self.path).splits.values():
             assert split.labels is not None and len(split.labels) == len(split.names)
             assert all(split.read(i).content.shape == (32, 32, 3) for i in range(len(split.names)))  # type: ignore[union-attr]
+        return True
+
+
+class Layout:
+    """ILSVRC-2012 in a zip, a .tar.gz, Parquet files and tar shards, listed and read."""
+
+    def __init__(self, home: Path):
+        ilsvrc.SAMPLES = home / "none"
+        truth = ilsvrc.Truth(2012, 3)
+        mounted = layouts.kaggle(home / "mounted", truth)
+        for i, name in enumerate(kaggle.ARCHIVES[:2]):
+            layouts.kaggle_archive(home / CASE / str(i), mounted, name)
+        layouts.parquet(home / CASE / "parquet", truth)
+        layouts.webdataset(home / CASE / "webdataset", truth)
+        endings = (".zip", ".gz", ".parquet", ".tar")
+        files = sorted(file for file in (home / CASE).rglob("*") if file.name.endswith(endings))
+        self.intact = {file: file.read_bytes() for file in files}
+
+    def run(self, rng: Rng) -> bool:
+        file = list(self.intact)[rng.integers(len(self.intact))]
+        is_tar = file.suffix in (".gz", ".tar")
+        return self.check(file, (changed_tar if is_tar else changed)(rng, self.intact[file]))
+
+    def check(self, file: Path, content: bytes) -> bool:
+        folder = file.parents[1] if file.suffix == ".parquet" else file.parent
+        file.write_bytes(content)
+        try:
+            for split in registry.open_source(registry.recognized(folder), folder).splits.values():
+                for i in range(len(split.names)):
+                    with contextlib.suppress(images.CorruptImage):
+                        split.read(i)
+        finally:
+            file.write_bytes(self.intact[file])
         return True
 
 
@@ -272,6 +306,7 @@ class Kind(Protocol):
 KINDS: dict[str, type[Kind]] = {
     "jpeg": Jpeg,
     "tar": Tar,
+    "layout": Layout,
     "cifar10": Cifar10,
     "manifest": Manifest,
     "record": Record,

@@ -81,7 +81,7 @@ def _flat(directory: Path, classes: list[str]) -> Labelled:
     images: Listing = sorted((file.name, Place(file)) for file in files_below(directory) if file not in inside)
     for file in [*inside, *beside][:1]:
         label_of = {name: label for label, name in enumerate(classes)}
-        return labels.labelled(images, file.read_bytes(), label_of, str(file))
+        return labels.labelled(images, file.read_text(errors="replace").splitlines(), label_of, str(file))
     if directory.name != "test":  # whose labels are often kept secret
         raise UserError(
             f"{directory} has no folders of classes and no file of labels, {directory.name}.txt or .csv; add one"

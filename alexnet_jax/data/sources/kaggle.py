@@ -8,7 +8,7 @@ from alexnet_jax.data.sources import archives, labels
 from alexnet_jax.data.sources.archives import Listing, Place, Readable
 from alexnet_jax.data.sources.imagenet import EDITIONS, class_order, of_edition
 from alexnet_jax.data.sources.source import Source, files_below
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import UserError, reading
 
 ARCHIVES = (
     "imagenet-object-localization-challenge.zip",
@@ -51,7 +51,7 @@ def kaggle(path: Path | None = None) -> Source:
     label_of = {wnid: label for label, wnid in enumerate(classes)}
     images = {
         "train": [(name, place, label) for label, wnid in enumerate(classes) for name, place in sorted(train[wnid])],
-        "val": labels.labelled(sorted(val), files[TRUTH].read(), label_of, TRUTH),  # by the first of their boxes
+        "val": labels.labelled(sorted(val), _lines(files, TRUTH), label_of, TRUTH),  # by the first of their boxes
     }
     sizes = Counter(line.partition("/")[0] for line in _lines(files, TRAINING_LIST)) if TRAINING_LIST in files else None
     return of_edition(EDITIONS["imagenet2012"], classes, images, sizes)
@@ -74,4 +74,5 @@ def _files(archive: Path) -> dict[str, Readable]:
 
 
 def _lines(files: dict[str, Readable], name: str) -> list[str]:
-    return files[name].read().decode().splitlines()
+    with reading(f"{name} cannot be read", archives.CURE, UserError):
+        return files[name].read().decode().splitlines()

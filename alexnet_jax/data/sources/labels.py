@@ -11,17 +11,16 @@ from alexnet_jax.errors import UserError, reading
 WORDNET_ID = r"n\d{8}"
 
 
-def labelled(images: Listing, content: bytes, label_of: Mapping[str, int], file: str) -> Labelled:
-    """The images with the labels that `content`, of the file called `file`, gives their names, with or without ending.
+def labelled(images: Listing, lines: list[str], label_of: Mapping[str, int], file: str) -> Labelled:
+    """The images with the labels that `lines` of the file called `file` give their names, with or without ending.
 
     A line has a name, then a class (its name or its number, the label), separated by a comma, a tab or a space; what
     follows is ignored, and so are lines of other images. Raises UserError if an image or a class is missing.
     """
     given = {}
-    with reading(f"{file} should have a line NAME CLASS for each image", "; download it again", UserError):
-        for line in content.decode().splitlines():
-            name, _, rest = line.partition(next((mark for mark in ",\t" if mark in line), " "))
-            given[PurePosixPath(name.strip()).stem] = re.split("[,\t]", rest)[0].strip()
+    for line in lines:
+        name, _, rest = line.partition(next((mark for mark in ",\t" if mark in line), " "))
+        given[PurePosixPath(name.strip()).stem] = re.split("[,\t]", rest)[0].strip()
     labels = []
     for name, _ in images:
         value = given.get(PurePosixPath(name).stem)

@@ -2,7 +2,7 @@
 
 import json
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from alexnet_jax.data.sources import archives
 from alexnet_jax.data.sources.archives import CURE, Readable
@@ -42,9 +42,10 @@ def _listed(shard: Path) -> list[tuple[str, Readable, str]]:
     """Name, place and label of each image of a shard; "": no label."""
     samples: dict[str, dict[str, tuple[str, Readable]]] = {}
     for name, place in archives.files_in(shard).items():
-        path = PurePosixPath(name)
-        key, _, ending = path.name.partition(".")
-        samples.setdefault(str(path.with_name(key)), {})[ending.lower()] = (name, place)
+        folder, slash, file = name.rpartition("/")
+        key, _, ending = file.partition(".")
+        if key:  # not hidden
+            samples.setdefault(folder + slash + key, {})[ending.lower()] = (name, place)
     listed = []
     for key, parts in samples.items():
         image = next((parts[ending] for ending in IMAGES if ending in parts), None)
