@@ -177,6 +177,7 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         (["alexnet_jax", "predict", "--workdir={tmp}", "x.jpg"], "is not a workdir"),
         (["alexnet_jax", "report", "--workdir={tmp}"], "is not a workdir"),
         (["alexnet_jax", "prepare", "--source=folder", "--output={tmp}/o"], "--source folder needs --input"),
+        (["alexnet_jax", "prepare", "--output={tmp}/o"], "give --input, a folder or file of images, or a --source"),
         (["alexnet_jax", "prepare", "--source=folder", "--input={tmp}/none", "--output={tmp}/o"], "there is no folder"),
         (
             ["alexnet_jax", "prepare", "--source=tape", "--output={tmp}/o"],
