@@ -28,6 +28,7 @@ COMMANDS = {  # heading -> subcommand -> (module of commands/, what it does)
         "serve": ("serve", "serve a web page that classifies and explains images"),
     },
     "Weights of other programs": {
+        "identify": ("identify", "say which AlexNet a file holds, and whether it looks trained"),
         "import": ("import_weights", "make a run from PyTorch, Caffe, ONNX or safetensors weights"),
         "export": (
             "export_weights",

@@ -77,9 +77,21 @@ def one_weird_trick(config: ConfigDict) -> None:
     model.conv1.then = model.conv2.then = paper.POOL
 
 
+def cifar_one_fc(config: ConfigDict) -> None:
+    """pytorch-classification's alexnet for CIFAR-10: `one_weird_trick` for 32x32 pixels, without fc6 and fc7.
+
+    For importing its weights; its recipe is not reproduced. 2,472,266 parameters.
+    """
+    one_weird_trick(config)
+    config.model.update(image_size=32, num_classes=10)
+    config.model.conv1.padding, config.model.pool.window = (5, 5), 2
+    config.model.fc6 = config.model.fc7 = None
+    config.data.size = 32
+
+
 def _set_biases(config: ConfigDict, value: float) -> None:
     for name in paper.BIASED:
         config.model[name].init_bias = value
 
 
-PROGRAMS = (caffe, caffenet, cntk, slim, one_weird_trick)
+PROGRAMS = (caffe, caffenet, cntk, slim, one_weird_trick, cifar_one_fc)

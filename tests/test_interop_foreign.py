@@ -62,10 +62,10 @@ def bvlc(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_zoo(path: Path, tensors: dict[str, np.ndarray], activated: tuple[str, ...] = ("fc6", "fc7")) -> None:
+def write_zoo(path: Path, tensors: dict[str, np.ndarray], activated: tuple[str, ...] = ("fc6", "fc7"), k=1.0) -> None:
     """Write bvlcalexnet as in the model zoo: images of 224, pooling padded at the end, Reshape before fc6, Softmax."""
     nodes: list[onnx.NodeProto] = []
-    last = "data_0"
+    last, maps = "data_0", [3]
 
     def add(kind, *others, **attributes):
         nonlocal last
@@ -73,23 +73,24 @@ def write_zoo(path: Path, tensors: dict[str, np.ndarray], activated: tuple[str, 
         nodes.append(helper.make_node(kind, [last, *others], [out], **attributes))
         last = out
 
-    def conv(name, group, stride, pad):
-        pads = [pad] * 4
+    def conv(name, stride, pad):
+        pads, group = [pad] * 4, maps[-1] // tensors[f"{name}_w"].shape[1]
+        maps.append(len(tensors[f"{name}_w"]))
         add("Conv", f"{name}_w", f"{name}_b", group=group, strides=[stride] * 2, pads=pads, kernel_shape=KERNELS[name])
         add("Relu")
 
     def norm_pool(norm=True):
         if norm:
-            add("LRN", alpha=1e-4, beta=0.75, bias=1.0, size=5)
+            add("LRN", alpha=1e-4, beta=0.75, bias=k, size=5)
         add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])
 
-    conv("conv1", 1, 4, 0)
+    conv("conv1", 4, 0)
     norm_pool()
-    conv("conv2", 2, 1, 2)
+    conv("conv2", 1, 2)
     norm_pool()
-    conv("conv3", 1, 1, 1)
-    conv("conv4", 2, 1, 1)
-    conv("conv5", 2, 1, 1)
+    conv("conv3", 1, 1)
+    conv("conv4", 1, 1)
+    conv("conv5", 1, 1)
     norm_pool(norm=False)
     add("Reshape", "shape")
     for name in ("fc6", "fc7", "fc8"):
@@ -147,7 +148,9 @@ def test_the_zoo_s_bvlc_alexnet_gives_onnxruntime_s_logits(bvlc_onnx):
     assert "[C, H, W] to [H, W, C]" in done["fc6"] and "2e-05" in done["normalization"]
 
 
-def caffemodel(tensors: dict[str, np.ndarray], age: str) -> message.Message:
+def caffemodel(
+    tensors: dict[str, np.ndarray], age: str, order: tuple[str, ...] = ("LRN", "Pooling")
+) -> message.Message:
     """A file as Caffe wrote it before 2015 ("v1"), or has since."""
     net = caffe.NetParameter()
     old = age == "v1"
@@ -178,12 +181,13 @@ def caffemodel(tensors: dict[str, np.ndarray], age: str) -> message.Message:
         conv.stride.append(4 if name == "conv1" else 1)
         add_blobs(layer, name)
         add("ReLU", f"relu_{name}")
-        if name in ("conv1", "conv2"):
-            norm = add("LRN", f"norm_{name}").lrn_param
-            norm.local_size, norm.alpha, norm.beta = 5, 1e-4, 0.75
-        if name in ("conv1", "conv2", "conv5"):
-            pool = add("Pooling", f"pool_{name}").pooling_param
-            pool.kernel_size, pool.stride = 3, 2
+        for kind in order if name in ("conv1", "conv2") else ("Pooling",) if name == "conv5" else ():
+            layer = add(kind, f"{kind}_{name}")
+            if kind == "LRN":
+                norm = layer.lrn_param
+                norm.local_size, norm.alpha, norm.beta = 5, 1e-4, 0.75
+            else:
+                layer.pooling_param.kernel_size, layer.pooling_param.stride = 3, 2
     for name in ("fc6", "fc7", "fc8"):
         add_blobs(add("InnerProduct", name), name)
         if name != "fc8":

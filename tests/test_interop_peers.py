@@ -147,3 +147,42 @@ def test_truncated_files_are_refused(tmp_path):
         (tmp_path / "net.pth").write_bytes(content[:length])
         with pytest.raises(DataError, match=r"net\.pth is damaged"):
             files.imported(tmp_path / "net.pth")
+
+
+def test_what_a_pth_file_says_of_itself(tmp_path):
+    """Training checkpoints, moving averages, DataParallel, narrow floats; whole modules and quantized weights."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4))
+    parallel = {f"module.{name}": tensor.bfloat16() for name, tensor in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    net(torch.ones(1, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    averages = {f"ema.{name}": tensor for name, tensor in net.state_dict().items()}
+    files_of = {
+        "checkpoint": {
+            "epoch": 1,
+            "model_ema": net.state_dict(),
+            "model": parallel,
+            "optimizer": optimizer.state_dict(),
+        },
+        "averages": {**net.state_dict(), **averages},
+        "optimizer": optimizer.state_dict(),
+        "module": net,
+        "quantized": {"0.weight": torch.zeros(8, 3, 3, 3, dtype=torch.int8)},
+    }
+    for name, content in files_of.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    read = files.read(tmp_path / "checkpoint.pth")
+    assert isinstance(read, ForeignNetwork)
+    np.testing.assert_array_equal(read.layers[0].weight, parallel["module.0.weight"].float().numpy())
+    checkpoint = "a training checkpoint: weights are read from 'model'; left out: epoch, model_ema, optimizer"
+    named = "names begin with module., as DataParallel saves them"
+    assert read.notes == [checkpoint, "weights are stored as bfloat16", named]
+    read = files.read(tmp_path / "averages.pth")
+    assert isinstance(read, ForeignNetwork) and read.notes == ["moving averages (EMA) of weights are left out"]
+    for name, message in (
+        ("optimizer", "does not hold the state dict .* it has no weights"),
+        ("module", r"a whole module, whose code is not run; save the module's state_dict\(\)"),
+        ("quantized", "is quantized: its weights are int8"),
+    ):
+        with pytest.raises(UserError, match=message):
+            files.read(tmp_path / f"{name}.pth")

@@ -13,6 +13,7 @@ from alexnet_jax.data.records import InMemory, Subset
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import predictions
 from alexnet_jax.inference.network import Network
+from alexnet_jax.interop import identify
 from alexnet_jax.run import config_files
 from tests.conftest import encoded
 from tests.tiny import tiny_config
@@ -43,6 +44,18 @@ def read(images) -> np.ndarray:
 
 def test_a_network_is_shown_in_a_line(net):
     assert repr(net) == f"Network({net.path}, step {STEPS}, 2 towers, 10 classes)"
+
+
+def test_it_looks_trained(net):
+    """40 steps leave marks in the first and last layer, and move biases. A new last layer is noticed."""
+    assert identify.looks(identify.identify(net))[0] == (
+        "partly or briefly: conv1, fc8 look trained; conv2, conv3, conv4, conv5, fc6, fc7 little changed"
+    )
+    started = steps.init_state(net.config, net.mesh).params
+    new = dataclasses.replace(net, params={**net.params, "fc8": jax.device_get(started["fc8"])})
+    assert identify.looks(identify.identify(new))[0].startswith("yes, but for fc8, which is as it starts")
+    new = dataclasses.replace(net, params=jax.device_get(started))
+    assert identify.looks(identify.identify(new))[0].startswith("no: weights are as programs start them")
 
 
 def expected_probabilities(net: Network, pixels: np.ndarray, views: int = 1) -> np.ndarray:

@@ -29,6 +29,7 @@ PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
     "six_conv": 61_555_304,
     "from_pretrained": 61_555_304,
     "one_weird_trick": 61_100_840,
+    "cifar_one_fc": 2_472_266,
     "cntk": 62_003_496,
     "slim": 50_303_912,
 }
@@ -117,6 +118,16 @@ CHANGES: dict[str, dict[str, Any]] = {
         "train.epochs": 112,
     },
     "one_weird_trick": WEIRD,
+    "cifar_one_fc": WEIRD
+    | {
+        "model.image_size": 32,
+        "model.num_classes": 10,
+        "model.conv1.padding": (5, 5),
+        "model.pool.window": 2,
+        "model.fc6": None,
+        "model.fc7": None,
+        "data.size": 32,
+    },
     "slim": {key: value for key, value in WEIRD.items() if key not in ("model.conv4.features", "model.conv1.padding")}
     | {f"model.{layer}.init_bias": 0.1 for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")}
     | {  # Glorot's: 2 / (inputs and outputs of a kernel)

@@ -43,6 +43,7 @@ message V1LayerParameter {
   LRNParameter lrn_param = 18; PoolingParameter pooling_param = 19;
 }
 message NetParameter {
+  string name = 1;
   repeated V1LayerParameter layers = 2; repeated LayerParameter layer = 100;
   repeated int32 input_dim = 4; repeated BlobShape input_shape = 8;
 }
@@ -82,7 +83,9 @@ def read(path: Path) -> ForeignNetwork:
     shapes = [*net.input_shape, *(shape for layer in net.layer for shape in layer.input_param.shape)]
     dims = [*net.input_dim] or next((list(shape.dim) for shape in shapes), [])
     is_stated = len(dims) == 4 and dims[-1]  # in few files
-    network = ForeignNetwork(path, [], {"image_size": dims[-1]} if is_stated else {})
+    network = ForeignNetwork(path, [], {"image_size": dims[-1]} if is_stated else {}, [])
+    if net.name:
+        network.notes.append(f"it calls itself {net.name}")
     for layer in [*net.layers, *net.layer]:
         _append(network, layer)
     if not network.layers:

@@ -12,7 +12,7 @@ from alexnet_jax.data import manifest
 from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference.network import Network
-from alexnet_jax.interop import foreign
+from alexnet_jax.interop import foreign, identify
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
 from alexnet_jax.run import config_files
 
@@ -23,6 +23,7 @@ READERS = {
     ".pt": "state_dicts:read_pth",
     ".onnx": "onnx_files:read",
     ".caffemodel": "caffe:read",
+    ".msgpack": "state_dicts:read_msgpack",
 }
 WRITERS = {
     ".safetensors": "state_dicts:write_safetensors",
@@ -32,6 +33,13 @@ WRITERS = {
 }
 
 
+def read(path: Path) -> Network | ForeignNetwork:
+    """Read a file of this or of another program. UserError if it holds no AlexNet, DataError if it is damaged."""
+    with _function(path, READERS, "read") as read_file:
+        network = read_file(path)
+    return network.flattened() if isinstance(network, ForeignNetwork) else network
+
+
 def open_exported(path: Path) -> Network:
     """Open a .safetensors, .pth or .onnx file that `export` wrote.
 
@@ -39,8 +47,7 @@ def open_exported(path: Path) -> Network:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist; give a workdir, or a file that `alexnet export` wrote")
-    with _function(path, READERS, "read") as read:
-        network = read(path)
+    network = read(path)
     if isinstance(network, ForeignNetwork):
         raise UserError(
             f"{path} was not written by `alexnet export`; make a workdir from it with `alexnet import {path} --workdir "
@@ -71,16 +78,16 @@ def imported(
     with a name on each line, or a folder of prepared data. Raises UserError if an argument is missing or superfluous,
     or if the network cannot be represented; DataError if the file is damaged.
     """
-    with _function(path, READERS, "read") as read:
-        network = read(path)
+    network = read(path)
     if isinstance(network, Network):
         if config or pixels or mean or classes:
             raise UserError(f"{path} is self-describing; leave out --config, --pixels, --mean and --classes")
         return network, []
+    identity = identify.identify(network)
     if not config or not pixels:
         raise UserError(
-            f"{path} was written by another program: give its --config (variants:caffe for Caffe's, "
-            "variants:one_weird_trick for torchvision's) and its --pixels (rgb, caffe or torchvision)"
+            f"{path} was written by another program: give its --config and its --pixels (rgb, caffe, torchvision or "
+            f"cifar). It is {identify.verdict(identity)}. {identify.how(identity)}"
         )
     preprocessing = PREPROCESSING[pixels]
     if mean:
@@ -90,7 +97,13 @@ def imported(
         except ValidationError:
             raise UserError(f"--mean {mean} is not three numbers separated by commas") from None
     base = config_files.parse(config_files.load(config))
-    return foreign.convert(network, base, preprocessing, _read_classes(classes) if classes else None)
+    names = _read_classes(classes) if classes else None
+    advice = identify.advice(identity, config)
+    try:
+        converted, rows = foreign.convert(network, base, preprocessing, names)
+    except UserError as error:
+        raise (type(error)(f"{error}. {advice}") if advice else error) from None
+    return converted, [*rows, *(["file", "", "", note] for note in [*network.notes, advice] if note)]
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ class ForeignNetwork(NamedTuple):
     path: Path
     layers: list[ForeignLayer]
     model: dict[str, Any]  # keys of model_config.Model that the file states: image_size, lrn, pool, activation
+    notes: list[str]  # what else is to be known about the file, such as that its weights are float16
 
     def follow(self, operation: str, value: Any, where: str) -> None:
         """Append an operation to the last layer's `then`. UserError if its setting `value` is not as before."""
@@ -33,8 +34,30 @@ class ForeignNetwork(NamedTuple):
             raise UserError(f"{where} comes before all layers, which is not supported")
         settings = self.layers[-1].settings
         settings["then"] = (*settings["then"], operation)
-        if self.model.setdefault(operation, value) != value:
-            raise UserError(f"{where} has {operation} = {value}, but earlier layers have {self.model[operation]}")
+        known = self.model.setdefault(operation, value)
+        if operation == "pool" and {**known, "ceil": value["ceil"]} == value != known:
+            # The model zoo's bvlcalexnet, converted from images of 227, where rounding makes no difference, to 224.
+            self.model[operation] = {key: value[key] for key in ("window", "stride")}
+            if self.model.pop("image_size", 0):
+                self.notes.append("pooling rounds both up and down: image size and rounding are taken from --config")
+        elif known != value:
+            raise UserError(f"{where} has {operation} = {value}, but earlier layers have {known}")
+
+    def flattened(self) -> "ForeignNetwork":
+        """With fully connected layers as such where they are convolutions, as TF-Slim writes them: kxk, 1x1, 1x1."""
+        shapes = [layer.weight.shape for layer in self.layers]
+        pointwise = 0
+        while pointwise < len(shapes) and shapes[-1 - pointwise][2:] == (1, 1):
+            pointwise += 1
+        dense = len(shapes) - pointwise - 1 if pointwise else len(shapes)
+        layers = self.layers[:dense] + [
+            layer._replace(
+                weight=layer.weight.reshape(len(layer.weight), -1),
+                settings={key: value for key, value in layer.settings.items() if key == "then"},
+            )
+            for layer in self.layers[dense:]
+        ]
+        return self._replace(layers=layers)
 
 
 class Preprocessing(NamedTuple):
@@ -49,6 +72,7 @@ class Preprocessing(NamedTuple):
 PREPROCESSING = {
     "rgb": Preprocessing(1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), bgr=False),
     "torchvision": Preprocessing(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), bgr=False),
+    "cifar": Preprocessing(1 / 255, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201), bgr=False),
     "caffe": Preprocessing(1.0, (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), bgr=True),  # ILSVRC-2012's mean, rounded
 }
 
@@ -73,6 +97,7 @@ def convert(
     towers, first_dense = max(groups.values()), list(layers)[len(groups)]
     # Other programs scale the units that dropout keeps in training, and do nothing at test time.
     model = base.model.model_dump() | foreign.model | {"dropout_scaling": "training", "towers": towers}
+    model["pool"] = base.model.pool.model_dump() | foreign.model.get("pool", {})
     model |= dict.fromkeys(base.model.layers().keys() - layers.keys())
     model["num_classes"] = len(layers["fc8"].weight)
     tensors, rows = {}, []

@@ -115,7 +115,16 @@ def read(path: Path) -> Network | ForeignNetwork:
         metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA in metadata:
         return from_tensors(tensors, metadata[METADATA], path)
-    return _foreign(model.graph, tensors, path)
+    if quantized := sorted(
+        {node.op_type for node in model.graph.node if "Quantize" in node.op_type or "Integer" in node.op_type}
+    ):
+        raise UserError(
+            f"{path} is quantized ({', '.join(quantized)}); give the file that it was made from, with floats"
+        )
+    network = _foreign(model.graph, tensors, path)
+    writer = model.producer_name or "an unnamed program"
+    network.notes.append(f"it calls itself {model.graph.name or 'nothing'}; {writer} wrote it")
+    return network
 
 
 def _foreign(graph: Any, tensors: dict[str, np.ndarray], path: Path) -> ForeignNetwork:
@@ -126,11 +135,15 @@ def _foreign(graph: Any, tensors: dict[str, np.ndarray], path: Path) -> ForeignN
     shape = inputs[0].type.tensor_type.shape.dim
     if not shape or not shape[-1].dim_value:
         raise UserError(f"{path} does not state its image size; export it with a fixed height and width")
-    network = ForeignNetwork(path, [], {"image_size": shape[-1].dim_value})
+    network = ForeignNetwork(path, [], {"image_size": shape[-1].dim_value}, [])
     previous = inputs[0].name
     for node in graph.node:
         if node.op_type == "Constant":
             tensors[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+            continue
+        if node.op_type == "ConstantOfShape":  # a placeholder of weights
+            value = numpy_helper.to_array(node.attribute[0].t) if node.attribute else np.zeros(1, np.float32)
+            tensors[node.output[0]] = np.broadcast_to(value, tensors[node.input[0]])
             continue
         position = 1 if node.op_type in ("MatMul", "Add") and node.input[0] in tensors else 0
         if node.input[position] != previous:
