@@ -171,7 +171,7 @@ def test_what_a_pth_file_says_of_itself(tmp_path):
     }
     for name, content in files_of.items():
         torch.save(content, tmp_path / f"{name}.pth")
-    read = files.read(tmp_path / "checkpoint.pth")
+    read = files.read((tmp_path / "checkpoint.pth").rename(tmp_path / "checkpoint.pth.tar"))
     assert isinstance(read, ForeignNetwork)
     np.testing.assert_array_equal(read.layers[0].weight, parallel["module.0.weight"].float().numpy())
     checkpoint = "a training checkpoint: weights are read from 'model'; left out: epoch, model_ema, optimizer"

@@ -26,12 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     path = arguments.file
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a file with weights, or a workdir")
     try:
-        identity = identify.identify(network.open_workdir(path) if path.is_dir() else files.read(path))
+        opened = network.open_workdir(path) if path.is_dir() else files.read(path)
     except DataError:
         raise
     except UserError as error:
         raise UserError(f"no AlexNet that can be read: {error}") from None
+    identity = identify.identify(opened)
     sentence, looks = identify.looks(identity)
     layers, maps = [], 3
     for layer, look in zip(identity.network.layers, looks, strict=True):

@@ -20,7 +20,7 @@ WEIGHTS = "model.safetensors"  # in the folders that `alexnet export` writes
 READERS = {
     ".safetensors": "state_dicts:read_safetensors",
     ".pth": "state_dicts:read_pth",
-    ".pt": "state_dicts:read_pth",
+    **dict.fromkeys((".pt", ".tar", ".ckpt", ".bin"), "state_dicts:read_pth"),  # .tar: of net.pth.tar
     ".onnx": "onnx_files:read",
     ".caffemodel": "caffe:read",
     ".msgpack": "state_dicts:read_msgpack",

@@ -46,7 +46,7 @@ def questions(identity: Identity) -> list[str]:
     asked = ["the order of colours, the scale and mean of pixels", "the order of the classes"]
     if "image_size" not in identity.network.model:
         sizes = sorted({str(known.model.image_size) for known in identity.known})
-        asked.insert(0, f"the size of the crops{', ' * bool(sizes)}{' or '.join(sizes)}")
+        asked.insert(0, "the size of the crops" + (f", usually {' or '.join(sizes)}" if sizes else ""))
     if any("then" not in layer.settings for layer in identity.network.layers):
         asked.insert(0, "strides, padding, the order of activation, normalization and pooling; k, n, alpha")
     return asked
