@@ -115,6 +115,17 @@ def test_a_gpu_that_jax_cannot_use_is_reported(tmp_path):
     assert "warning: JAX uses the CPU, and not the accelerator that is there; `alexnet doctor` says why" in said
 
 
+def test_files_that_machines_without_accelerators_have(tmp_path, monkeypatch):
+    """Linux makes /dev/vfio/vfio itself, and /dev/accel for the neural units of processors."""
+    monkeypatch.setattr(start_up, "DEV", tmp_path)
+    for name in ("vfio/vfio", "accel/accel0", "kfd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert not start_up.accelerators()
+    (tmp_path / "vfio/0").touch()
+    assert start_up.accelerators() == [tmp_path / "vfio/0"]
+
+
 @pytest.mark.slow
 def test_compilers_for_absent_accelerators_are_left_alone(tmp_path):
     """With the extras aot-gpu and aot-tpu JAX would look for a GPU and a TPU, and complain that there is none."""

@@ -10,13 +10,14 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alexnet_jax import __main__, errors
 from alexnet_jax.doctor import look
 from alexnet_jax.doctor.diagnose import diagnose
-from alexnet_jax.doctor.environment import Report
+from alexnet_jax.doctor.environment import Environment, Output, Report
 from tests.conftest import ROOT
 from tests.runs import environment
 
@@ -68,7 +69,7 @@ FAULTS: dict[
         ("error", "jax-cuda13-plugin 0.9.2 does not fit jax 0.10.2"),
         ("error", "a CUDA-enabled jaxlib is not installed"),
     ],
-    "two_plugins": [("error", "plugins for two versions of CUDA")],
+    "two_plugins": [("warning", "plugins for two versions of CUDA")],
     "gpu_too_old_for_cuda13": [
         ("error", "cannot compute on Tesla P100-PCIE-16GB"),
         ("error", "GPU 0, Tesla P100-PCIE-16GB, has compute capability 6.0, and JAX with CUDA 13 needs 7.5"),
@@ -143,12 +144,64 @@ def test_each_fault_is_named_with_its_cure(name, capsys):
 
 @pytest.mark.parametrize("name", ["no_plugin", "driver_too_old", "gpu_too_old_for_cuda13"])
 def test_the_plugin_to_install_is_the_newest_that_driver_and_gpu_can_use(name):
-    env = Report.model_validate_json((ENVIRONMENTS / f"{name}.json").read_bytes()).environment
+    env = recorded(name)
     assert any("'jax[cuda12]" in finding.cure for finding in diagnose(env))
     if name == "no_plugin":
         assert env.nvidia_smi is not None
         newer = env.nvidia_smi.model_copy(update={"out": env.nvidia_smi.out.replace("560.35.03", "580.65.06")})
         assert diagnose(env.model_copy(update={"nvidia_smi": newer}))[0].cure == "pip install 'jax[cuda13]==0.10.2'"
+
+
+def recorded(name: str, **changes: Any) -> Environment:
+    """An environment of a file, with other facts; `changes` may hold the prefixes of packages to be `without`."""
+    env = Report.model_validate_json((ENVIRONMENTS / f"{name}.json").read_bytes()).environment
+    if without := changes.pop("without", ()):
+        changes["packages"] = {key: value for key, value in env.packages.items() if not key.startswith(without)}
+    return env.model_copy(update=changes)
+
+
+A100, ON_GPU = "0, NVIDIA A100-SXM4-80GB, {}, {}, 81920, 4", Output(code=0, out='[["gpu", "NVIDIA A100-SXM4-80GB"]]')
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "1"}
+LIKE: dict[str, tuple[Environment, list[str]]] = {  # machine -> all that may be said of it
+    "slurm_job_with_one_gpu_of_four": (
+        recorded(
+            "healthy_a100",
+            devices={"nvidiactl": True, "nvidia-uvm": True, "nvidia2": True}
+            | dict.fromkeys(("nvidia0", "nvidia1", "nvidia3"), False),  # by the job's control group
+            nvidia_smi=Output(code=0, out=A100.format("580.95.05", "8.0")),
+            jax=ON_GPU,
+            variables={"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": "0"},
+        ),
+        [],
+    ),
+    "wsl2_without_nvidia": (recorded("healthy_cpu", devices={"dxg": True}), []),
+    "wsl2": (
+        recorded("no_plugin", devices={"dxg": True}, pci=[], driver_line=""),
+        ["2 x Tesla T4: JAX's plugin for CUDA is not", T4[1]],
+    ),
+    "jetson": (recorded("healthy_a100", nvidia_smi=Output(code=0, out=A100.format("[N/A]", "[N/A]")), jax=ON_GPU), []),
+    "cuda_compat": (recorded("driver_too_old", jax=ON_GPU), ["JAX uses 1 of 2 GPUs"]),
+    "cuda_without_a_plugin_of_pip": (recorded("healthy_a100", without=("jax-cuda", "nvidia")), []),
+    "the_other_gpu_is_busy": (recorded("one_gpu_of_two_and_busy", variables=HIDDEN), ["JAX uses 1 of 2 GPUs"]),
+    "tpu_container_without_devices": (
+        recorded("tpu_in_use", devices={}, variables={"JAX_PLATFORMS": "cpu"}),
+        ["4 TPU chip(s): this container has none of their files in /dev", "large pages"],
+    ),
+    "mac": (recorded("healthy_cpu", memory={}, cgroup={}, huge_pages="", open_files=(256, 2**63 - 1)), []),
+    "an_empty_proxy": (recorded("healthy_cpu", variables={"https_proxy": ""}), ["large pages"]),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_what_works_is_no_fault(name):
+    env, titles = LIKE[name]
+    for finding, words in zip(findings := diagnose(env), titles, strict=True):
+        assert words in finding.title, findings
+
+
+def test_jax_waits_for_the_other_hosts_of_a_tpu_slice():
+    env = recorded("tpu_in_use", jax=Output(code=None))
+    assert any("on all hosts of a TPU slice at once" in finding.cure for finding in diagnose(env))
 
 
 def doctor(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -36,8 +36,9 @@ NVIDIA_SMI = {  # what nvidia-smi says -> the cure
 
 def start(env: Environment) -> Iterator[Finding]:
     if env.jax.code is None:
-        cure = "end what holds the devices (fuser -v /dev/nvidia* /dev/accel* /dev/vfio/*)"
-        yield error("JAX hangs as it starts", f"{cure}; if there is nothing, restart the machine")
+        cure = "end what holds the devices (fuser -v /dev/nvidia* /dev/accel* /dev/vfio/*); if there is nothing, "
+        cure += "run `alexnet doctor` on all hosts of a TPU slice at once, or " * bool(env.tpus) + "restart the machine"
+        yield error("JAX hangs as it starts", cure)
     elif env.jax.code:
         what = f"cannot compute on {env.jax_devices[0][1]}" if env.jax_devices else "does not start"
         yield error(f"JAX {what}: {env.jax_error}", _cure(env))
@@ -55,7 +56,15 @@ def nvidia(env: Environment) -> Iterator[Finding]:
     elif not env.given:
         yield warning(*_not_given(env))
     else:
-        causes = [*_driver(env), *_plugins(env), *_turned_off(env, env.nvidia)]
+        causes = [] if env.works else [*_driver(env), *_turned_off(env, env.nvidia)]
+        if len(env.cuda) > 1:
+            others = " ".join(f"jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt" for cuda in env.cuda if cuda != _best(env))
+            yield warning(
+                "JAX's plugins for two versions of CUDA are installed, and it uses one", f"pip uninstall {others}"
+            )
+        elif not env.cuda and not env.works:
+            title = f"{_on_cpu(env.nvidia)}: JAX's plugin for CUDA is not installed"
+            causes.append(error(title, _install(env, f"cuda{_best(env)}")))
         if env.on_cpu and not causes:
             causes.append(error(f"{_on_cpu(env.nvidia)}: {env.jax_error}", _cure(env)))
         yield from causes
@@ -67,6 +76,9 @@ def tpu(env: Environment) -> Iterator[Finding]:
     if not env.tpus and "libtpu" in env.packages:
         cure = "leave it for `alexnet bench compile`; on a TPU VM, look for /dev/accel* or /dev/vfio/*"
         yield note("libtpu is installed, but there is no TPU", cure)
+    elif env.tpus and env.on_cpu and not env.devices:
+        title = f"{_on_cpu(there)}: this container has none of their files in /dev"
+        yield warning(title, "docker run --privileged --net=host")
     elif env.tpus and env.on_cpu:
         causes = [*_turned_off(env, there)]
         if closed := env.closed(r"accel\d+|vfio/.*"):
@@ -105,7 +117,7 @@ def _cure(env: Environment) -> str:
     for pattern, cure in SAID.items():
         if re.search(pattern, env.jax.err):
             return cure.format(install=_install(env, f"cuda{max(env.cuda, default=_best(env))}"))
-    if env.cuda == [12] and any((gpu.capability or 8) < 7.5 for gpu in env.gpus):
+    if env.cuda == [12] and any((gpu.capability or 8) < 7.5 for gpu in env.visible):
         return "pip install 'nvidia-cudnn-cu12==9.10.2.*': newer versions leave out GPUs before Turing"
     if env.platforms not in ("", "cpu"):
         return f"unset JAX_PLATFORMS={env.platforms}, which allows no other device"
@@ -123,7 +135,7 @@ def _best(env: Environment) -> int:
         cuda
         for cuda, (driver, capability) in CUDA.items()
         if Version(env.driver or "0") >= Version(driver)
-        and all(gpu.capability is None or gpu.capability >= capability for gpu in env.gpus)
+        and all(gpu.capability is None or gpu.capability >= capability for gpu in env.visible)
     ]
     return max(able, default=min(CUDA))
 
@@ -149,7 +161,7 @@ def _driver(env: Environment) -> Iterator[Finding]:
         said = [*smi.out.splitlines(), *smi.err.splitlines(), f"exit code {smi.code}"][0]
         cure = next(cure for pattern, cure in NVIDIA_SMI.items() if re.search(pattern, said))
         yield error(f"nvidia-smi fails: {said}", cure)
-    if closed := env.closed(r"nvidia(\d+|ctl|-uvm)"):
+    if closed := env.closed(r"nvidia(ctl|-uvm)" if env.gpus else r"nvidia(\d+|ctl|-uvm)"):  # not those of other jobs
         yield error(f"this user may not open {closed}", NVIDIA_SMI["Insufficient Permissions"])
     for cuda in env.cuda:
         driver, capability = CUDA.get(cuda, ("0", 0.0))
@@ -157,23 +169,11 @@ def _driver(env: Environment) -> Iterator[Finding]:
         if env.driver and Version(env.driver) < Version(driver):
             title = f"driver {env.driver} is too old for CUDA {cuda}, which needs {driver}"
             yield error(title, f"update the driver{', or ' * (_best(env) < cuda)}{older * (_best(env) < cuda)}")
-        for gpu in env.gpus:
+        for gpu in env.visible:
             if gpu.capability is not None and gpu.capability < capability:
                 title = f"GPU {gpu.number}, {gpu.name}, has compute capability {gpu.capability}"
                 cure = older if _best(env) < cuda else "use a newer GPU, or the CPU: JAX_PLATFORMS=cpu"
                 yield error(f"{title}, and JAX with CUDA {cuda} needs {capability}", cure)
-
-
-def _plugins(env: Environment) -> Iterator[Finding]:
-    best = _best(env)
-    if not env.cuda:
-        title = f"{_on_cpu(env.nvidia)}: JAX's plugin for CUDA is not installed"
-        yield error(title, _install(env, f"cuda{best}"))
-    elif len(env.cuda) > 1:
-        others = " ".join(f"jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt" for cuda in env.cuda if cuda != best)
-        yield error(
-            "JAX's plugins for two versions of CUDA are installed, and it can use one", f"pip uninstall {others}"
-        )
 
 
 def _turned_off(env: Environment, there: str) -> Iterator[Finding]:
@@ -187,12 +187,12 @@ def _turned_off(env: Environment, there: str) -> Iterator[Finding]:
 
 def _gpus(env: Environment) -> Iterator[Finding]:
     """Judge the GPUs themselves."""
-    for gpu in env.gpus:
+    for gpu in env.visible:
         if gpu.total and gpu.used and gpu.used > (1 - PREALLOCATED) * gpu.total:
             title = f"{gpu.used:,.0f} of {gpu.total:,.0f} MiB of GPU {gpu.number} are in use"
             title += f", and JAX takes {PREALLOCATED:.0%} of the whole"
             cure = "end what uses it (nvidia-smi lists it), choose another by CUDA_VISIBLE_DEVICES, or set"
             yield warning(title, f"{cure} XLA_PYTHON_CLIENT_MEM_FRACTION to the share that is free")
-    for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.gpus if (gpu.capability or 8) < 8}):
+    for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.visible if (gpu.capability or 8) < 8}):
         cure = "for half precision, --config.train.compute_dtype=float16; the fused kernels are left out by themselves"
         yield note(f"{name} (compute capability {capability}) has neither bfloat16 nor Triton", cure)

@@ -76,7 +76,9 @@ def host(env: Environment) -> Iterator[Finding]:
     if 0 <= env.open_files[1] < SHARDS + files.OTHERS:
         cure = f"raise the hard limit (docker --ulimit nofile, limits.conf) to {SHARDS + files.OTHERS} or more"
         yield warning(f"only {env.open_files[1]} files may be open: too few for large data sets", cure)
-    if proxies := [name for name in env.variables if re.fullmatch("(https?|grpc|all)_proxy", name, re.I)]:
+    if proxies := [
+        name for name, value in env.variables.items() if value and re.fullmatch("(https?|grpc|all)_proxy", name, re.I)
+    ]:
         cure = "leave it for downloads; unset it if processes on several hosts wait for each other in vain"
         yield note(f"a proxy is set: {', '.join(proxies)}", cure)
 

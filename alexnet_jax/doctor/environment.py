@@ -81,10 +81,17 @@ class Environment(Facts):
         return [Gpu(row[0], row[1], row[2], *map(_number, row[3:])) for row in rows if len(row) == len(Gpu._fields)]
 
     @property
+    def visible(self) -> list[Gpu]:
+        """Those that CUDA_VISIBLE_DEVICES leaves to JAX."""
+        chosen = self.variables.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return [gpu for gpu in self.gpus if gpu.number in chosen] or self.gpus
+
+    @property
     def driver(self) -> str:
         """The version of NVIDIA's driver, or ""."""
         found = re.search(r"Kernel Module.*?  (\d[\d.]+)", self.driver_line)
-        return self.gpus[0].driver if self.gpus else found[1] if found else ""
+        stated = self.gpus[0].driver if self.gpus else ""
+        return stated if re.match(r"\d", stated) else found[1] if found else ""  # Jetson's nvidia-smi says [N/A]
 
     @property
     def nvidia(self) -> str:
@@ -99,7 +106,8 @@ class Environment(Facts):
         forbidden = (
             self.nvidia_smi and "No devices were found" in self.nvidia_smi.out and "SLURM_JOB_ID" in self.variables
         )
-        return any(re.fullmatch(r"nvidia\d+|dxg", name) for name in self.devices) and not forbidden
+        files = r"nvidia\d+|dxg" if self.nvidia_smi else r"nvidia\d+"  # WSL2 has /dev/dxg for any maker's GPU
+        return any(re.fullmatch(files, name) for name in self.devices) and not forbidden
 
     @property
     def tpus(self) -> int:
@@ -133,6 +141,11 @@ class Environment(Facts):
         tpu = r"|.*backend 'tpu'" if self.tpus else ""  # without one this is said everywhere
         errors = [line for line in lines if re.match(rf"[\w.]*Error:|F\d{{4}} {tpu}", line)]
         return (errors or lines or [f"exit code {self.jax.code}"])[-1][:400]
+
+    @property
+    def works(self) -> bool:
+        """Whether JAX computes on a GPU or a TPU."""
+        return self.jax.code == 0 and not self.on_cpu
 
     @property
     def platforms(self) -> str:

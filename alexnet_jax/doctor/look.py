@@ -54,6 +54,7 @@ def look(folder: Path, seconds: float = SECONDS) -> Environment:
     variables = {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)}
     if "KUBERNETES_SERVICE_HOST" in variables:
         variables["KUBERNETES_SERVICE_HOST"] = "set"
+    nvidia_smi = run(NVIDIA_SMI, 30)  # first, as it makes the files in /dev if nothing has since the machine started
     files = [path for path in sorted(start_up.accelerators()) if not path.is_dir()]
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or start_up.own_cache()
     environment = Environment(
@@ -65,7 +66,7 @@ def look(folder: Path, seconds: float = SECONDS) -> Environment:
         devices={str(path.relative_to("/dev")): os.access(path, os.R_OK | os.W_OK) for path in files},
         pci=_pci(),
         driver_line=_text("/proc/driver/nvidia/version").partition("\n")[0],
-        nvidia_smi=run(NVIDIA_SMI, 30),
+        nvidia_smi=nvidia_smi,
         jax=run([sys.executable, "-c", PROBE], seconds, XLA_PYTHON_CLIENT_PREALLOCATE="false") or Output(code=127),
         cores=start_up.cores({}),
         memory=_memory(),

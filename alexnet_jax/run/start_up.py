@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ACCELERATORS = "nvidia*", "dxg", "kfd", "accel*", "vfio/*"  # files in /dev
+DEV = Path("/dev")
+ACCELERATORS = "nvidia*", "dxg", "accel[0-9]*", "vfio/[0-9]*"  # not vfio/vfio and accel/, which are everywhere
 COMPILERS = "libtpu", "jax_cuda12_plugin"
 
 
@@ -73,7 +74,7 @@ def prepare_process() -> None:
 
 def accelerators() -> list[Path]:
     """The files in /dev of GPUs and TPUs."""
-    return [path for name in ACCELERATORS for path in Path("/dev").glob(name)]
+    return [path for name in ACCELERATORS for path in DEV.glob(name)]
 
 
 def only_compilers() -> bool:
