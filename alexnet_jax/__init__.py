@@ -35,11 +35,13 @@ def load(path: str | Path) -> "Network":
     from alexnet_jax.data import hub
     from alexnet_jax.inference import network
     from alexnet_jax.interop import files
+    from alexnet_jax.run import workdir
 
     if str(path).startswith(hub.PREFIX):
         path = hub.download(str(path), [files.WEIGHTS]) / files.WEIGHTS
     path = Path(path)
-    path = path / files.WEIGHTS if (path / files.WEIGHTS).is_file() else path
+    if (path / files.WEIGHTS).is_file() and not (path / workdir.CHECKPOINTS).exists():
+        path /= files.WEIGHTS
     return network.open_workdir(path) if path.is_dir() else files.open_exported(path)
 
 

@@ -21,6 +21,7 @@ for action in (
     lambda: hub.push(folder, "me/net", ["*.md", "*.bin"]),
     lambda: sorted((path.name, path.read_text()) for path in hub.download("hf://me/net").iterdir()),
     lambda: hub.download("hf://datasets/me/data", ["*.parquet"]).name,
+    lambda: hub.download("hf://me/net", ["*.txt", "no.bin"]),
     lambda: hub.download("hf://me/none"),
     lambda: hub.download("hf://me/net@none"),
     lambda: hub.download("hf://me net"),
@@ -52,8 +53,9 @@ def test_repositories_are_pushed_and_downloaded(tmp_path):
     assert "('README.md', '---\\nname: README.md\\n---\\n'), ('a.bin', " in lines[2]
     assert lines[3] == commit
     assert [path.name for path in (tmp_path / "cache").rglob(f"{commit}/*")] == ["train.parquet"]
+    assert lines[4].startswith("error: hf://me/net has no *.txt, no.bin; ")
     for line, problem in zip(
-        lines[4:7], ("Repository Not Found", "Revision Not Found", "Repo id must use"), strict=True
+        lines[5:8], ("Repository Not Found", "Revision Not Found", "Repo id must use"), strict=True
     ):
         assert line.startswith("error: hf://me") and problem in line and "log in with `hf auth login`" in line
     assert stranger[0].startswith(f"error: {folder} cannot be pushed to me/net: ") and "'401 " in stranger[0]

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ import alexnet_jax
 from alexnet_jax.commands import export_weights
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import open_workdir
-from alexnet_jax.interop import model_card, networks
+from alexnet_jax.interop import files, model_card, networks
 from alexnet_jax.run import checks, starts, workdir
 from tests import runs
 from tests.hub import running
@@ -139,6 +140,22 @@ def test_wrong_outputs_are_refused(directory, tmp_path):
         export(directory, "--output", str(directory))
     with pytest.raises(UserError, match="--push, --license and --dataset are for folders; give --output net/"):
         export(directory, "--output", str(tmp_path / "net.onnx"), "--push", "me/net")
+    with pytest.raises(UserError, match="--push net is not USER/NAME"):
+        export(directory, "--output", str(tmp_path / "out"), "--push", "net")
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(UserError, match=r"README.md is not a model card of alexnet_jax; give another --output"):
+        export(directory, "--output", str(tmp_path))
+    assert (tmp_path / "README.md").read_text() == "# My project"
+
+
+def test_a_workdir_is_opened_at_its_newest_checkpoint(directory):
+    """Also where an older network was exported into it."""
+    path = directory / files.WEIGHTS
+    files.export(dataclasses.replace(open_workdir(directory), step=5), path)
+    try:
+        assert alexnet_jax.load(path).step == 5 and alexnet_jax.load(directory).step == 0
+    finally:
+        path.unlink()
 
 
 @pytest.mark.long

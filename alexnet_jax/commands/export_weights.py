@@ -10,6 +10,7 @@ All but .stablehlo can be opened by `alexnet_jax.load` and imported again, bit f
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from alexnet_jax.data import hub
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace) -> None:
         files.export(network.open_workdir(arguments.workdir), path)
         print(f"wrote {path}: {path.stat().st_size / 1e6:,.1f} MB")
         return
+    if arguments.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", arguments.push):
+        raise UserError(f"--push {arguments.push} is not USER/NAME, a user or organization of the Hub and a model")
     model_card.export(arguments.workdir, path, stated)
     print(f"wrote {path}: {', '.join(model_card.FILES)}")
     if arguments.push:

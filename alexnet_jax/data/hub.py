@@ -21,13 +21,16 @@ def download(address: str, files: Sequence[str] | None = None) -> Path:
         Its folder in the cache. Without a connection, what the cache holds.
 
     Raises:
-        UserError: if huggingface_hub is not installed, or the repository cannot be had.
+        UserError: if huggingface_hub is not installed, or the repository cannot be had or has no such file.
     """
     with _library(f"{address} cannot be downloaded") as hub:
         name, _, revision = address.removeprefix(PREFIX).partition("@")
         kind = "dataset" if name.startswith("datasets/") else "model"
         name = name.removeprefix("datasets/")
-        return Path(hub.snapshot_download(name, repo_type=kind, revision=revision or None, allow_patterns=files))
+        folder = Path(hub.snapshot_download(name, repo_type=kind, revision=revision or None, allow_patterns=files))
+    if files and not any(any(folder.rglob(pattern)) for pattern in files):
+        raise UserError(f"{address} has no {', '.join(files)}; check the name")
+    return folder
 
 
 def push(folder: Path, name: str, files: Sequence[str]) -> str:
