@@ -43,10 +43,11 @@ def inputs() -> list[str]:
     assert networks == [(55, 9216)] * 4 and sides("variants:slim") == (54, 6400)
     starts = [-config(name).model.conv1.padding[0] for name in ("paper", "variants:caffe", "variants:one_weird_trick")]
     views = [facts.crops(config(name)) for name in ("variants:caffe", "paper")]
-    assert (256 - 227) % 2, "there is no central crop"
+    assert (256 - 227) % 2 and not (256 - 224) % 2, "crops of 227 have no exact centre"
     return [
         *("55 x 55", "54 x 54", "6,400 inputs in place of 9,216", "0, 0 and {2}".format(*starts)),
-        "{:,} places and mirror images, 224 have {:,}".format(*views),
+        f"crops of 227 have {views[0]:,} places and mirror images, none of them exactly in the centre",
+        f"those of 224 have {views[1]:,}",
     ]
 
 

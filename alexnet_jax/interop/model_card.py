@@ -30,7 +30,8 @@ class Stated(NamedTuple):
 def export(directory: Path, folder: Path, stated: Stated) -> None:
     """Write FILES, of the newest checkpoint of the workdir `directory`, to `folder`, which is made if missing.
 
-    Raises UserError if `folder` is a workdir or has another README.md, if a format cannot hold a layer, or if its library is missing.
+    Raises UserError if `folder` is a workdir or has another README.md, if a format cannot hold a layer, or if its
+    library is missing.
     """
     if (folder / workdir.CHECKPOINTS).exists():
         raise UserError(f"{folder} is a workdir, whose files must stay; give another --output")
