@@ -89,7 +89,7 @@ FAULTS: dict[
     "limits_of_cgroup_v1": [
         ("warning", "only 3.2 GB of memory may be used of 33.6"),
         ("warning", "the time of 1.5 cores, and JAX takes them for 8"),
-        ("note", "large pages, which make steps on CPUs faster, are off"),
+        ("note", "large pages, which make steps on CPUs faster, are not used: always madvise [never]"),
     ],
     "small_pod": [
         ("warning", "only 2.1 GB of memory may be used of 33.7"),
@@ -105,13 +105,13 @@ FAULTS: dict[
     "network_disk": [
         ("warning", "/mnt/nfs/runs is written at only 21 MB/s"),
         ("warning", "files in /mnt/nfs/runs cannot be locked: nolock"),
-        ("warning", "compiled programs may not be kept: Permission denied"),
+        ("warning", "compiled programs cannot be kept: Permission denied"),
         ("note", "a proxy is set: https_proxy"),
     ],
     "locks_refused": [("warning", "files in /mnt/bucket cannot be locked: Function not implemented")],
     "read_only_folder": [
         ("error", "/data cannot be written: Read-only file system"),
-        ("warning", "compiled programs may not be kept: this user has no home folder"),
+        ("warning", "compiled programs cannot be kept: this user has no home folder"),
     ],
     "old_packages": [
         ("error", "alexnet-jax needs optax, which is not installed"),

@@ -58,7 +58,7 @@ def _seen(env: Environment) -> Iterator[tuple[str, str]]:
     yield "JAX has", ", ".join(f"{n} x {platform} ({kind})" for (platform, kind), n in kinds.items()) or "no device"
     yield "driver", env.driver or "none"
     for gpu in env.gpus:
-        memory = f"{gpu.used or 0:,.0f} of {gpu.total or 0:,.0f} MiB in use"
+        memory = f"{gpu.used:,.0f} of {gpu.total:,.0f} MiB in use"
         yield f"GPU {gpu.number}", f"{gpu.name}, compute capability {gpu.capability}, {memory}"
     if env.tpus:
         yield "TPU", f"{env.tpus} chip(s)"

@@ -13,6 +13,7 @@ from alexnet_jax.doctor.environment import Environment, Finding, error, note, wa
 
 CUDA = {12: ("525.60.13", 5.2), 13: ("580", 7.5)}  # -> the oldest driver, the lowest compute capability
 PREALLOCATED = 0.75  # the share of a GPU's memory that JAX takes when it starts
+ONLY_CPU = "JAX_PLATFORMS=cpu is set"
 NONE = "", "-1", "none", "void", "NoDevFiles"  # values of CUDA_VISIBLE_DEVICES that leave no GPU
 
 SAID = {  # what JAX says -> the cure
@@ -53,41 +54,44 @@ def nvidia(env: Environment) -> Iterator[Finding]:
             else:  # extra aot-gpu
                 cure = "leave it: it is for `alexnet bench compile`, and alexnet sets JAX_PLATFORMS=cpu"
                 yield note(f"{title}, nor cuDNN", cure)
-    elif not env.given:
+        return
+    if not env.given:
         yield warning(*_not_given(env))
-    else:
-        causes = [] if env.works else [*_driver(env), *_turned_off(env, env.nvidia)]
-        if len(env.cuda) > 1:
-            others = " ".join(f"jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt" for cuda in env.cuda if cuda != _best(env))
-            yield warning(
-                "JAX's plugins for two versions of CUDA are installed, and it uses one", f"pip uninstall {others}"
-            )
-        elif not env.cuda and not env.works:
-            title = f"{_on_cpu(env.nvidia)}: JAX's plugin for CUDA is not installed"
-            causes.append(error(title, _install(env, f"cuda{_best(env)}")))
-        if env.on_cpu and not causes:
-            causes.append(error(f"{_on_cpu(env.nvidia)}: {env.jax_error}", _cure(env)))
-        yield from causes
-        yield from _gpus(env)
+        return
+    if not env.works:
+        yield from list(_unusable(env)) or [error(f"{_on_cpu(env.nvidia)}: {env.jax_error}", _cure(env))] * env.on_cpu
+    if len(env.cuda) > 1:
+        others = " ".join(f"jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt" for cuda in env.cuda if cuda != _best(env))
+        yield warning("JAX's plugins for two versions of CUDA are installed; it uses one", f"pip uninstall {others}")
+    for gpu in env.visible:
+        if gpu.used > (1 - PREALLOCATED) * gpu.total:
+            title = f"{gpu.used:,.0f} of {gpu.total:,.0f} MiB of GPU {gpu.number} are in use"
+            cure = "end what uses it (nvidia-smi lists it), choose another by CUDA_VISIBLE_DEVICES, or set"
+            cure += " XLA_PYTHON_CLIENT_MEM_FRACTION to the share that is free"
+            yield warning(f"{title}, and JAX takes {PREALLOCATED:.0%} of the whole", cure)
+    for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.visible if gpu.capability < 8}):
+        cure = "for half precision, --config.train.compute_dtype=float16; the fused kernels are left out by themselves"
+        yield note(f"{name} (compute capability {capability}) has neither bfloat16 nor Triton", cure)
 
 
 def tpu(env: Environment) -> Iterator[Finding]:
-    there = f"{env.tpus} TPU chip(s)"
-    if not env.tpus and "libtpu" in env.packages:
-        cure = "leave it for `alexnet bench compile`; on a TPU VM, look for /dev/accel* or /dev/vfio/*"
-        yield note("libtpu is installed, but there is no TPU", cure)
-    elif env.tpus and env.on_cpu and not env.devices:
-        title = f"{_on_cpu(there)}: this container has none of their files in /dev"
-        yield warning(title, "docker run --privileged --net=host")
-    elif env.tpus and env.on_cpu:
-        causes = [*_turned_off(env, there)]
-        if closed := env.closed(r"accel\d+|vfio/.*"):
-            causes.append(
-                error(f"{_on_cpu(there)}: this user may not open {closed}", "run as root, or ask for the right")
-            )
-        if "libtpu" not in env.packages:
-            causes.append(error(f"{_on_cpu(there)}: libtpu is not installed", _install(env, "tpu")))
-        yield from causes or [error(f"{_on_cpu(there)}: {env.jax_error}", _cure(env))]
+    title = _on_cpu(f"{env.tpus} TPU chip(s)")
+    if not env.tpus:
+        if "libtpu" in env.packages:
+            cure = "leave it for `alexnet bench compile`; on a TPU VM, look for /dev/accel* or /dev/vfio/*"
+            yield note("libtpu is installed, but there is no TPU", cure)
+    elif not env.on_cpu:
+        return
+    elif not env.devices:
+        yield warning(f"{title}: this container has none of their files in /dev", "docker run --privileged --net=host")
+    elif env.platforms == "cpu":
+        yield warning(f"{title}: {ONLY_CPU}", "unset JAX_PLATFORMS")
+    elif closed := env.closed(r"accel\d+|vfio/.*"):
+        yield error(f"{title}: this user may not open {closed}", "run as root, or ask for the right")
+    elif "libtpu" not in env.packages:
+        yield error(f"{title}: libtpu is not installed", _install(env, "tpu"))
+    else:
+        yield error(f"{title}: {env.jax_error}", _cure(env))
 
 
 def devices(env: Environment) -> Iterator[Finding]:
@@ -100,9 +104,8 @@ def devices(env: Environment) -> Iterator[Finding]:
             cure = f"unset {' '.join(names)}; --simulated_devices=2 simulates two for one run"
             yield warning(f"{count} devices are simulated on the CPU, because {' and '.join(names)} is set", cure)
     elif 0 < count < there:
-        why = f"because CUDA_VISIBLE_DEVICES={visible}" if visible else "for a reason that it may print, above"
-        cure = "unset it, to give each tower its own GPU, unless others use the rest"
-        yield note(f"JAX uses {count} of {there} GPUs, {why}", cure)
+        title = f"JAX uses {count} of {there} GPUs" + (f", because CUDA_VISIBLE_DEVICES={visible}" if visible else "")
+        yield note(title, "unset it, to give each tower its own GPU, unless others use the rest")
     elif count > 2:
         cure = f"--config.mesh.data={count // 2} takes {count // 2} pairs"
         yield note(f"the mesh of the configs takes one pair of the {count} devices", cure)
@@ -117,7 +120,7 @@ def _cure(env: Environment) -> str:
     for pattern, cure in SAID.items():
         if re.search(pattern, env.jax.err):
             return cure.format(install=_install(env, f"cuda{max(env.cuda, default=_best(env))}"))
-    if env.cuda == [12] and any((gpu.capability or 8) < 7.5 for gpu in env.visible):
+    if env.cuda == [12] and any(gpu.capability < 7.5 for gpu in env.visible):
         return "pip install 'nvidia-cudnn-cu12==9.10.2.*': newer versions leave out GPUs before Turing"
     if env.platforms not in ("", "cpu"):
         return f"unset JAX_PLATFORMS={env.platforms}, which allows no other device"
@@ -125,7 +128,7 @@ def _cure(env: Environment) -> str:
 
 
 def _install(env: Environment, extra: str) -> str:
-    version = f"=={env.jax_version}" if env.jax_version else ""
+    version = f"=={env.packages['jax'].version}" if "jax" in env.packages else ""
     return f"pip install 'jax[{extra}]{version}'"
 
 
@@ -134,8 +137,7 @@ def _best(env: Environment) -> int:
     able = [
         cuda
         for cuda, (driver, capability) in CUDA.items()
-        if Version(env.driver or "0") >= Version(driver)
-        and all(gpu.capability is None or gpu.capability >= capability for gpu in env.visible)
+        if Version(env.driver or "0") >= Version(driver) and not any(gpu.capability < capability for gpu in env.visible)
     ]
     return max(able, default=min(CUDA))
 
@@ -152,9 +154,9 @@ def _not_given(env: Environment) -> tuple[str, str]:
     return f"{title}: this container has none", "docker run --gpus all, with NVIDIA's container toolkit on the host"
 
 
-def _driver(env: Environment) -> Iterator[Finding]:
-    """Judge the driver, and whether it and the GPUs are for the CUDA that JAX has."""
-    smi = env.nvidia_smi
+def _unusable(env: Environment) -> Iterator[Finding]:
+    """Why JAX cannot use the GPUs that it is given, as far as it can be seen from outside."""
+    smi, best = env.nvidia_smi, _best(env)
     if smi and smi.code is None:
         yield error("nvidia-smi hangs", "restart the machine: a GPU or its driver has failed")
     elif smi and smi.code:
@@ -163,36 +165,21 @@ def _driver(env: Environment) -> Iterator[Finding]:
         yield error(f"nvidia-smi fails: {said}", cure)
     if closed := env.closed(r"nvidia(ctl|-uvm)" if env.gpus else r"nvidia(\d+|ctl|-uvm)"):  # not those of other jobs
         yield error(f"this user may not open {closed}", NVIDIA_SMI["Insufficient Permissions"])
+    if not env.cuda:
+        yield error(f"{_on_cpu(env.nvidia)}: JAX's plugin for CUDA is not installed", _install(env, f"cuda{best}"))
     for cuda in env.cuda:
         driver, capability = CUDA.get(cuda, ("0", 0.0))
-        older = f"pip uninstall jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt; {_install(env, f'cuda{_best(env)}')}"
+        older = f"pip uninstall jax-cuda{cuda}-plugin jax-cuda{cuda}-pjrt; {_install(env, f'cuda{best}')}"
         if env.driver and Version(env.driver) < Version(driver):
             title = f"driver {env.driver} is too old for CUDA {cuda}, which needs {driver}"
-            yield error(title, f"update the driver{', or ' * (_best(env) < cuda)}{older * (_best(env) < cuda)}")
+            yield error(title, f"update the driver{f', or {older}' if best < cuda else ''}")
         for gpu in env.visible:
-            if gpu.capability is not None and gpu.capability < capability:
+            if gpu.capability < capability:
                 title = f"GPU {gpu.number}, {gpu.name}, has compute capability {gpu.capability}"
-                cure = older if _best(env) < cuda else "use a newer GPU, or the CPU: JAX_PLATFORMS=cpu"
+                cure = older if best < cuda else "use a newer GPU, or the CPU: JAX_PLATFORMS=cpu"
                 yield error(f"{title}, and JAX with CUDA {cuda} needs {capability}", cure)
-
-
-def _turned_off(env: Environment, there: str) -> Iterator[Finding]:
-    visible = env.variables.get("CUDA_VISIBLE_DEVICES", "all")
-    if visible.strip() in NONE and not env.tpus:
-        title = f"CUDA_VISIBLE_DEVICES={visible!r} hides {there}"
+    if (visible := env.variables.get("CUDA_VISIBLE_DEVICES", "all")).strip() in NONE:
+        title = f"CUDA_VISIBLE_DEVICES={visible!r} hides {env.nvidia}"
         yield error(title, "unset CUDA_VISIBLE_DEVICES; in Slurm, ask for GPUs: --gres=gpu:2")
     if env.platforms == "cpu":
-        yield warning(f"{_on_cpu(there)}: JAX_PLATFORMS=cpu is set", "unset JAX_PLATFORMS")
-
-
-def _gpus(env: Environment) -> Iterator[Finding]:
-    """Judge the GPUs themselves."""
-    for gpu in env.visible:
-        if gpu.total and gpu.used and gpu.used > (1 - PREALLOCATED) * gpu.total:
-            title = f"{gpu.used:,.0f} of {gpu.total:,.0f} MiB of GPU {gpu.number} are in use"
-            title += f", and JAX takes {PREALLOCATED:.0%} of the whole"
-            cure = "end what uses it (nvidia-smi lists it), choose another by CUDA_VISIBLE_DEVICES, or set"
-            yield warning(title, f"{cure} XLA_PYTHON_CLIENT_MEM_FRACTION to the share that is free")
-    for name, capability in sorted({(gpu.name, gpu.capability) for gpu in env.visible if (gpu.capability or 8) < 8}):
-        cure = "for half precision, --config.train.compute_dtype=float16; the fused kernels are left out by themselves"
-        yield note(f"{name} (compute capability {capability}) has neither bfloat16 nor Triton", cure)
+        yield warning(f"{_on_cpu(env.nvidia)}: {ONLY_CPU}", "unset JAX_PLATFORMS")

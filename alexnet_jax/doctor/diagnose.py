@@ -44,7 +44,7 @@ def versions(env: Environment) -> Iterator[Finding]:
     minor = int(env.python.split(".")[1])
     if env.date >= f"{2015 + minor}-07":  # 45 months after October of 2011 + minor, when Python 3.minor appears
         title = f"new versions of JAX may refuse Python 3.{minor}: they support one for 45 months"
-        yield note(title, f"to go beyond jax {env.jax_version}, make an environment with a newer Python")
+        yield note(title, "make an environment with a newer Python before you update JAX")
 
 
 def host(env: Environment) -> Iterator[Finding]:
@@ -67,12 +67,11 @@ def host(env: Environment) -> Iterator[Finding]:
     if env.cuda and accelerated > 1 and env.memory.get("shm", SHARED) < SHARED:
         cure = "docker run --shm-size=1g; in Kubernetes, an emptyDir with medium: Memory at /dev/shm"
         yield warning(f"/dev/shm has {env.memory['shm'] / 1e6:.0f} MB, through which the GPUs communicate", cure)
-    if env.on_cpu and "[never]" in env.huge_pages:
-        cure = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
-        yield note("large pages, which make steps on CPUs faster, are off", cure)
-    elif env.on_cpu and "[madvise]" in env.huge_pages and "hugetlb" not in env.variables.get("GLIBC_TUNABLES", ""):
-        cure = "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the launch scripts do"
-        yield note("large pages, which make steps on CPUs faster, are not asked for", cure)
+    asked = "hugetlb" in env.variables.get("GLIBC_TUNABLES", "")
+    if env.on_cpu and ("[never]" in env.huge_pages or ("[madvise]" in env.huge_pages and not asked)):
+        cure = "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as the launch scripts do, and, where it says [never], "
+        cure += "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
+        yield note(f"large pages, which make steps on CPUs faster, are not used: {env.huge_pages}", cure)
     if 0 <= env.open_files[1] < SHARDS + files.OTHERS:
         cure = f"raise the hard limit (docker --ulimit nofile, limits.conf) to {SHARDS + files.OTHERS} or more"
         yield warning(f"only {env.open_files[1]} files may be open: too few for large data sets", cure)
@@ -99,9 +98,7 @@ def disks(env: Environment) -> Iterator[Finding]:
         why = folder.lock or f"{alone and alone[0]}: locks hold on one host only"
         cure = "start no second run in the same workdir, as nothing would keep it out, or mount it with locks"
         yield warning(f"files in {folder.path} cannot be locked: {why}", cure)
-    if cache is None or cache.error or not cache.owned:
-        why = (
-            "this user has no home folder" if cache is None else cache.error or f"{cache.path} belongs to another user"
-        )
+    if cache is None or cache.error:
+        why = cache.error if cache else "this user has no home folder"
         cure = "set JAX_COMPILATION_CACHE_DIR to a folder of your own"
-        yield warning(f"compiled programs may not be kept: {why}", cure)
+        yield warning(f"compiled programs cannot be kept: {why}", cure)

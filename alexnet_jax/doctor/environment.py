@@ -2,8 +2,9 @@
 
 import functools
 import json
+import math
 import re
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import pydantic
 import pydantic.dataclasses
@@ -36,7 +37,6 @@ class Package(Facts):
 class Folder(Facts):
     path: str
     error: str = ""  # why nothing can be written there
-    owned: bool = True  # by this user
     mount: str = ""  # the type of its file system and the options
     free: int = 0  # bytes
     bytes_per_s: float | None = None  # of writing, if it was measured
@@ -49,9 +49,9 @@ class Gpu(NamedTuple):
     number: str
     name: str
     driver: str
-    capability: float | None
-    total: float | None  # MiB
-    used: float | None
+    capability: float  # nan, as each of the others, if nvidia-smi says [N/A]
+    total: float  # MiB
+    used: float
 
 
 class Environment(Facts):
@@ -127,10 +127,6 @@ class Environment(Facts):
         return [(platform, kind) for platform, kind in json.loads(lines[-1])] if lines else []
 
     @property
-    def jax_version(self) -> str:
-        return self.packages["jax"].version if "jax" in self.packages else ""
-
-    @property
     def on_cpu(self) -> bool:
         return {platform for platform, _ in self.jax_devices} == {"cpu"}
 
@@ -150,7 +146,7 @@ class Environment(Facts):
     @property
     def platforms(self) -> str:
         """Where JAX is told to run; "" if it may choose."""
-        return self.variables.get("JAX_PLATFORMS") or self.variables.get("JAX_PLATFORM_NAME") or ""
+        return self.variables.get("JAX_PLATFORMS", "")
 
     @property
     def cuda(self) -> list[int]:
@@ -194,6 +190,5 @@ class Report(Facts):
     findings: list[Finding]
 
 
-def _number(text: str) -> Any:
-    """A number of nvidia-smi; None for [N/A] and the like."""
-    return float(text) if re.fullmatch(r"[\d.]+", text) else None
+def _number(text: str) -> float:
+    return float(text) if re.fullmatch(r"[\d.]+", text) else math.nan
