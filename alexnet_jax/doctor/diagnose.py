@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import get_args
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from alexnet_jax.data import files
@@ -28,11 +27,8 @@ def diagnose(env: Environment) -> list[Finding]:
 
 
 def versions(env: Environment) -> Iterator[Finding]:
-    """Judge whether the packages fit together, and Python them."""
+    """Judge whether the packages fit together, and how long Python will do."""
     for name, package in env.packages.items():
-        if package.python and not SpecifierSet(package.python).contains(env.python, prereleases=True):
-            cure = f"make a new environment with Python {package.python}"
-            yield error(f"{name} {package.version} is not for Python {env.python}", cure)
         for text in (*package.requires, *package.fits):
             wanted = Requirement(text)
             there = env.packages.get(canonicalize_name(wanted.name))

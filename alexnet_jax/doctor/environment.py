@@ -29,7 +29,6 @@ class Output(Facts):
 
 class Package(Facts):
     version: str
-    python: str = ""  # the versions of Python that it is for
     requires: list[str] = []
     fits: list[str] = []  # what its extras for accelerators require, which need not be there
 

@@ -126,7 +126,6 @@ def _packages() -> dict[str, Package]:
         required = {canonicalize_name(each.name) for each in requires}
         packages[name] = Package(
             version=installed[name].version,
-            python=installed[name].metadata.get_all("Requires-Python", [""])[0],
             requires=[f"{each.name}{each.specifier}" for each in requires],
             fits=sorted({f"{each.name}{each.specifier}" for each in extras if each.name not in required}),
         )
@@ -191,12 +190,10 @@ def _write(file: int) -> float:
 
 def _anonymous(text: str) -> str:
     """A report without the home folder, the host and the user, where they are parts of paths."""
-    with contextlib.suppress(RuntimeError):
-        if (home := str(Path.home())) != "/":
-            text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
-    names = {platform.node(): "HOST"}
-    with contextlib.suppress(OSError, KeyError):  # a user without a name
-        names[getpass.getuser()] = "USER"
-    for name, instead in names.items():
-        text = re.sub(rf"/{re.escape(name)}(?![\w.-])", f"/{instead}", text) if name else text
+    names = {}
+    with contextlib.suppress(RuntimeError, OSError, KeyError):  # a user without a home folder or a name
+        names[str(Path.home())] = "~"
+        names[f"/{getpass.getuser()}"] = "/USER"
+    for name, instead in (names | {f"/{platform.node()}": "/HOST"}).items():
+        text = re.sub(rf"{re.escape(name)}(?![\w.-])", instead, text) if len(name) > 1 else text
     return text

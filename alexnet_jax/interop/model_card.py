@@ -1,7 +1,6 @@
 """A run as a folder for the Hugging Face Hub: its network, for several programs, and a card that describes it."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,11 +57,9 @@ def _card(net: Network, directory: Path, folder: Path, stated: Stated) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # YAML knows no surrogates
     return environment.get_template("card.md.j2").render(
-        metadata={
-            key: json.dumps(value, ensure_ascii=False)
-            for key, value in _metadata(name, net, evaluation, stated).items()
-        },
+        metadata=_metadata(name, net, evaluation, stated),
         name=name,
         net=net,
         stated=stated,
