@@ -18,6 +18,8 @@ from alexnet_jax.run import config_files, start_up
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config: a file, or a name such as digits; see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, config. Created if missing.")
+STREAM = flags.DEFINE_string("stream", None, "Train from this source of `alexnet prepare` without preparing it.")
+INPUT = flags.DEFINE_string("input", "", "The folder or file that the source of --stream reads.")
 SIMULATED_DEVICES = flags.DEFINE_integer(
     "simulated_devices", 0, "Run on this many CPU devices that XLA simulates; 0: on the real ones."
 )
@@ -85,6 +87,12 @@ def run() -> None:
     from alexnet_jax import training
     from alexnet_jax.run import processes
 
+    if STREAM.value:
+        CONFIG.value.data.update(source=STREAM.value, directory=INPUT.value)
+    elif INPUT.value:
+        raise UserError(
+            f"--input={INPUT.value} is what --stream reads; give --stream=SOURCE too, as for alexnet prepare"
+        )
     config, directory = config_files.parse(CONFIG.value), Path(WORKDIR.value or "")
     if config.train.virtual_shards:  # the same bits on any mesh, which has at most a device for each shard and tower
         start_up.set_cores(config.train.virtual_shards * config.model.towers)

@@ -127,7 +127,7 @@ def _open(run: Run, segment: starts.Segment, data: str | None) -> tuple[Config, 
         )
     if ours.classes != run.run_file.classes:
         raise Different(f"{run.directory / workdir.RUN} does not have the names of the classes that the data have")
-    if not config.start.statistics and not all(map(np.array_equal, ours.statistics, theirs)):
+    if not config.data.statistics_file and not all(map(np.array_equal, ours.statistics(), theirs)):
         raise Different(f"{run.directory / workdir.STATISTICS} does not hold the statistics of the data")
     return config, inputs
 

@@ -67,8 +67,11 @@ class Augment(Section):
 class Data(Section):
     """Where images come from and how they are read."""
 
-    source: str  # "prepared", or the name of one of `registry.EMBEDDED`
-    directory: str  # prepared: the output folder of `alexnet prepare`
+    source: str  # "prepared", or one of those that `alexnet prepare` reads, then decoded whenever an image is read
+    directory: str  # prepared: the output folder of `alexnet prepare`; otherwise what the source reads, its --input
+    val_fraction: Fraction | None  # not prepared: as --val_fraction of `alexnet prepare`; None: the source's own
+    statistics_examples: NonNegativeInt  # not prepared: training images for mean and colours, chosen by seed; 0: all
+    statistics_file: str  # the mean image and colour statistics, as in statistics.npz of a run; "": those of the data
     size: PositiveInt  # height and width of the stored images, pixels
     train_split: str
     eval_split: str
@@ -84,7 +87,6 @@ class Start(Section):
 
     workdir: str  # of the other run; "": start at random
     layers: tuple[str, ...]  # names of the layers to take; the others start at random
-    statistics: bool  # True: take its mean image and colour statistics too; False: use those of the data
 
 
 class LossScale(Section):

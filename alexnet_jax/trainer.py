@@ -13,12 +13,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from alexnet_jax import metrics, optim, sharding, steps
-from alexnet_jax.data.datasets import Dataset, open_dataset, split_of
+from alexnet_jax.data.datasets import Dataset, split_of
 from alexnet_jax.data.loader import Batch, Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import NonFinite, UserError
-from alexnet_jax.run import checkpoint, pictures, processes, starts, warm_start, workdir
+from alexnet_jax.run import checkpoint, pictures, processes, run_data, starts, warm_start, workdir
 from alexnet_jax.run.nonfinite import Replay
 from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop
@@ -46,7 +46,7 @@ def open_inputs(config: Config) -> Inputs:
         )
     processes.require_same("the config", config.model_dump(mode="json"))
     processes.require_same("Python and packages", starts.packages())
-    dataset = open_dataset(config.data.source, config.data.directory, config.data.size, config.model.num_classes)
+    dataset = run_data.of_config(config)
     processes.require_same("the data (its fingerprint)", dataset.fingerprint)
     train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
     eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")

@@ -14,7 +14,7 @@ from alexnet_jax import sharding, steps
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.errors import DataError, Interrupted, UserError
 from alexnet_jax.loop import Loop
-from alexnet_jax.run import checkpoint, processes, progress, start_up, starts, wandb_log, warm_start, workdir
+from alexnet_jax.run import checkpoint, processes, progress, start_up, starts, wandb_log, workdir
 from alexnet_jax.run.checkpoint import Position
 from alexnet_jax.run.progress import Progress
 from alexnet_jax.run.stopping import Stop, stop_signals
@@ -63,10 +63,8 @@ def train_and_evaluate(config: Config, directory: Path, started: float | None = 
         doing("opening")
         inputs = open_inputs(config)
         with workdir.lock(directory):
-            statistics = inputs.dataset.statistics
-            if config.start.workdir and config.start.statistics and not (directory / workdir.CONFIG).exists():
-                statistics = warm_start.statistics(config)
-            run_file = workdir.prepare(directory, config, inputs.dataset._replace(statistics=statistics))
+            doing("opening", patient=True)  # the statistics of a stream take as long as reading their images
+            run_file = workdir.prepare(directory, config, inputs.dataset)
             with doing.ledger(directory), _opened(config, directory, run_file, inputs, doing) as opened:
                 trainer, state, position = opened
                 loop = Loop(trainer, state, position)

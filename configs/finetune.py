@@ -28,7 +28,8 @@ def get_config(run: str = "") -> ConfigDict:
     config.data.size = source.data.size
     config.train.compute_dtype = source.train.compute_dtype
     layers = [name for name in (*FROZEN, *SLOW) if config.model[name]]
-    config.start.update(workdir=run, layers=tuple(layers), statistics=True)
+    config.start.update(workdir=run, layers=tuple(layers))
+    config.data.statistics_file = str(Path(run, "statistics.npz"))
     for name in layers:
         multiplier = 0.0 if name in FROZEN else 0.1
         config.optim.layers[name] = paper.layer(lr_multipliers=((0, multiplier, multiplier),))

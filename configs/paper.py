@@ -112,6 +112,9 @@ def data() -> dict:
     return dict(
         source="prepared",
         directory="",  # written by `alexnet prepare`
+        val_fraction=None,
+        statistics_examples=10_000,  # 2: all, as in what `alexnet prepare` wrote
+        statistics_file="",
         size=256,  # 2: short side 256, then the central 256x256
         train_split="train",
         eval_split="val",
@@ -124,7 +127,7 @@ def data() -> dict:
 
 
 def start() -> dict:
-    return dict(workdir="", layers=(), statistics=False)
+    return dict(workdir="", layers=())
 
 
 def train() -> dict:

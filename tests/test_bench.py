@@ -21,11 +21,12 @@ from alexnet_jax import steps
 from alexnet_jax.bench import input as input_
 from alexnet_jax.bench import measuring, peers, train
 from alexnet_jax.bench.measuring import Pipeline
-from alexnet_jax.data import packing, records
+from alexnet_jax.data import packing
 from alexnet_jax.data.sources.source import Source, array_split
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from tests.conftest import ROOT
+from tests.splits import in_memory
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
@@ -51,18 +52,30 @@ def data(tmp_path_factory) -> Path:
 def measured(data) -> tuple[str, list[dict]]:
     """The output of `bench input`, and its rows."""
     file = data.parent / "rows.json"
-    output = run("alexnet_jax", "bench", "input", "--data", data, "--json", file, "--step_rate=1", "--cores=1", *SHORT)
+    output = run(
+        "alexnet_jax",
+        "bench",
+        "input",
+        "--data",
+        data,
+        "--json",
+        file,
+        "--step_rate=1",
+        "--cores=1",
+        "--stream=digits",
+        *SHORT,
+    )
     return output, json.loads(file.read_text())["rows"]
 
 
 @pytest.mark.long
 def test_a_row_for_every_stage_and_pipeline(measured, data):
     output, rows = measured
-    assert len({row["pipeline"] for row in rows}) == len(rows) == 13
+    assert len({row["pipeline"] for row in rows}) == len(rows) == 14
     assert {(row["stage"], row["store"]) for row in rows} == {
         *(("read", "raw"), ("batch", "raw"), ("whole", "raw")),
         *(("read", "jpeg"), ("decode", "jpeg"), ("batch", "jpeg"), ("whole", "jpeg")),
-        ("host-to-device", None),
+        *(("host-to-device", None), ("whole", None)),  # the latter is --stream
     }
     for row in rows:
         assert row.keys() >= KEYS and row["cores"] == 1 and row["batch"] == 8
@@ -106,7 +119,7 @@ def test_whole_pipelines_are_compared_with_the_installed_peers(measured):
     peer_of["ratio_to_tfdata"] = {"raw": "tf.data raw", "jpeg": "tf.data jpeg"}
     for row in rows.values():
         for key, peers_by_store in peer_of.items():
-            peer = rows[peers_by_store[row["store"]]] if row["stage"] == "whole" else None
+            peer = rows.get(peers_by_store.get(row["store"])) if row["stage"] == "whole" else None
             if peer and peer["rounds"] and row["rounds"]:
                 assert row[key] > 0 and (row is not peer or row[key] == 1)
             else:
@@ -247,7 +260,7 @@ def test_training_is_measured_in_images_trained_on(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("batch", "used"), [(8, 40), (16, 32), (64, 64)])
 def test_batches_that_are_measured_are_whole(batch, used):
     """Of 40 images, those that fill batches; or all and some again."""
-    images = train.whole_batches(records.InMemory(np.arange(40), np.zeros((40, 2, 2, 3), np.uint8)), batch)
+    images = train.whole_batches(in_memory(np.arange(40), np.zeros((40, 2, 2, 3), np.uint8)), batch)
     np.testing.assert_array_equal(images.labels, [*range(40), *range(24)][:used])
 
 

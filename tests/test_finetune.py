@@ -13,7 +13,7 @@ from alexnet_jax import optim
 from alexnet_jax.configs import finetune
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network
-from alexnet_jax.run import config_files, warm_start, workdir
+from alexnet_jax.run import config_files, run_data, workdir
 from tests import runs
 from tests.test_commands import CONFIG, run
 
@@ -103,11 +103,13 @@ def test_the_argument_must_be_a_workdir(tmp_path):
         assert message in output and "write --config finetune:RUN" in output
 
 
-def test_images_of_another_size_need_their_own_mean_image(source, photos, tmp_path):
+def test_images_of_another_size_need_their_own_mean_image(source):
     values = finetune.get_config(str(source))
-    values.data.size = 40
-    with pytest.raises(UserError, match=r"images of 32 pixels and config.data.size is 40.*start.statistics=False"):
-        warm_start.statistics(config_files.parse(values))
+    values.data.update(source="digits", size=40)
+    values.model.num_classes = 10
+    message = r"statistics_file=.* images of 40x40; give another, or .*for those of the data"
+    with pytest.raises(UserError, match=message):
+        run_data.of_config(config_files.parse(values)).statistics()
 
 
 def test_more_classes_than_in_the_data(source, photos, tmp_path):

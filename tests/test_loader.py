@@ -13,18 +13,19 @@ import pytest
 from alexnet_jax.data import packing, records
 from alexnet_jax.data.loader import Batch, Batches, Order, Pool, Reading
 from alexnet_jax.data.sources.source import Source, array_split
+from alexnet_jax.data.streaming import Streamed
 from alexnet_jax.errors import DataError
-from tests import runs
+from tests import runs, splits
 
 
-def in_memory(count: int) -> records.InMemory:
+def numbered(count: int) -> Streamed:
     pixels = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
-    return records.InMemory(np.arange(count, dtype=np.int32) % 7, pixels)
+    return splits.in_memory(np.arange(count) % 7, pixels)
 
 
 def collect(order: Order, count: int, start: int, stop: int, threads: int = 2, **changes) -> list[Batch]:
     reading = Reading(threads, prefetch=2, max_bad=0.0)._replace(**changes)
-    with contextlib.closing(Batches(in_memory(count), order, start, stop, reading)) as batches:
+    with contextlib.closing(Batches(numbered(count), order, start, stop, reading)) as batches:
         return list(batches)
 
 
@@ -84,24 +85,26 @@ print(json.dumps([[x.tolist() for x in (batch.example, batch.mask, batch.image[:
 
 def test_indivisible_batches_are_refused():
     with pytest.raises(ValueError, match="batches of 8 cannot be divided into 3 parts"):
-        Batches(in_memory(50), Order(50, 8, 3), 0, 1, Reading(1, 1, 0.0, part=0, parts=3))
+        Batches(numbered(50), Order(50, 8, 3), 0, 1, Reading(1, 1, 0.0, part=0, parts=3))
 
 
 def test_the_state_is_one_integer():
     """The number of the next batch is enough to continue from any batch."""
     order = Order(50, 8, seed=3)
-    with contextlib.closing(Batches(in_memory(50), order, 5, 20, Reading(threads=2, prefetch=4, max_bad=0.0))) as first:
+    with contextlib.closing(Batches(numbered(50), order, 5, 20, Reading(threads=2, prefetch=4, max_bad=0.0))) as first:
         next(first)
         assert same(list(first), collect(order, 50, 6, 20))
 
 
-def test_waiting_time_is_measured():
-    class Slow(records.InMemory):
-        def read(self, index, out):
-            time.sleep(0.05)
-            return super().read(index, out)
+def test_waiting_time_is_measured(monkeypatch):
+    images, start = numbered(16), time.monotonic()
+    read = images.read
 
-    images, start = Slow(*in_memory(16)), time.monotonic()
+    def slow(*arguments):
+        time.sleep(0.05)
+        return read(*arguments)
+
+    monkeypatch.setattr(images, "read", slow)
     with contextlib.closing(Batches(images, Order(16, 8, 3), 0, 4, Reading(0, 1, 0.0))) as batches:
         for count, _ in enumerate(batches, 1):
             assert 0.05 * count <= batches.waited <= time.monotonic() - start

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from alexnet_jax import sharding, steps
-from alexnet_jax.data.records import InMemory, spread
+from alexnet_jax.data.records import spread
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import checkpoint, config_files, warm_start, workdir
 from tests import runs
+from tests.splits import in_memory
 from tests.tiny import tiny_config
 
 
@@ -43,12 +44,12 @@ def test_training_stops_at_the_target_error(tmp_path):
 
 def test_images_spread_over_a_split():
     pixels = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
-    subset = spread(InMemory(np.arange(10, dtype=np.int32), pixels), 4)
+    subset = spread(in_memory(np.arange(10, dtype=np.int32), pixels), 4)
     assert subset.labels.tolist() == [0, 2, 5, 7]
     out = np.empty((2, 1, 1, 3), np.uint8)
     assert subset.read(np.array([3, 1]), out) == {}
     assert out[:, 0, 0, 0].tolist() == [7, 2]
-    assert subset.name(3) == "image 7"
+    assert subset.name(3) == "image/7"
 
 
 def test_more_images_than_there_are(tmp_path):

@@ -9,13 +9,14 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import augment, sharding, steps
-from alexnet_jax.data.records import InMemory, Subset
+from alexnet_jax.data.records import Subset
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import predictions
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import identify
 from alexnet_jax.run import config_files
 from tests.conftest import encoded
+from tests.splits import in_memory
 from tests.tiny import tiny_config
 
 STEPS = 40
@@ -234,7 +235,7 @@ class Damaged(Subset):
 
 
 def damaged(digits: np.ndarray, *index: int) -> Damaged:
-    images = Damaged(InMemory(np.arange(len(digits), dtype=np.int32) % 10, digits), np.arange(len(digits)))
+    images = Damaged(in_memory(np.arange(len(digits), dtype=np.int32) % 10, digits), np.arange(len(digits)))
     images.damaged = index
     return images
 

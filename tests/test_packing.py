@@ -248,7 +248,7 @@ def test_an_error_of_the_disk_stops_packing_and_skips_nothing(image_folder, tmp_
             raise OSError(5, "Input/output error")
         return split.read(i)
 
-    with pytest.raises(UserError, match=r"cannot read dog/001.jpg: .*Input/output error. The finished shards are kept"):
+    with pytest.raises(UserError, match=r"cannot read dog/001.jpg: .*Input/output error. What is finished is kept"):
         failing = source._replace(splits={"train": split._replace(read=fails)})
         packing.pack(failing, tmp_path / "out", settings(max_corrupt=0.9), show_progress=False)
     described = packing.pack(source, tmp_path / "out", settings(), show_progress=False)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.records import InMemory
 from alexnet_jax.inference import confusion, network, predictions
 from alexnet_jax.inference.predictions import Predictions
 from alexnet_jax.interop import networks
@@ -21,6 +20,7 @@ from tests import forks, runs
 from tests.conftest import ROOT, encoded
 from tests.networks import random_network, small
 from tests.runs import environment
+from tests.splits import in_memory
 from tests.test_commands import run
 
 NAMES = ["a,b", 'quo"te', "$x^$", "图", "<b>&", "f", "g", "h", "i", "j"]
@@ -126,7 +126,7 @@ def test_confusions_are_counted_and_written(tmp_path):
     labels, best = [0, 0, 0, 1, 1, 2, 9], [0, 1, 1, 1, 1, 0, 9]
     predicted = made_up(labels, best)
     pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
-    summary = confusion.write(tmp_path, predicted, NAMES, InMemory(predicted.label, pixels), 2)
+    summary = confusion.write(tmp_path, predicted, NAMES, in_memory(predicted.label, pixels), 2)
     table = read(tmp_path / "confusion.csv")
     assert table[0] == ["class", *NAMES] and [row[0] for row in table[1:]] == NAMES
     counts = np.array([[int(cell) for cell in row[1:]] for row in table[1:]])
@@ -150,7 +150,7 @@ def test_confusions_are_counted_and_written(tmp_path):
 @pytest.mark.parametrize("mistakes", [0, 24])
 def test_no_mistakes_at_all(mistakes, tmp_path):
     predicted = made_up([3, 4], [3, 4])
-    images = InMemory(predicted.label, np.zeros((2, 32, 32, 3), np.uint8))
+    images = in_memory(predicted.label, np.zeros((2, 32, 32, 3), np.uint8))
     assert confusion.write(tmp_path, predicted, NAMES, images, mistakes) == ["no mistakes"]
     assert (tmp_path / "mistakes.png").stat().st_size > 0
 
@@ -160,7 +160,7 @@ def test_outputs_that_are_nan_or_tie_are_mistakes(value, tmp_path):
     """In every file as in the score, whatever the label; the first label is where argmax would see a success."""
     labels = np.arange(10, dtype=np.int32)
     predicted = Predictions(np.full((10, 10), value, np.float32), labels, labels, 1, "x")
-    images = InMemory(labels, np.zeros((10, 32, 32, 3), np.uint8))
+    images = in_memory(labels, np.zeros((10, 32, 32, 3), np.uint8))
     summary = confusion.write(tmp_path, predicted, NAMES, images, 3)
     assert predictions.score(predicted)["top1_error"] == predictions.score(predicted)["top5_error"] == 1
     counts = confusion.matrix(predicted, 10)
@@ -179,7 +179,7 @@ def test_many_classes_and_letters_that_no_font_has(tmp_path):
     rng = np.random.default_rng(0)
     labels, best = rng.integers(0, 1000, 500).tolist(), rng.integers(0, 1000, 500).tolist()
     names = [f"\U0001f40b 鲸 {i}" for i in range(1000)]
-    images = InMemory(np.array(labels, np.int32), rng.integers(0, 256, (500, 16, 16, 3), dtype=np.uint8))
+    images = in_memory(np.array(labels, np.int32), rng.integers(0, 256, (500, 16, 16, 3), dtype=np.uint8))
     summary = confusion.write(tmp_path, made_up(labels, best, 1000), names, images, 30)
     assert len(summary) == 12 and len(read(tmp_path / "confusion.csv")) == 1001
 

@@ -72,7 +72,7 @@ def test_the_step_that_is_compiled_ahead_is_the_one_that_trains(caplog):
             ) as batches:
                 batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
             rates = optim.rates(config.optim, state.params, 0, optim.Validation())
-            statistics = sharding.put(inputs.dataset.statistics, mesh, sharding.REPLICATED)
+            statistics = sharding.put(inputs.dataset.statistics(), mesh, sharding.REPLICATED)
             assert step(state, batch, rates, statistics, sharding.votes(False, mesh))[0].step == 1
     finally:
         jax.config.update("jax_log_compiles", False)

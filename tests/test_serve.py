@@ -85,7 +85,7 @@ def workdir(tmp_path_factory) -> Path:
     values.data.update(source="prepared", directory=str(home / "data"), eval_split="val")
     config = config_files.parse(values)
     dataset = open_dataset("prepared", str(home / "data"), 32, 3)
-    net = dataclasses.replace(random_network(config), classes=dataset.classes, statistics=dataset.statistics)
+    net = dataclasses.replace(random_network(config), classes=dataset.classes, statistics=dataset.statistics())
     networks.to_workdir(net, home / "run <&>")
     return home / "run <&>"
 

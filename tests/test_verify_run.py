@@ -368,7 +368,8 @@ def finetuned(trained, tmp_path_factory) -> Path:
     values = tiny_config()
     values.model.num_classes = 2
     values.data.update(source="prepared", directory=str(home / "data prepared"), eval_split="val")
-    values.start.update(workdir=str(trained), layers=("conv1", "conv2"), statistics=True)
+    values.start.update(workdir=str(trained), layers=("conv1", "conv2"))
+    values.data.statistics_file = str(trained / "statistics.npz")
     values.train.update(batch_size=4, epochs=2, log_every_steps=1, eval_batch_size=4)
     training.train_and_evaluate(config_files.parse(values), home / "run")
     return home

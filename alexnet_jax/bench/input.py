@@ -26,7 +26,9 @@ from alexnet_jax.bench.peers import Stream
 from alexnet_jax.data import loader, manifest, packing, records
 from alexnet_jax.data.datasets import open_dataset, split_of
 from alexnet_jax.data.images import decode_jpeg
+from alexnet_jax.data.sources.registry import open_source
 from alexnet_jax.data.sources.source import Image, Source, Split
+from alexnet_jax.data.streaming import Streamed
 from alexnet_jax.errors import UserError
 
 TORCH, TO_DEVICE = "torch DataLoader jpeg", "host-to-device"
@@ -54,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--images", type=count, default=2048, help="images to read, repeated if there are fewer (default: 2048)")
     add("--rounds", type=count, default=5, help="rounds, each of which measures everything once (default: 5)")
     add("--seconds", type=seconds, default=3, help="time per pipeline and round; a third per stage (default: 3)")
+    add("--stream", metavar="SOURCE", help="also read images of this source, as `alexnet train --stream` does")
+    add("--input", type=Path, help="what --stream reads, as for `alexnet prepare`")
     add("--step_rate", type=seconds, help="images/s of a training step, to see whether it or the input is the limit")
     add("--json", type=measuring.output_file, help="file to write the table to")
 
@@ -79,6 +83,13 @@ def run(arguments: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
         pipelines = _pipelines(_write(folder, pixels, labels, images, quality, cores), batch, cores)
+        if arguments.stream:
+            splits = open_source(arguments.stream, arguments.input, size=size).splits
+            if arguments.split not in splits:
+                raise UserError(
+                    f"--stream {arguments.stream} has no split {arguments.split!r}, only {', '.join(splits)}"
+                )
+            pipelines.append(_streamed(splits[arguments.split], size, images, batch, cores))
         for pipeline in pipelines:
             if pipeline.batches:
                 stack.callback(pipeline.batches.close)
@@ -136,7 +147,6 @@ def _write(folder: Path, pixels: np.ndarray, labels: np.ndarray, images: int, qu
 def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
     """The steps of our loader, each by itself in one thread; then whole pipelines, ours and its peers."""
     order = loader.Order(len(data.files), batch, seed=0)
-    reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
     images = np.empty((batch, data.raw.size, data.raw.size, 3), np.uint8)
     image, device = images[:1].copy(), jax.devices()[0]
 
@@ -148,10 +158,6 @@ def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
 
     def in_batches(split: records.Packed) -> Stream:
         return (split.read(order.batch(number)[0], images) for number in itertools.count())
-
-    def ours(split: records.Packed) -> Stream:
-        with contextlib.closing(loader.Batches(split, order, 0, peers.FOREVER, reading)) as batches:
-            yield from batches
 
     def tfdata(name: str, store: str, by_records: bool) -> Pipeline:
         files = data.tfrecords.get(store)
@@ -169,19 +175,33 @@ def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
         Pipeline("read, decode jpeg", "decode", "jpeg", 1, one_by_one(lambda i: data.jpeg.read(i[None], image))),
         Pipeline("batch jpeg", "batch", "jpeg", 1, in_batches(data.jpeg)),
         Pipeline(TO_DEVICE, TO_DEVICE, None, 1, to_device),
-        Pipeline("alexnet_jax raw", "whole", "raw", cores, ours(data.raw), PREFETCH + cores),
+        Pipeline("alexnet_jax raw", "whole", "raw", cores, _ours(data.raw, order, cores), PREFETCH + cores),
         tfdata("tf.data raw", "raw", by_records=False),
         tfdata("tf.data raw, by records", "raw", by_records=True),
-        Pipeline("alexnet_jax jpeg", "whole", "jpeg", cores, ours(data.jpeg), PREFETCH + cores),
+        Pipeline("alexnet_jax jpeg", "whole", "jpeg", cores, _ours(data.jpeg, order, cores), PREFETCH + cores),
         Pipeline(TORCH, "whole", "jpeg", cores, torch, peers.TORCH_AHEAD * cores),
         tfdata("tf.data jpeg", "jpeg", by_records=True),
     ]
 
 
+def _streamed(split: Split, size: int, images: int, batch: int, cores: int) -> Pipeline:
+    """Training's own reading of a source that is not prepared: `images` of a split, or all if it has fewer."""
+    order = loader.Order(min(images, len(split.names)), batch, seed=0)
+    return Pipeline(
+        "alexnet_jax stream", "whole", None, cores, _ours(Streamed(split, size), order, cores), PREFETCH + cores
+    )
+
+
+def _ours(images: records.Images, order: loader.Order, cores: int) -> Stream:
+    reading = loader.Reading(threads=cores, prefetch=PREFETCH, max_bad=0)
+    with contextlib.closing(loader.Batches(images, order, 0, peers.FOREVER, reading)) as batches:
+        yield from batches
+
+
 def row(pipeline: Pipeline, rates: dict[str, list[float]], batch: int) -> dict:
     """A row of the table, ready for JSON: the median rate, and for whole pipelines the ratios to their peers."""
     own = rates.get(pipeline.name)
-    compared = rates if own and pipeline.stage == "whole" else {}
+    compared = rates if own and pipeline.stage == "whole" and pipeline.store else {}
     peer_rates = [compared.get(peer) for peer in (TORCH, f"tf.data {pipeline.store}")]
     ratios = [measuring.ratio(own, peer) if own and peer else None for peer in peer_rates]
     about = {"cores": pipeline.cores, "batch": batch, "stage": pipeline.stage, "store": pipeline.store}

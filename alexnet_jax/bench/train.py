@@ -18,12 +18,13 @@ import numpy as np
 from alexnet_jax import STARTED, optim, sharding, steps
 from alexnet_jax.bench import measuring
 from alexnet_jax.data import manifest
-from alexnet_jax.data.datasets import open_dataset, split_of
+from alexnet_jax.data.datasets import split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.errors import UserError
 from alexnet_jax.loop import STEPS_AHEAD
 from alexnet_jax.paper import facts
+from alexnet_jax.run import run_data
 from alexnet_jax.run_config import Config
 
 PAPER_EPOCHS = 90  # section 5
@@ -93,10 +94,10 @@ def _steps(config: Config, count: int) -> Iterator[tuple[int, float]]:
     """
     data, batch_size = config.data, config.train.batch_size
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.tower, config.model.towers)
-    dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
+    dataset = run_data.of_config(config)
     images = whole_batches(split_of(dataset, data.train_split, "--config.data.train_split"), batch_size)
     order = Order(len(images.labels), batch_size, config.seed, data.reshuffle)
-    constants = sharding.put(dataset.statistics, mesh, sharding.REPLICATED), sharding.votes(False, mesh)
+    constants = sharding.put(dataset.statistics(), mesh, sharding.REPLICATED), sharding.votes(False, mesh)
     state, step = steps.init_state(config, mesh), steps.make_train_step(config, mesh, order.steps_per_epoch)
     in_flight: collections.deque[tuple[Any, int]] = collections.deque()
     reading = Reading(data.threads, data.prefetch_batches, data.max_bad)

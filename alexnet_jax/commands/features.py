@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from alexnet_jax.data.datasets import Given, split_of
+from alexnet_jax.data.datasets import given, split_of
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations, feature_store, network
@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     images: Images = (
         split_of(net.dataset(arguments.data), arguments.split, "--split")
         if arguments.split
-        else Given(arguments.images, net.config.data.size)
+        else given(arguments.images, net.config.data.size)
     )
     bad, max_bad = dict[int, str](), None if arguments.split else 1.0
     parts = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.data.datasets import Given, below
+from alexnet_jax.data.datasets import below, given
 from alexnet_jax.data.sources.source import printable
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _classify(net: Network, paths: list[Path], views: int, top: int, bad: dict[int, str]) -> Classified:
     """The images in their order, batch by batch. Those that cannot be read are put into `bad`."""
-    images = Given([sys.stdin.buffer.read() if path == STDIN else path for path in paths], net.config.data.size)
+    images = given([sys.stdin.buffer.read() if path == STDIN else path for path in paths], net.config.data.size)
     for part in net.over(images, net.log_predict(views), max_bad=1.0, bad=bad, progress=False):
         prediction = Prediction(np.exp(part.result[:, : len(net.classes)]), net.classes)
         for i, best in zip(part.example.tolist(), prediction.top(top), strict=True):

@@ -7,7 +7,6 @@ interruption. Memory use is a few blocks per thread and some hundred bytes per i
 
 import contextlib
 import errno
-import hashlib
 import json
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from alexnet_jax.data import files, manifest, shards, statistics
 from alexnet_jax.data.manifest import Manifest
 from alexnet_jax.data.shards import Part, Settings, load, load_all
-from alexnet_jax.data.sources.source import Source, printable
+from alexnet_jax.data.sources.source import Source, digest, printable
 from alexnet_jax.errors import DataError, UserError
 
 SHARD_BYTES, SHARD_IMAGES = 2**30, 4096  # limits of a shard: bytes of pixels, images
@@ -84,14 +83,7 @@ def _some_mended(source: Source, written: Manifest, settings: Settings, show_pro
 
 def _plan(source: Source, settings: Settings) -> str:
     """A hash of what is to be prepared and how, except `max_corrupt`, which may be raised for a second attempt."""
-    splits = {name: len(split.names) for name, split in source.splits.items()}
-    described = _format(settings) | {"classes": source.classes, "splits": splits}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for split in source.splits.values():
-        for name in split.names:
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        digest.update(b"" if split.labels is None else split.labels.tobytes())
-    return digest.hexdigest()
+    return digest(source, _format(settings))
 
 
 def _format(settings: Settings) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import os
 import weakref
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -37,7 +37,7 @@ class Images(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] int32."""
+        """[N] int32; that of an image may be known only once the image is read."""
 
     @property
     def size(self) -> int:
@@ -53,22 +53,6 @@ class Images(Protocol):
         """The original name of image `i`."""
 
 
-class InMemory(NamedTuple):
-    labels: np.ndarray
-    pixels: np.ndarray  # [N, size, size, 3] uint8
-
-    @property
-    def size(self) -> int:
-        return self.pixels.shape[1]
-
-    def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
-        np.take(self.pixels, index, axis=0, out=out)
-        return {}
-
-    def name(self, i: int) -> str:
-        return f"image {i}"
-
-
 class Subset:
     """The images `index` [n] of a split."""
 
@@ -77,7 +61,9 @@ class Subset:
         self.labels, self.size = images.labels[index], images.size
 
     def read(self, index: np.ndarray, out: np.ndarray) -> dict[int, str]:
-        return self._images.read(self._index[index], out)
+        bad = self._images.read(self._index[index], out)
+        self.labels[index] = self._images.labels[self._index[index]]
+        return bad
 
     def name(self, i: int) -> str:
         return self._images.name(int(self._index[i]))

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -55,7 +55,7 @@ class Part(manifest.Record):
     contents: manifest.Contents
 
 
-def load(split: Split, indices: range, settings: Settings) -> Block:
+def load(split: Split, indices: Sequence[int], settings: Settings) -> Block:
     """Read, scale and encode images; corrupt ones are skipped. Raises UserError if the storage fails."""
     squares: list[np.ndarray] = []
     records: list[bytes | memoryview] = []
@@ -69,7 +69,7 @@ def load(split: Split, indices: range, settings: Settings) -> Block:
             contents.skipped.append(manifest.Skipped(name=name, reason=printable(str(error))))
             continue
         except OSError as error:  # the disk or the network is at fault, not the image
-            cure = "The finished shards are kept; mend it and run the same command again"
+            cure = "What is finished is kept; mend it and run the same command again"
             raise UserError(f"cannot read {name}: {error}. {cure}") from None
         squares.append(square)
         records.append(square.data if settings.store == "raw" else images.encode_jpeg(square, settings.quality))
@@ -80,7 +80,7 @@ def load(split: Split, indices: range, settings: Settings) -> Block:
     return Block(records, contents, statistics.sums_of(squares) if squares else statistics.zero_sums(settings.size))
 
 
-def load_all(split: Split, blocks: Iterable[range], settings: Settings) -> Generator[Block, None, None]:
+def load_all(split: Split, blocks: Iterable[Sequence[int]], settings: Settings) -> Generator[Block, None, None]:
     """`load` all blocks, in order; one thread per core runs only so far ahead that memory stays bounded."""
     cores = os.cpu_count() or 1
     threads = ThreadPoolExecutor(cores)

@@ -1,16 +1,30 @@
 """Mean image and colour covariance of the training set (paper sections 2 and 4.1), from exact integer sums."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from alexnet_jax.data import arrays
 
 
 class Statistics(NamedTuple):
     mean_image: np.ndarray  # [H, W, 3] float32; colours are in 0..255
     eigenvalues: np.ndarray  # [3] float32, of the covariance of RGB over all pixels, largest first
     eigenvectors: np.ndarray  # [3, 3] float32, one per column
+
+
+def read(path: Path, size: int) -> Statistics:
+    """Those that `np.savez` wrote, of images of size x size. Raises ValueError if they are damaged or of others."""
+    statistics = Statistics(**arrays.zipped(path, Statistics._fields))
+    shapes = ((size, size, 3), (3,), (3, 3))
+    if [(array.shape, array.dtype) for array in statistics] != [(shape, np.float32) for shape in shapes]:
+        raise ValueError(f"its arrays do not belong to images of {size}x{size}")
+    if not all(np.isfinite(array).all() for array in statistics):
+        raise ValueError("it holds numbers that are not finite")
+    return statistics
 
 
 class Sums(NamedTuple):

@@ -14,7 +14,7 @@ import xxhash
 from tqdm import tqdm
 
 from alexnet_jax import augment, sharding, steps
-from alexnet_jax.data.datasets import Dataset, Given, ImageInput, split_of
+from alexnet_jax.data.datasets import Dataset, ImageInput, given, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.data.statistics import Statistics
@@ -22,7 +22,7 @@ from alexnet_jax.errors import DataError, UserError, keeping
 from alexnet_jax.inference import activations, predictions
 from alexnet_jax.inference.activations import Activation
 from alexnet_jax.inference.predictions import Answers, Part, Prediction, Predictions
-from alexnet_jax.run import checkpoint, workdir
+from alexnet_jax.run import checkpoint, run_data, workdir
 from alexnet_jax.run_config import Config
 
 Step = Callable[[Any, Any, Any], Any]  # (params, image, statistics) -> leaves [B, ...]
@@ -150,7 +150,7 @@ class Network:
 
     def dataset(self, data: str | Path | None = None) -> Dataset:
         """Its training data, from the folder `data` if given. UserError if it is missing or has other classes."""
-        return workdir.open_data(self.config, self.classes, data)
+        return run_data.of_network(self.config, self.classes, data)
 
     @property
     def name(self) -> str:
@@ -204,10 +204,10 @@ class Network:
 
     def _over_given(self, images: ImageInput | Sequence[ImageInput], step: Step) -> Any:
         """`step` of images that the caller gives. Raises UserError that names those that cannot be read."""
-        given, bad = Given(images, self.config.data.size), Bad()
-        results = [part.result for part in self.over(given, step, max_bad=1.0, bad=bad)]
+        inputs, bad = given(images, self.config.data.size), Bad()
+        results = [part.result for part in self.over(inputs, step, max_bad=1.0, bad=bad)]
         if bad:
-            raise UserError("; ".join(f"{given.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
+            raise UserError("; ".join(f"{inputs.name(i)} cannot be read: {what}" for i, what in sorted(bad.items())))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
     def log_predict(self, views: int) -> Step:

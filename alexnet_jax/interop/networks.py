@@ -55,7 +55,7 @@ def to_workdir(network: Network, directory: Path) -> None:
             checkpoint.save(
                 checkpoints, 0, state.replace(params=params), position, {"config": config.model_dump(mode="json")}
             )
-        workdir.prepare(Path(described), config, Dataset(network.classes, {}, network.statistics, "imported"))
+        workdir.prepare(Path(described), config, Dataset(network.classes, {}, lambda: network.statistics, "imported"))
         for path in sorted(Path(described).iterdir(), key=lambda path: path.name == workdir.CONFIG):
             with replacing(directory / path.name) as temporary:
                 shutil.copyfile(path, temporary)

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 from alexnet_jax import training
 from alexnet_jax.data import manifest
-from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import NonFinite
 from alexnet_jax.inference import network
 from alexnet_jax.paper.claims import ARMS
-from alexnet_jax.run import config_files, workdir
+from alexnet_jax.run import config_files, run_data, workdir
 from alexnet_jax.run_config import Config
 
 RESULT, LOG = "result.json", "log.txt"
@@ -102,9 +101,7 @@ def carry_out(study: Study, trials: list[Trial]) -> dict[Trial, dict[str, Any]]:
 def _is_finished(directory: Path, config: Config) -> bool:
     """Whether the trial in `directory` is finished. Raises UserError if it had another config or other data."""
     if finished := (directory / RESULT).exists():
-        data = config.data
-        dataset = open_dataset(data.source, data.directory, data.size, config.model.num_classes)
-        workdir.require_same(directory, config, dataset, "--output")
+        workdir.require_same(directory, config, run_data.of_config(config), "--output")
     return finished
 
 

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from alexnet_jax import model, sharding
 from alexnet_jax.data import statistics
-from alexnet_jax.data.datasets import Given
+from alexnet_jax.data.datasets import given
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
@@ -171,7 +171,7 @@ def read(directory: Path, size: int) -> np.ndarray:
     files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg", ".png"))
     if len(files) < 2:
         raise UserError(f"{directory} has no images to compare; give a folder with two or more")
-    images = Given(files[:: -(-len(files) // MAX_IMAGES)], size)
+    images = given(files[:: -(-len(files) // MAX_IMAGES)], size)
     pixels = np.empty((len(images.labels), size, size, 3), np.uint8)
     for i, problem in images.read(np.arange(len(pixels)), pixels).items():
         raise UserError(f"{images.name(i)}: {problem}; remove it from the folder")

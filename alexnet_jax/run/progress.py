@@ -55,11 +55,12 @@ class Progress:
         self._file: io.FileIO | None = None
         self._written = 0.0  # seconds since the start that the last line covers
         self._ticks = 0  # of the watchdog, since the last progress
+        self._patient = False  # whether the activity may last however long
 
-    def __call__(self, activity: str) -> None:
+    def __call__(self, activity: str, patient: bool = False) -> None:
         with self._lock:
             self._book()
-            self._activity, self._ticks = activity, 0
+            self._activity, self._ticks, self._patient = activity, 0, patient
 
     def _book(self) -> None:
         now = time.monotonic()
@@ -122,7 +123,7 @@ class Progress:
         It counts its own looks: while the process is suspended (Ctrl-Z, `scontrol suspend`), there are none.
         """
         self._ticks += 1
-        if stall_seconds and self._ticks * seconds > stall_seconds:
+        if stall_seconds and not self._patient and self._ticks * seconds > stall_seconds:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             peers = ", or another process of the run has stopped" if processes.several() else ""
             processes.report(

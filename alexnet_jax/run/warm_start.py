@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 from alexnet_jax import model, steps
-from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import checkpoint, workdir
 from alexnet_jax.run_config import Config
@@ -28,14 +27,3 @@ def params(config: Config, mesh: jax.sharding.Mesh) -> dict[str, Any]:
             )
     wanted = {layer: ours[layer] for layer in config.start.layers}
     return checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)[1]
-
-
-def statistics(config: Config) -> Statistics:
-    """Those that the kernels of the run `config.start.workdir` were trained with. Raises UserError on another size."""
-    theirs = workdir.open_finished(Path(config.start.workdir)).statistics
-    if theirs.mean_image.shape[0] != config.data.size:
-        raise UserError(
-            f"{config.start.workdir} was trained on images of {theirs.mean_image.shape[0]} pixels and config.data.size "
-            f"is {config.data.size}; prepare the images at its size, or give --config.start.statistics=False"
-        )
-    return theirs

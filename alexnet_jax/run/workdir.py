@@ -29,8 +29,8 @@ import pydantic
 from flax.traverse_util import flatten_dict
 from pydantic import AfterValidator, Field, NonNegativeInt
 
-from alexnet_jax.data import arrays, files
-from alexnet_jax.data.datasets import Dataset, open_dataset
+from alexnet_jax.data import files, statistics
+from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.run import config_files, processes
@@ -81,7 +81,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> RunFile:
 
     def write() -> None:
         if not known:
-            np.savez(directory / STATISTICS, **dataset.statistics._asdict())
+            np.savez(directory / STATISTICS, **dataset.statistics()._asdict())
             files.write_text(directory / RUN, run_file.model_dump_json(indent=2) + "\n")
         files.write_text(directory / CONFIG, config_files.to_json(config))  # last: with it the folder is a workdir
 
@@ -168,26 +168,8 @@ def open_finished(directory: Path) -> Workdir:
         raise UserError(f"{directory} is not a workdir: it has no {CONFIG}; give the --workdir of a training run")
     config, classes = _config(directory), read_run_file(directory).classes
     with _intact(directory / STATISTICS):
-        statistics = Statistics(**arrays.zipped(directory / STATISTICS, Statistics._fields))
-        shapes = ((config.data.size, config.data.size, 3), (3,), (3, 3))
-        if [(array.shape, array.dtype) for array in statistics] != [(shape, np.float32) for shape in shapes]:
-            raise ValueError(f"its arrays do not belong to images of {config.data.size}x{config.data.size}")
-        if not all(np.isfinite(array).all() for array in statistics):
-            raise ValueError("it holds numbers that are not finite")
-    return Workdir(config, classes, statistics)
-
-
-def open_data(config: Config, classes: list[str], directory: str | Path | None) -> Dataset:
-    """The data of a run, or that in the folder `directory`. Raises UserError if it is missing or has other classes."""
-    path = str(directory or config.data.directory)
-    if config.data.source == "prepared" and not path:
-        raise UserError("the network was imported, and the data it was trained on is unknown; give it as --data DIR")
-    if config.data.source == "prepared" and not Path(path).is_dir():
-        raise UserError(f"the data {path} is not there; give its folder as --data DIR")
-    dataset = open_dataset(config.data.source, path, config.data.size, config.model.num_classes)
-    if dataset.classes != classes:
-        raise UserError(f"the network was trained on other classes than those of {path}; give its own --data")
-    return dataset
+        read_statistics = statistics.read(directory / STATISTICS, config.data.size)
+    return Workdir(config, classes, read_statistics)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

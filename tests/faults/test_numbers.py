@@ -94,13 +94,13 @@ def test_data_that_never_arrives(tmp_path, survived):
     """Reading hangs at the 20th batch, as a network disk may: the watchdog ends the run and shows where it hangs."""
     hanging = """
 import itertools, runpy, time
-from alexnet_jax.data import records
-read, count = records.InMemory.read, itertools.count()
+from alexnet_jax.data.streaming import Streamed
+read, count = Streamed.read, itertools.count()
 def hang(*arguments):
     if next(count) == 20:
         time.sleep(1000)
     return read(*arguments)
-records.InMemory.read = hang
+Streamed.read = hang
 runpy.run_module("alexnet_jax.main", run_name="__main__")
 """
     python, _, _, *flags = runs.command(tmp_path, "run", "--config.train.stall_seconds=20")

@@ -199,8 +199,9 @@ def test_several_processes_share_compiled_programs_or_keep_none(tmp_path, ended)
 UNREADABLE = """
 import runpy, sys
 import numpy as np
-from alexnet_jax.data import loader, records
-read, load = records.InMemory.read, loader._load
+from alexnet_jax.data import loader
+from alexnet_jax.data.streaming import Streamed
+read, load = Streamed.read, loader._load
 def damaged(self, index, out):
     read(self, index, out)
     return {{row: "damaged" for row in np.flatnonzero(np.asarray(index) == 7).tolist()}}
@@ -209,7 +210,7 @@ def masked(*arguments):
     batch.mask[batch.example == 7] = False
     return batch, bad
 if "--process_id={victim}" in sys.argv:
-    records.InMemory.read = damaged
+    Streamed.read = damaged
 if {victim} is None:
     loader._load = masked
 runpy.run_module("alexnet_jax.main", run_name="__main__")

@@ -196,9 +196,10 @@ class Manifest:
         with folder.holding(files):
             size = manifest.read(folder.path).size
             dataset = open_dataset("prepared", str(folder.path), size, CLASSES)
-            mean = dataset.statistics.mean_image
+            statistics = dataset.statistics()
+            mean = statistics.mean_image
             assert mean.shape == (size, size, 3) and mean.dtype == np.float32 and np.isfinite(mean).all()
-            assert dataset.statistics.eigenvalues.shape == (3,) and dataset.statistics.eigenvectors.shape == (3, 3)
+            assert statistics.eigenvalues.shape == (3,) and statistics.eigenvectors.shape == (3, 3)
             for split in dataset.splits.values():
                 assert split.labels.min() >= 0 and split.labels.max() < len(dataset.classes)
                 assert all(isinstance(split.name(i), str) for i in range(len(split.labels)))

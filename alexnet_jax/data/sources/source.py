@@ -2,11 +2,12 @@
 
 import glob
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,18 @@ class Source(NamedTuple):
     classes: list[str]  # label -> name
     splits: dict[str, Split]
     published: dict[str, Published]  # for the splits where it is known
+
+
+def digest(source: Source, described: dict[str, Any]) -> str:
+    """The SHA-256 of the names and labels of a source's images, and of `described`."""
+    splits = {name: len(split.names) for name, split in source.splits.items()}
+    content = described | {"classes": source.classes, "splits": splits}
+    hashed = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for split in source.splits.values():
+        for name in split.names:
+            hashed.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        hashed.update(b"" if split.labels is None else split.labels.tobytes())
+    return hashed.hexdigest()
 
 
 def printable(name: str) -> str:
