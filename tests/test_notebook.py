@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 from tests.runs import environment
 
 CLASSES, EPOCHS = 20, 40
+STEPS_PER_EPOCH = math.ceil(ilsvrc.PER_CLASS["train"] * CLASSES / 8)  # of tiny.py
 NOTEBOOK = ROOT / "docs/alexnet_in_an_hour.ipynb"
 EXECUTE = """
 import nbclient, nbformat, sys
@@ -116,38 +117,73 @@ def get_config(argument):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.long
-def test_kaggle(tmp_path):
-    """Two sessions: the time of the first is up in the middle of the training, the second one ends it."""
-    attached, config = tmp_path / "input", tmp_path / "tiny.py"
-    config.write_text(CONFIG.replace("CLASSES", str(CLASSES)))
-    layouts.kaggle(attached / "imagenet-object-localization-challenge", ilsvrc.Truth(2012, CLASSES))
-    texts = []
-    for number in range(2):
-        home = tmp_path / f"session{number}"
+class Kaggle:
+    """Sessions on Kaggle, with a tiny network and few images."""
+
+    def __init__(self, home: Path):
+        self.attached, self.config, self.sessions = (
+            home / "input",
+            home / "tiny.py",
+            [home / f"session{i}" for i in range(3)],
+        )
+        self.config.write_text(CONFIG.replace("CLASSES", str(CLASSES)))
+        layouts.kaggle(self.attached / "imagenet-object-localization-challenge", ilsvrc.Truth(2012, CLASSES))
+
+    def session(self, number: int, stop: bool = False) -> str:
+        """What the notebook shows in a session, in which its time is up once the run has logged a step, if `stop`."""
+        home = self.sessions[number]
         (home / "working").mkdir(parents=True)
         parameters = f"""
 PROJECT = "alexnet_jax"
-ATTACHED = Path("{attached}")
+ATTACHED = Path("{self.attached}")
 IMAGENET = ATTACHED / "imagenet-object-localization-challenge"
 WORK, SCRATCH = Path("{home}/working/alexnet"), Path("{home}/temp")
-CONFIG, FALLBACK = "{config}:epochs={EPOCHS}", "{config}:no_lrn+epochs={EPOCHS}"
+CONFIG, FALLBACK = "{self.config}:epochs={EPOCHS}", "{self.config}:no_lrn+epochs={EPOCHS}"
 FLAGS += " --simulated_devices=2"
 """
         process = start(ROOT / "docs/notebooks/kaggle_two_gpus.ipynb", home / "done.ipynb", parameters)
-        if number == 0:
+        if stop:
             end_session(home / "working/alexnet/run", process)
-        texts.append(end(process, home / "done.ipynb"))
-        keep(home / "working", attached / "notebooks/me/alexnet")
-    steps = EPOCHS * math.ceil(ilsvrc.PER_CLASS["train"] * CLASSES / 8)
-    assert "this is the first session" in texts[0] and f"{EPOCHS} of its {EPOCHS} epochs in 30 hours" in texts[0]
-    assert "mesh data=1 x tower=2 on cpu (cpu): one tower per device" in texts[0]
-    [stopped] = re.findall(rf"interrupted: step (\d+) of {steps} is saved", texts[0])
-    assert 0 < int(stopped) < steps and f"val, 10 view(s), step {stopped}, {CLASSES} images" in texts[0]
-    assert f"resuming from step {stopped} of " in texts[1] and "bench plan" not in texts[1]
-    assert f"val, 10 view(s), step {steps}, {CLASSES} images" in texts[1]
-    assert all("error:" not in text and "wrote" in text for text in texts)
+        text = end(process, home / "done.ipynb")
+        assert "mesh data=1 x tower=2 on cpu (cpu): one tower per device" in text and "wrote " in text
+        assert "error:" not in text
+        return text
+
+    def attach(self, number: int) -> Path:
+        """Attach the output of a session as Kaggle does: read-only, and without empty folders."""
+        attached = self.attached / "notebooks/me/alexnet"
+        shutil.rmtree(attached, ignore_errors=True)
+        for file in filter(Path.is_file, (self.sessions[number] / "working").rglob("*")):
+            copy = attached / file.relative_to(self.sessions[number] / "working")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+            copy.chmod(0o444)
+        return attached / "alexnet"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_kaggle(tmp_path):
+    """The time of the first session is up in the middle of the training, and the second ends it. The third prepares."""
+    kaggle, steps = Kaggle(tmp_path), EPOCHS * STEPS_PER_EPOCH
+    first = kaggle.session(0, stop=True)
+    assert "this is the first session" in first
+    assert f"epochs={EPOCHS}, streamed, {EPOCHS} of its {EPOCHS} epochs in 30 hours, 3 sessions" in first
+    [stopped] = re.findall(rf"interrupted: step (\d+) of {steps} is saved", first)
+    assert 0 < int(stopped) < steps and f"val, 10 view(s), step {stopped}, {CLASSES} images" in first
+    kaggle.attach(0)
+    second = kaggle.session(1)
+    assert f"resuming from step {stopped} of " in second and "chosen:" not in second
+    assert f"val, 10 view(s), step {steps}, {CLASSES} images" in second
+    attached = kaggle.attach(1)
+    shutil.rmtree(attached / "run")
+    rows = json.loads((attached / "plan.json").read_text())["rows"]
+    assert [row["streamed"] for row in rows] == [True, False, True, False]
+    (attached / "plan.json").unlink()
+    (attached / "plan.json").write_text(json.dumps({"chosen": rows[1] | {"epochs": 1}}))
+    third = kaggle.session(2)
+    assert "train: 60 images, 0 skipped as corrupt" in third
+    assert f"val, 10 view(s), step {STEPS_PER_EPOCH}, {CLASSES} images" in third
 
 
 def end_session(run: Path, notebook: subprocess.Popen) -> None:
@@ -159,13 +195,3 @@ def end_session(run: Path, notebook: subprocess.Popen) -> None:
     [parent] = re.findall(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert Path(f"/proc/{parent}/comm").read_text() == "timeout\n"
     os.kill(int(parent), signal.SIGALRM)
-
-
-def keep(working: Path, attached: Path) -> None:
-    """Keep the output of a session as Kaggle does: read-only, without what makes folders and files special."""
-    shutil.rmtree(attached, ignore_errors=True)
-    for file in filter(Path.is_file, working.rglob("*")):  # empty folders are lost
-        copy = attached / file.relative_to(working)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-        copy.chmod(0o444)

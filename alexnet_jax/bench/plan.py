@@ -1,8 +1,9 @@
-"""Measure how many epochs of training fit in given hours, in sessions that each begin with preparing the data.
+"""Measure how many epochs of training fit in given hours: from a source as it is, and from what `prepare` makes of it.
 
-For each config a sample of the images is packed, as `alexnet prepare --store jpeg` would pack all of them, and trained
-on. From these speeds follow the hours of an epoch, with validation, and the epochs that fit. Chosen is the first config
-all of whose epochs fit, or else the one that gives most.
+With each config the source is trained on as by `alexnet train --stream`; then a sample of it is packed, as `alexnet
+prepare --store jpeg` would pack all of it, and trained on. From these speeds follow the hours of an epoch, with
+validation, and the epochs that fit if every session begins with preparing the data. Chosen is the first way all of
+whose epochs fit, or else the one that gives most.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,17 +27,18 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
-HEADINGS = ("", "images/s", "waiting for data", "GB", "hours to prepare", "hours an epoch", "epochs")
+HEADINGS = ("", "data", "images/s", "waiting for data", "GB", "hours to prepare", "hours an epoch", "epochs")
 
 
 class Speeds(NamedTuple):
-    """What was measured of a config."""
+    """What was measured of one way to train a config."""
 
     config: str
+    streamed: bool
     images_per_s: float
     data_wait: float  # the share of the time in which training waits for data
-    packed_per_s: float  # images
-    packed_bytes: float  # of an image
+    packed_per_s: float = math.inf  # images, if they are prepared
+    packed_bytes: float = 0.0  # of an image
 
 
 class Budget(NamedTuple):
@@ -75,18 +78,21 @@ def run(arguments: argparse.Namespace) -> None:
     print("{machine}\n{device}, {cores} cores".format(**place), end=f", {budget.free / 1e9:,.1f} GB free in ")
     print(arguments.scratch, *(f"{name}: {count:,} images" for name, count in counts.items()), sep="; ", flush=True)
     rows = [
-        row(_measured(name, config, source, arguments, turn), config, counts, budget)
-        for turn, (name, config) in enumerate(configs.items())
+        row(speeds, configs[speeds.config], counts, budget)
+        for turn, name in enumerate(configs)
+        for speeds in _measured(name, configs[name], source, arguments, turn)
     ]
     print(f"\n{table(rows)}\n")
     best = chosen(rows)
-    print("chosen: {config}, {epochs} of its {wanted} epochs".format(**best), end=" ")
+    print("chosen: {config}, {}, {epochs} of its {wanted} epochs".format(_form(best), **best), end=" ")
     print(f"in {budget.hours:g} hours, {sessions} session{'s'[: sessions - 1]}")
     measuring.write(arguments.json, place | {"chosen": best, "rows": rows})
 
 
-def _measured(name: str, config: Config, source: Source, arguments: argparse.Namespace, turn: int) -> Speeds:
-    """Pack a sample and train on it. Every turn packs other images, which are not in memory yet."""
+def _measured(name: str, config: Config, source: Source, arguments: argparse.Namespace, turn: int) -> Iterator[Speeds]:
+    """Train on the source, then on a sample of it. Each turn packs other images, which are not in memory yet."""
+    given = {"source": arguments.source, "directory": str(arguments.input)}
+    yield Speeds(name, True, *_trained(config, arguments.steps, given))
     split, total = source.splits["train"], len(source.splits["train"].names)
     count = min(arguments.images, total)
     sample = (np.arange(count) * total // count + turn) % total
@@ -97,9 +103,14 @@ def _measured(name: str, config: Config, source: Source, arguments: argparse.Nam
         packing.pack(Source(source.classes, {"train": part}, {}), Path(folder), settings, show_progress=False)
         packed_per_s = count / (time.perf_counter() - started)
         size = sum(path.stat().st_size for path in Path(folder).glob("*-of-*"))
-        prepared = config_files.changed(config, data={"source": "prepared", "directory": folder})
-        *_, result = train.measured(prepared, arguments.steps)
-    return Speeds(name, result["images_per_s"], result["data_wait"], packed_per_s, size / count)
+        prepared = {"source": "prepared", "directory": folder}
+        yield Speeds(name, False, *_trained(config, arguments.steps, prepared), packed_per_s, size / count)
+
+
+def _trained(config: Config, steps: int, data: dict[str, Any]) -> tuple[float, float]:
+    """Images/s of training, and the share of the time in which it waits for data."""
+    *_, result = train.measured(config_files.changed(config, data=data), steps)
+    return result["images_per_s"], result["data_wait"]
 
 
 def row(speeds: Speeds, config: Config, counts: dict[str, int], budget: Budget) -> dict[str, Any]:
@@ -115,10 +126,14 @@ def row(speeds: Speeds, config: Config, counts: dict[str, int], budget: Budget) 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
-        speed = row["config"], f"{row['images_per_s']:,.0f}", f"{row['data_wait']:.0%}"
-        room = f"{row['bytes'] / 1e9:,.1f}", f"{row['prepare_hours']:.2f}"
+        speed = row["config"], _form(row), f"{row['images_per_s']:,.0f}", f"{row['data_wait']:.0%}"
+        room = f"{row['bytes'] / 1e9:,.3g}", f"{row['prepare_hours']:.3g}"
         lines.append((*speed, *room, f"{row['epoch_hours']:.3g}", f"{row['epochs']} of {row['wanted']}"))
-    return tabulate(lines, HEADINGS, "plain", disable_numparse=True, stralign="right", colalign=["left"])
+    return tabulate(lines, HEADINGS, "plain", disable_numparse=True, stralign="right", colalign=["left", "left"])
+
+
+def _form(row: dict[str, Any]) -> str:
+    return "streamed" if row["streamed"] else "prepared"
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
