@@ -17,7 +17,7 @@ import pytest
 from alexnet_jax import __main__, errors
 from alexnet_jax.doctor import look
 from alexnet_jax.doctor.diagnose import diagnose
-from alexnet_jax.doctor.environment import Environment, Output, Report
+from alexnet_jax.doctor.environment import Environment, Output, Package, Report
 from tests.conftest import ROOT
 from tests.runs import environment
 
@@ -187,6 +187,10 @@ LIKE: dict[str, tuple[Environment, list[str]]] = {  # machine -> all that may be
         recorded("tpu_in_use", devices={}, variables={"JAX_PLATFORMS": "cpu"}),
         ["4 TPU chip(s): this container has none of their files in /dev", "large pages"],
     ),
+    "pytorch_has_pinned_an_older_library": (
+        recorded("t4", packages=recorded("t4").packages | {"nvidia-cuda-runtime-cu12": Package(version="12.0.1")}),
+        ["nvidia-cuda-runtime-cu12 12.0.1 does not fit jax-cuda12-plugin", T4[1]],
+    ),
     "mac": (recorded("healthy_cpu", memory={}, cgroup={}, huge_pages="", open_files=(256, 2**63 - 1)), []),
     "an_empty_proxy": (recorded("healthy_cpu", variables={"https_proxy": ""}), ["large pages"]),
 }
@@ -197,6 +201,7 @@ def test_what_works_is_no_fault(name):
     env, titles = LIKE[name]
     for finding, words in zip(findings := diagnose(env), titles, strict=True):
         assert words in finding.title, findings
+        assert finding.level != "error" or not env.works
 
 
 def test_jax_waits_for_the_other_hosts_of_a_tpu_slice():
@@ -252,6 +257,17 @@ def test_commands_that_hang_or_are_missing():
     assert look.run([sys.executable, "-c", "import os, sys; sys.exit(os.environ['X'] + ' fails')"], 30, X="it") == (
         look.Output(code=1, err="it fails")
     )
+
+
+def test_packages_that_have_nothing_to_do_with_it_are_not_judged(tmp_path, monkeypatch):
+    for name in ("jaxother", "libtpu"):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info/METADATA").write_text(
+            f"Name: {name}\nVersion: 1.0\nRequires-Dist: none-such"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packages = look._packages()
+    assert packages["libtpu"] == Package(version="1.0", requires=["none-such"]) and "jaxother" not in packages
 
 
 def test_what_is_not_a_report_is_refused(tmp_path, capsys):

@@ -36,7 +36,8 @@ def versions(env: Environment) -> Iterator[Finding]:
                 yield error(f"{name} needs {text}, which is not installed", f"pip install '{text}'")
             elif there and not wanted.specifier.contains(there.version, prereleases=True):
                 title = f"{wanted.name} {there.version} does not fit {name} {package.version}, which needs {text}"
-                yield error(title, f"pip install '{text}'")
+                works = env.works and text in package.fits  # as where PyTorch has pinned an older library of CUDA's
+                yield (warning if works else error)(title, f"pip install '{text}'")
     minor = int(env.python.split(".")[1])
     if env.date >= f"{2015 + minor}-07":  # 45 months after October of 2011 + minor, when Python 3.minor appears
         title = f"new versions of JAX may refuse Python 3.{minor}: they support one for 45 months"

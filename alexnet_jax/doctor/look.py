@@ -112,7 +112,7 @@ def _packages() -> dict[str, Package]:
     for distribution in metadata.distributions():
         for name in distribution.metadata.get_all("Name", []):
             installed.setdefault(canonicalize_name(name), distribution)  # the first is imported
-    names = ["alexnet-jax", *(name for name in installed if re.match(r"jax|libtpu$|nvidia-", name))]
+    names = ["alexnet-jax", *(name for name in installed if re.match(r"jax(lib)?$|jax-cuda|libtpu$|nvidia-", name))]
     packages: dict[str, Package] = {}
     while names:
         if (name := names.pop()) in packages or name not in installed:
