@@ -270,6 +270,12 @@ def test_packages_that_have_nothing_to_do_with_it_are_not_judged(tmp_path, monke
     assert packages["libtpu"] == Package(version="1.0", requires=["none-such"]) and "jaxother" not in packages
 
 
+def test_home_folders_users_and_hosts_are_left_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/me")
+    monkeypatch.setenv("LOGNAME", "me")
+    assert look._anonymous(f"/me/x /data/me/x /{platform.node()} /men /me.old") == "~/x /data/USER/x /HOST /men /me.old"
+
+
 def test_what_is_not_a_report_is_refused(tmp_path, capsys):
     (tmp_path / "report.json").write_text('{"environment": {}}')
     for name, message in (("report.json", "is not what `alexnet doctor --json` prints"), ("no.json", "No such file")):
