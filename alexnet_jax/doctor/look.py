@@ -190,10 +190,10 @@ def _write(file: int) -> float:
 
 def _anonymous(text: str) -> str:
     """A report without the home folder, the host and the user, where they are parts of paths."""
-    names = []  # the home folder first, as it has the others' names
+    names = {}
     with contextlib.suppress(RuntimeError, OSError, KeyError):  # a user without a home folder or a name
-        names.append((str(Path.home()), "~"))
-        names.append((f"/{getpass.getuser()}", "/USER"))
-    for name, instead in (*names, (f"/{platform.node()}", "/HOST")):
-        text = re.sub(rf"{re.escape(name)}(?![\w.-])", instead, text) if len(name) > 1 else text
+        names[rf"(?<![\w.-]){re.escape(str(Path.home()))}"] = "~"
+        names[f"/{re.escape(getpass.getuser())}"] = "/USER"
+    for name, instead in (names | {f"/{re.escape(platform.node())}": "/HOST"}).items():
+        text = text if name.endswith("/") else re.sub(rf"{name}(?![\w.-])", instead, text)
     return text
