@@ -84,9 +84,9 @@ def _metadata(name: str, net: Network, evaluation: dict[str, Any] | None, stated
         data, views = net.config.data, evaluation["views"]
         source = stated.dataset or Path(data.directory).name or data.source
         dataset = {"type": stated.dataset or data.source, "name": source, "split": evaluation["split"]}
+        right = {k: round(1 - evaluation[f"top{k}_error"], 6) for k in (1, 5)}
         accuracies = [
-            {"type": "accuracy", "name": f"top-{k}, {views} view(s)", "value": 1 - evaluation[f"top{k}_error"]}
-            for k in (1, 5)
+            {"type": "accuracy", "name": f"top-{k}, {views} view(s)", "value": share} for k, share in right.items()
         ]
         result = {"task": {"type": found["pipeline_tag"]}, "dataset": dataset, "metrics": accuracies}
         found |= {"metrics": ["accuracy"], "model-index": [{"name": name, "results": [result]}]}
