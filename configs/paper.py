@@ -8,6 +8,7 @@ ILSVRC-2012 validation set, ten views (Table 2).
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 # What follows a convolution: 3.3 normalizes "after applying the ReLU nonlinearity", 3.5 pools the normalized maps.
 PLAIN, POOL, NORM_POOL = ("activation",), ("activation", "pool"), ("activation", "lrn", "pool")
@@ -112,7 +113,7 @@ def data() -> dict:
     return dict(
         source="prepared",
         directory="",  # written by `alexnet prepare`
-        val_fraction=None,
+        val_fraction=placeholder(float),
         statistics_examples=10_000,  # 2: all, as in what `alexnet prepare` wrote
         statistics_file="",
         size=256,  # 2: short side 256, then the central 256x256

@@ -255,3 +255,23 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     (tmp_path / "net.msgpack").write_bytes((tmp_path / "net.msgpack").read_bytes()[:-100])
     with pytest.raises(DataError, match="not a file of Flax, or is truncated"):
         files.read(tmp_path / "net.msgpack")
+
+
+def test_what_is_no_layer_is_refused(tmp_path):
+    """Weights or biases that cannot be those of a layer, and products without weights, as of attention."""
+    for kernels, biases in (((0, 3, 5, 5), 0), ((8, 0, 5, 5), 8), ((8, 3, 5, 5), 9)):
+        tensors = {"conv1.weight": np.zeros(kernels, np.float32), "conv1.bias": np.zeros(biases, np.float32)}
+        save_file(tensors, tmp_path / "net.safetensors")
+        with pytest.raises(UserError, match=r"conv1 has weights .* which make no layer"):
+            files.read(tmp_path / "net.safetensors")
+    image, out = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 4, 4]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "x"], ["y"])], "g", [image], [out])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "net.onnx")
+    with pytest.raises(UserError, match="y multiplies what other nodes compute"):
+        files.read(tmp_path / "net.onnx")
+
+
+def test_the_folder_of_an_export_is_its_network(tmp_path, capsys):
+    files.export(random_network(small(towers=1)), tmp_path / files.WEIGHTS)
+    (tmp_path / "config.json").write_text("{}")
+    assert identified(tmp_path, capsys)["notes"] == ["written by this program at step 7"]

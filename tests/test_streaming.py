@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 
+import alexnet_jax
 from alexnet_jax.data import packing, statistics
 from alexnet_jax.data.datasets import Sample, open_dataset
 from alexnet_jax.data.sources.kaggle import ARCHIVES as KAGGLE
 from alexnet_jax.data.sources.registry import open_source
 from alexnet_jax.errors import UserError
-from alexnet_jax.run import workdir
+from alexnet_jax.run import config_files, run_data, workdir
 from tests import ilsvrc, layouts, runs
 from tests.runs import final_state, run
 
@@ -119,3 +120,16 @@ def test_what_cannot_be_streamed_is_refused(mounted, tmp_path):
         with pytest.raises(UserError, match=message):
             open_dataset(source, path, SIZE, CLASSES + 1)
     assert "give --stream=SOURCE too" in run(runs.command(tmp_path, "run", f"--input={mounted}"), 2)
+
+
+def test_images_that_have_moved_are_asked_for(tmp_path):
+    config = alexnet_jax.config("paper", **{"data.source": "folder", "data.directory": str(tmp_path / "gone")})
+    with pytest.raises(UserError, match=r"gone is not there; give its folder as --data DIR"):
+        run_data.of_network(config, [], None)
+
+
+def test_the_share_of_a_validation_set_is_a_flag():
+    """A flag takes its type from the value, which None does not have."""
+    assert config_files.load("paper").data.get_type("val_fraction") is float
+    assert alexnet_jax.config("paper").data.val_fraction is None
+    assert alexnet_jax.config("paper", **{"data.val_fraction": 0.25}).data.val_fraction == 0.25

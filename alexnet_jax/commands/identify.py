@@ -14,6 +14,7 @@ from tabulate import tabulate
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import network
 from alexnet_jax.interop import files, identify
+from alexnet_jax.run import workdir
 
 HEAD = ("layer", "shape", "stride, padding, what follows", "deviation", "start", "edge", "smooth", "bias", "looks")
 
@@ -28,6 +29,8 @@ def run(arguments: argparse.Namespace) -> None:
     path = arguments.file
     if not path.exists():
         raise UserError(f"{path} does not exist; give a file with weights, or a workdir")
+    if (path / files.WEIGHTS).is_file() and not (path / workdir.CHECKPOINTS).exists():
+        path /= files.WEIGHTS  # of a folder that `alexnet export` wrote
     try:
         opened = network.open_workdir(path) if path.is_dir() else files.read(path)
     except DataError:

@@ -115,8 +115,8 @@ class Batches(Iterator[Batch]):
             listed = "\n".join(f"  {self._describe(i)}" for i in list(self.bad)[:MAX_LISTED])
             raise DataError(
                 f"{len(self.bad)} of {self._examples} records are bad, more than the share of {self._max_bad:g} that "
-                "config.data.max_bad allows; `alexnet verify-data` finds all of them. Restore them from a copy, or "
-                f"prepare the data again:\n{listed}"
+                "config.data.max_bad allows; `alexnet verify-data` finds all of them in prepared data. Restore them "
+                f"from a copy, or prepare the data again:\n{listed}"
             )
         return batch
 

@@ -37,6 +37,10 @@ def read(path: Path) -> Network | ForeignNetwork:
     """Read a file of this or of another program. UserError if it holds no AlexNet, DataError if it is damaged."""
     with _function(path, READERS, "read") as read_file:
         network = read_file(path)
+    for layer in network.layers if isinstance(network, ForeignNetwork) else ():
+        if not layer.weight.size or layer.bias.shape != layer.weight.shape[:1]:
+            shapes = f"weights {list(layer.weight.shape)} and biases {list(layer.bias.shape)}"
+            raise UserError(f"{path}: {layer.name} has {shapes}, which make no layer; the file is damaged")
     return network.flattened() if isinstance(network, ForeignNetwork) else network
 
 

@@ -170,6 +170,8 @@ def _append(network: ForeignNetwork, node: Any, arrays: list[np.ndarray]) -> Non
         case "Conv" | "Gemm" | "MatMul":
             if attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
                 raise UserError(f"{where} scales its product, which is not supported")
+            if not arrays:
+                raise UserError(f"{where} multiplies what other nodes compute, as no layer of an AlexNet does")
             if kind == "Conv" and irregular:
                 raise UserError(f"{where} treats height and width differently, or is dilated, which is not supported")
             weight = arrays[0] if kind == "Conv" or attributes.get("transB", 0) else arrays[0].T

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alexnet_jax.data import manifest, statistics
 from alexnet_jax.data.datasets import PREPARED, Dataset, Sample, open_dataset
+from alexnet_jax.data.sources.registry import EMBEDDED
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError, reading
 from alexnet_jax.run_config import Config
@@ -34,7 +35,8 @@ def of_network(config: Config, classes: list[str], directory: str | Path | None)
     source = PREPARED if directory and (Path(directory) / manifest.NAME).is_file() else data.source
     if source == PREPARED and not path:
         raise UserError("the network was imported, and the data it was trained on is unknown; give it as --data DIR")
-    if source == PREPARED and not Path(path).is_dir():
+    there = Path(path).exists() or path.startswith("hf:") or bool(set("*?[{") & set(path))  # a pattern
+    if source not in EMBEDDED and not (Path(path).is_dir() if source == PREPARED else there):
         raise UserError(f"the data {path} is not there; give its folder as --data DIR")
     dataset = open_dataset(source, path, data.size, config.model.num_classes, data.val_fraction)
     if dataset.classes != classes:
