@@ -67,6 +67,10 @@ def open_dataset(
     else:
         path = Path(directory) if directory else None
         opened = open_source(source, path, val_fraction, size=size, num_classes=num_classes)
+        if not opened.random_access:
+            raise UserError(
+                f"{directory} can only be read from its start; unpack it, or run `alexnet prepare` on it first"
+            )
         dataset = _streamed(opened, size, sample)
     count = len(dataset.classes)
     cure = f"give --config.model.num_classes={count}"

@@ -32,7 +32,8 @@ def kaggle(path: Path | None = None) -> Source:
         )
     root = path if path.is_dir() else path.parent
     archived = [root / name for name in ARCHIVES if (root / name).exists() and not (root / "ILSVRC").exists()]
-    files = _files(path if path.is_file() else archived[0]) if archived or path.is_file() else _mounted(path)
+    archive = path if path.is_file() else next(iter(archived), None)
+    files = _files(archive) if archive else _mounted(path)
     for name in (CLASSES, TRUTH):
         if (root / name).is_file():
             files[name] = Place(root / name)
@@ -54,7 +55,8 @@ def kaggle(path: Path | None = None) -> Source:
         "val": labels.labelled(sorted(val), _lines(files, TRUTH), label_of, TRUTH),  # by the first of their boxes
     }
     sizes = Counter(line.partition("/")[0] for line in _lines(files, TRAINING_LIST)) if TRAINING_LIST in files else None
-    return of_edition(EDITIONS["imagenet2012"], classes, images, sizes)
+    opened = of_edition(EDITIONS["imagenet2012"], classes, images, sizes)
+    return opened._replace(random_access=archive is None or archive.suffix == ".zip")
 
 
 def _mounted(root: Path) -> dict[str, Readable]:

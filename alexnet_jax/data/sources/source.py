@@ -37,6 +37,7 @@ class Source(NamedTuple):
     classes: list[str]  # label -> name
     splits: dict[str, Split]
     published: dict[str, Published]  # for the splits where it is known
+    random_access: bool = True  # whether an image can be read without what lies before it
 
 
 def digest(source: Source, described: dict[str, Any]) -> str:
