@@ -252,7 +252,7 @@ class Workdir:
         self.workdir, self.feature_store, self.predictions = workdir, feature_store, predictions
         path = home / CASE / "run"
         path.mkdir()
-        opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics())
+        opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics)
         workdir.prepare(path, config_files.parse(tiny_config()), opened)
         rng = np.random.default_rng(0)
         features = feature_store.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))

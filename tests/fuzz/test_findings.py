@@ -233,7 +233,7 @@ def statistics_npz(changes: dict[str, bytes], compression: int = zipfile.ZIP_STO
     ],
 )
 def test_damaged_workdirs_are_reported(name, content, message, tmp_path):
-    dataset = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics())
+    dataset = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics)
     workdir.prepare(tmp_path, config_files.parse(tiny_config()), dataset)
     assert workdir.open_finished(tmp_path).classes == dataset.classes
     (tmp_path / name).write_bytes(content)
