@@ -149,7 +149,8 @@ DIGITS = ["alexnet_jax.main", "--config=configs/digits.py", "--workdir={tmp}/run
         ([*DIGITS, "--config.optim.learning_rate=fast"], "config.optim.learning_rate=fast: could not convert"),
         ([*DIGITS, "--config.model.conv6.features=6"], "a --config.KEY .*conv6"),
         ([*DIGITS, "--config.seed=3000000000"], "config.seed=3000000000: .* less than 2147483648"),
-        ([*DIGITS, "--config.data.source=folder"], "source=folder is none of prepared, digits, synthetic"),
+        ([*DIGITS, "--config.data.source=archive"], "there is no source 'archive'; give one of cifar10, .*tfds:NAME"),
+        ([*DIGITS, "--stream=folder"], "--source folder needs --input"),
         (
             ["alexnet_jax.main", "--config=configs", "--workdir={tmp}/run"],
             "there is no config file configs; give the path of one, or one of cifar10, ",
