@@ -88,25 +88,19 @@ def test_a_streamed_run_is_the_run_on_prepared_data(mounted, prepared, tmp_path)
     base = [f"--config.model.num_classes={CLASSES}", f"--config.data.size={SIZE}", "--config.train.batch_size=8"]
     base += ["--config.data.eval_split=val"]
     stream = [*base, "--stream=kaggle", f"--input={mounted}", "--config.data.statistics_examples=7"]
-    run(runs.command(tmp_path, "whole", *stream, "--config.train.max_steps=4"))
-    run(runs.command(tmp_path, "parts", *stream, "--config.train.max_steps=2"))
-    assert "resuming from step 2" in run(runs.command(tmp_path, "parts", *stream, "--config.train.max_steps=4"))
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        final_state(tmp_path / "whole")[0].params,
-        final_state(tmp_path / "parts")[0].params,
-    )
-    kept = tmp_path / "whole" / workdir.STATISTICS
+    run(runs.command(tmp_path, "streamed", *stream, "--config.train.max_steps=2"))
+    assert "resuming from step 2" in run(runs.command(tmp_path, "streamed", *stream, "--config.train.max_steps=4"))
+    kept = tmp_path / "streamed" / workdir.STATISTICS
     of_prepared = [*base, "--config.data.source=prepared", f"--config.data.directory={prepared}"]
     of_prepared += [f"--config.data.statistics_file={kept}", "--config.train.max_steps=4"]
     run(runs.command(tmp_path, "prepared", *of_prepared))
     jax.tree.map(
         np.testing.assert_array_equal,
-        final_state(tmp_path / "whole")[0].params,
+        final_state(tmp_path / "streamed")[0].params,
         final_state(tmp_path / "prepared")[0].params,
     )
     for command in (["evaluate", "--workdir"], ["verify-run"]):
-        run([sys.executable, "-m", "alexnet_jax", *command, str(tmp_path / "whole")])
+        run([sys.executable, "-m", "alexnet_jax", *command, str(tmp_path / "streamed")])
     assert statistics.read(kept, SIZE).mean_image.shape == (SIZE, SIZE, 3)
 
 
