@@ -38,7 +38,7 @@ class Streamed:
 
 
 def statistics_of(split: Split, size: int, examples: int, seed: int) -> Statistics:
-    """The statistics of `examples` random images of a split, the first that training with `seed` would read; 0: of all.
+    """The statistics of `examples` random images of a split, chosen by `seed`; 0: of all.
 
     Corrupt ones are left out, as in `prepare`. Raises UserError if none is left.
     """
