@@ -26,7 +26,7 @@ from tests.hub import running
 from tests.networks import assert_same, pictures, random_network, small
 
 INTERVALS = {"top1_interval": [0.2, 0.3], "top5_interval": [0.0, 0.0125]}
-EVALUATION = {"top1_error": 0.25, "top5_error": 0.00625, "count": 1600, "views": 10, "split": "val"} | INTERVALS
+EVALUATION = {"top1_error": 400 / 1500, "top5_error": 0.006, "count": 1500, "views": 10, "split": "val"} | INTERVALS
 CHECK = dict(time="2026-11-28T04:00:00+00:00", differences=["cores: 4 -> 2"], environment={})
 SOUND = checks.Check(verified=True, stretches=[(0, 3), (5, 7)], lines=9, validations=2, checkpoints=4, **CHECK)
 
@@ -113,7 +113,7 @@ def test_a_card_shows_errors_verification_and_training(directory, tmp_path):
         start["config"] = {"data": {}, "mesh": {}, "train": {}}
         workdir.add_start(directory, workdir.read_run_file(directory), start)
         found = card()
-        assert "| val | 1,600 | 10 | 25.00% | 20.00% to 30.00% | 0.62% | 0.00% to 1.25% |" in found
+        assert "| val | 1,500 | 10 | 26.67% | 20.00% to 30.00% | 0.60% | 0.00% to 1.25% |" in found
         assert re.search(
             r"Verified on 2026-11-28 .*steps\s0 to 3, 5 to 7 of 0 were\staken again, and 9 log lines", found
         )
@@ -122,7 +122,7 @@ def test_a_card_shows_errors_verification_and_training(directory, tmp_path):
         known = metadata(found)
         assert (known["license"], known["datasets"], known["metrics"]) == ("mit", ["ILSVRC/imagenet-1k"], ["accuracy"])
         (result,) = known["model-index"][0]["results"]
-        assert [metric["value"] for metric in result["metrics"]] == [0.75, 0.99375]
+        assert [metric["value"] for metric in result["metrics"]] == [0.733333, 0.994]
         assert result["dataset"] == {"type": "ILSVRC/imagenet-1k", "name": "ILSVRC/imagenet-1k", "split": "val"}
         assert 'load("hf://me/mine")' in found and "hf download me/mine" in found and "# mine\n" in found
         files[0].write_text(json.dumps(EVALUATION | {"step": 5}))
