@@ -33,16 +33,11 @@ def load(path: str | Path) -> "Network":
         UserError: if there is no network. DataError: if it is damaged.
     """
     from alexnet_jax.data import hub
-    from alexnet_jax.inference import network
     from alexnet_jax.interop import files
-    from alexnet_jax.run import workdir
 
     if str(path).startswith(hub.PREFIX):
-        path = hub.download(str(path), [files.WEIGHTS]) / files.WEIGHTS
-    path = Path(path)
-    if (path / files.WEIGHTS).is_file() and not (path / workdir.CHECKPOINTS).exists():
-        path /= files.WEIGHTS
-    return network.open_workdir(path) if path.is_dir() else files.open_exported(path)
+        path = hub.download(str(path), [files.WEIGHTS])
+    return files.open_own(Path(path))
 
 
 def config(name: str, **changes: Any) -> "Config":

@@ -275,3 +275,4 @@ def test_the_folder_of_an_export_is_its_network(tmp_path, capsys):
     files.export(random_network(small(towers=1)), tmp_path / files.WEIGHTS)
     (tmp_path / "config.json").write_text("{}")
     assert identified(tmp_path, capsys)["notes"] == ["written by this program at step 7"]
+    assert files.imported(tmp_path)[0].step == 7

@@ -60,7 +60,7 @@ def test_a_network_in_onnx_gives_our_numbers(kind, tmp_path):
 def test_exported_files_come_back_bit_for_bit(kind, suffix, tmp_path):
     network, path = random_network(NETWORKS[kind]()), tmp_path / f"net{suffix}"
     files.export(network, path)
-    opened = files.open_exported(path)
+    opened = files.open_own(path)
     assert_same(opened, network)
     assert (opened.step, opened.path, opened.params.keys()) == (network.step, path, network.params.keys())
 
@@ -79,7 +79,7 @@ def test_an_import_killed_in_its_save_is_no_run_and_can_be_repeated(tmp_path):
         process.kill()
         process.communicate()
     assert not list(killed.rglob(CONFIG))  # by which all commands know a run
-    networks.to_workdir(files.open_exported(tmp_path / "net.safetensors"), killed)
+    networks.to_workdir(files.open_own(tmp_path / "net.safetensors"), killed)
     assert_same(open_workdir(killed), network)
     assert sorted(path.name for path in (killed / CHECKPOINTS).iterdir()) == ["0"]
     (killed / CONFIG).unlink()  # with the first checkpoint of training it is a run, which nothing may replace
@@ -247,16 +247,16 @@ def test_damaged_exports_are_refused(tmp_path):
     ):
         save_file(tensors | change, path, {"alexnet_jax": metadata})
         with pytest.raises(UserError, match=expected):
-            files.open_exported(path)
+            files.open_own(path)
     save_file(tensors, path, {"alexnet_jax": metadata})
-    assert files.open_exported(path).step == 0  # as of files of earlier versions
+    assert files.open_own(path).step == 0  # as of files of earlier versions
     save_file(tensors, path, {"alexnet_jax": metadata.replace('"format": 1', '"format": 99')})
     with pytest.raises(UserError, match="has format 99"):
-        files.open_exported(path)
+        files.open_own(path)
     del tensors["fc8.bias"]
     save_file(tensors, path, {"alexnet_jax": metadata})
     with pytest.raises(DataError, match=r"fc8\.bias"):
-        files.open_exported(path)
+        files.open_own(path)
     save_file(tensors, path, {"alexnet_jax": "{"})
     with pytest.raises(DataError, match="is damaged"):
-        files.open_exported(path)
+        files.open_own(path)

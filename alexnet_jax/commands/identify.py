@@ -12,9 +12,7 @@ from typing import Any
 from tabulate import tabulate
 
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.inference import network
 from alexnet_jax.interop import files, identify
-from alexnet_jax.run import workdir
 
 HEAD = ("layer", "shape", "stride, padding, what follows", "deviation", "start", "edge", "smooth", "bias", "looks")
 
@@ -26,13 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    path = arguments.file
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a file with weights, or a workdir")
-    if (path / files.WEIGHTS).is_file() and not (path / workdir.CHECKPOINTS).exists():
-        path /= files.WEIGHTS  # of a folder that `alexnet export` wrote
     try:
-        opened = network.open_workdir(path) if path.is_dir() else files.read(path)
+        opened = files.read(arguments.file)
     except DataError:
         raise
     except UserError as error:
@@ -46,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         layers.append(shape | layer.settings | look._asdict())
         maps = len(layer.weight)
     answer: dict[str, Any] = {
-        "file": str(path),
+        "file": str(opened.path),
         "network": identify.verdict(identity),
         "certain": len(identity.known) == 1,
         "candidates": [known.name for known in identity.known],

@@ -1,7 +1,7 @@
-"""Make a workdir from the weights in a file: .safetensors, .pth, .pt, .onnx or .caffemodel.
+"""Make a workdir from the weights in a file: .safetensors, .pth, .onnx, .caffemodel or .msgpack (Flax).
 
-Files that `alexnet export` wrote need only --workdir, and come back bit for bit. For another program's network,
---config supplies what its file does not state, such as strides, and --pixels says what it expects of its images.
+Files and folders that `alexnet export` wrote need only --workdir, and come back bit for bit. For another program's
+network, --config supplies what its file does not state, such as strides, and --pixels says what it expects of images.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from alexnet_jax.interop import files, foreign, networks
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="the weights: .safetensors, .pth, .onnx or .caffemodel")
+    add("file", type=Path, metavar="FILE", help="the weights, or a folder that `alexnet export` wrote")
     add("--workdir", type=Path, required=True, help="the workdir to make")
     add("--config", help="for another program's network, such as variants:caffe or variants:one_weird_trick")
-    pixels = "what the network expects: RGB in 0..255, torchvision's normalization, or Caffe's BGR minus its mean"
+    pixels = "what it expects: RGB in 0..255, torchvision's or CIFAR's normalization, or Caffe's BGR minus its mean"
     add("--pixels", choices=foreign.PREPROCESSING, help=pixels)
     add("--mean", help="R,G,B or B,G,R, in the network's order and scale, instead of the usual mean")
     add("--classes", type=Path, help="file with a class name on each line, or folder of prepared data")

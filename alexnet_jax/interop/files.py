@@ -11,10 +11,10 @@ from pydantic import FiniteFloat, TypeAdapter, ValidationError
 from alexnet_jax.data import manifest
 from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError, reading
-from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.network import Network, open_workdir
 from alexnet_jax.interop import foreign, identify
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
-from alexnet_jax.run import config_files
+from alexnet_jax.run import config_files, workdir
 
 WEIGHTS = "model.safetensors"  # in the folders that `alexnet export` writes
 READERS = {
@@ -34,23 +34,29 @@ WRITERS = {
 
 
 def read(path: Path) -> Network | ForeignNetwork:
-    """Read a file of this or of another program. UserError if it holds no AlexNet, DataError if it is damaged."""
+    """Read a workdir, a folder that `alexnet export` wrote, or a file of this or of another program.
+
+    Raises UserError if it is missing or holds no AlexNet, DataError if it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a workdir, or a file with weights")
+    if (path / WEIGHTS).is_file() and not (path / workdir.CHECKPOINTS).exists():
+        path /= WEIGHTS
+    if path.is_dir():
+        return open_workdir(path)
     with _function(path, READERS, "read") as read_file:
         network = read_file(path)
-    for layer in network.layers if isinstance(network, ForeignNetwork) else ():
+    if isinstance(network, Network):
+        return network
+    for layer in network.layers:
         if not layer.weight.size or layer.bias.shape != layer.weight.shape[:1]:
             shapes = f"weights {list(layer.weight.shape)} and biases {list(layer.bias.shape)}"
             raise UserError(f"{path}: {layer.name} has {shapes}, which make no layer; the file is damaged")
-    return network.flattened() if isinstance(network, ForeignNetwork) else network
+    return network.flattened()
 
 
-def open_exported(path: Path) -> Network:
-    """Open a .safetensors, .pth or .onnx file that `export` wrote.
-
-    Raises UserError if it is missing, of another kind, or another program's; DataError if it is damaged.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give a workdir, or a file that `alexnet export` wrote")
+def open_own(path: Path) -> Network:
+    """As `read`, but raises UserError for another program's file, too."""
     network = read(path)
     if isinstance(network, ForeignNetwork):
         raise UserError(
@@ -90,8 +96,8 @@ def imported(
     identity = identify.identify(network)
     if not config or not pixels:
         raise UserError(
-            f"{path} was written by another program: give its --config and its --pixels (rgb, caffe, torchvision or "
-            f"cifar). It is {identify.verdict(identity)}. {identify.how(identity)}"
+            f"{path} was written by another program: give its --config and its --pixels ({', '.join(PREPROCESSING)}). "
+            f"It is {identify.verdict(identity)}. {identify.how(identity)}"
         )
     preprocessing = PREPROCESSING[pixels]
     if mean:
