@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub: its HTTP API, as far as huggingface_hub pushes and downloads with it."""
+"""A stand-in for the Hugging Face Hub: its HTTP API, as far as huggingface_hub pushes and downloads with it."""
 
 import base64
 import contextlib
@@ -25,7 +25,7 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
 
     def commit(self, repository: str, files: dict[str, bytes]) -> str:
-        """Add a commit; its name."""
+        """Add a commit and return its name."""
         commits = self.repositories[repository]
         files = (commits[list(commits)[-1]] if commits else {}) | files
         name = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()

@@ -56,7 +56,7 @@ def programs(card: str) -> list[str]:
 
 
 def top(program: str, folder: Path, monkeypatch) -> list:
-    """What a card's program prints of photo.jpg, run in its folder."""
+    """What a card's program prints for photo.jpg, run in its folder."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -160,7 +160,7 @@ def test_a_workdir_is_opened_at_its_newest_checkpoint(directory):
 
 @pytest.mark.long
 def test_a_run_is_pushed_and_loaded_by_name(tmp_path, monkeypatch):
-    """From training to a colleague's machine: real commands, PyTorch, and a stand-in of the Hub."""
+    """From training to a colleague's machine: real commands, PyTorch, and a stand-in for the Hub."""
     hub = pytest.importorskip("huggingface_hub", reason='needs pip install -e ".[hub]"')
     pytest.importorskip("torch", reason="needs pip install torch")
     runs.run(runs.command(tmp_path, "run", "--config.train.max_steps=6"))

@@ -11,7 +11,7 @@ PREFIX = "hf://"
 
 
 def download(address: str, files: Sequence[str] | None = None) -> Path:
-    """Download a repository, or what of it is not in huggingface_hub's cache yet.
+    """Download a repository, except for what huggingface_hub's cache already holds.
 
     Args:
         address: hf://USER/NAME for a model, hf://datasets/USER/NAME for a data set; @REVISION may follow.
@@ -21,7 +21,7 @@ def download(address: str, files: Sequence[str] | None = None) -> Path:
         Its folder in the cache. Without a connection, what the cache holds.
 
     Raises:
-        UserError: if huggingface_hub is not installed, or the repository cannot be had or has no such file.
+        UserError: if huggingface_hub is not installed, or the repository cannot be downloaded or has no such file.
     """
     with _library(f"{address} cannot be downloaded") as hub:
         name, _, revision = address.removeprefix(PREFIX).partition("@")

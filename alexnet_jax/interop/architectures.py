@@ -22,7 +22,7 @@ class Known(NamedTuple):
     pixels: str  # a key of foreign.PREPROCESSING; then --mean, if it is not the usual one
     source: str
     changes: Mapping[str, Any] = {}  # from the config
-    imports: bool = True  # by the config, as the file states what is changed
+    imports: bool = True  # whether the config imports it, as the file states what is changed
     layers: tuple[str, ...] = ()  # names that its layers end in, and no other network's
 
     @property
@@ -85,7 +85,7 @@ def nearest(network: ForeignNetwork) -> Known:
 
 
 def differences(network: ForeignNetwork, model: Model, free: bool = False) -> list[str]:
-    """Where a network is not that of the config `model`, in words; or else in what is `free` to differ."""
+    """Where a network differs from a config's `model`, in words: in facts that must agree, or in those that are `free`."""
     known = _facts(described(model))
     return [
         f"{name}: {value}, not {known[name]}"
@@ -95,7 +95,7 @@ def differences(network: ForeignNetwork, model: Model, free: bool = False) -> li
 
 
 def described(model: Model, tensors: Mapping[str, np.ndarray] | None = None, path: Path = Path()) -> ForeignNetwork:
-    """The network of a config, as of a file that states everything; with zeros as weights if none are given."""
+    """The network of a config, as a file that states everything describes it; weights are zeros if none are given."""
     groups, maps, size, layers = networks.groups(model), 3, model.image_size, []
     for name, layer in model.layers().items():
         units = model.num_classes if name == "fc8" else layer.features  # type: ignore[union-attr]

@@ -26,7 +26,7 @@ class ForeignNetwork(NamedTuple):
     path: Path
     layers: list[ForeignLayer]
     model: dict[str, Any]  # keys of model_config.Model that the file states: image_size, lrn, pool, activation
-    notes: list[str]  # what else is to be known about the file, such as that its weights are float16
+    notes: list[str]  # what else there is to know about the file, such as that its weights are float16
 
     def follow(self, operation: str, value: Any, where: str) -> None:
         """Append an operation to the last layer's `then`. UserError if its setting `value` is not as before."""

@@ -13,14 +13,13 @@ class Identity(NamedTuple):
     """What is known of a network without running it."""
 
     network: ForeignNetwork
-    own: bool  # written by this program, so that it says all
-    known: list[Known]  # what it may be; certain if it is one
+    own: bool  # written by this program, so that nothing is left open
+    known: list[Known]  # those that it may be; certain if there is only one
     differences: list[str]  # from that one, or from the nearest if there is none
 
 
 def identify(network: ForeignNetwork | Network) -> Identity:
-    own = isinstance(network, Network)
-    if isinstance(network, Network):
+    if own := isinstance(network, Network):
         model, notes = network.config.model, [f"written by this program at step {network.step}"]
         network = architectures.described(model, networks.to_torch(model, network.params), network.path)
         network.notes.extend(notes)
@@ -40,7 +39,7 @@ def verdict(identity: Identity) -> str:
 
 
 def questions(identity: Identity) -> list[str]:
-    """What the file does not say, and its author must be asked."""
+    """What the file does not say, so that its author must be asked."""
     if identity.own:
         return []
     asked = ["the order of colours, the scale and mean of pixels", "the order of the classes"]
@@ -70,7 +69,7 @@ def how(identity: Identity) -> str:
 
 
 def advice(identity: Identity, config: str) -> str:
-    """For who imports by `config`: what the network is, if it is known and not that config's; else nothing."""
+    """Advice for an import by `config`: which network it is, if it is a known one of another config; else nothing."""
     if not identity.known or config in [known.config for known in identity.known]:
         return ""
     return f"It is {verdict(identity)}. {how(identity)}"
@@ -92,7 +91,7 @@ def looks(identity: Identity) -> tuple[str, list[start.Look]]:
     if kinds == {"trained"}:
         return "yes, all layers", each
     if "trained" not in kinds:
-        return "hardly: weights show none, but biases have moved, or did not start equal", each
+        return "hardly: weights show no sign of it, but biases have moved, or did not start equal", each
     if verdicts.count("as started") == 1 and verdicts[-1] == "as started":
         return f"yes, but for {layers[-1].name}, which is as it starts: to be fine-tuned", each
     parts = [

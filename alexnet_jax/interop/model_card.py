@@ -19,7 +19,7 @@ FILES = (*CONTENT, CARD)
 
 
 class Stated(NamedTuple):
-    """What only its owner can say of a network, in the Hub's words; None is left out."""
+    """What only its owner can say about a network, in the Hub's words; None is left out."""
 
     repository: str | None = None  # USER/NAME, where it will be
     license: str | None = None  # of the weights
@@ -27,7 +27,7 @@ class Stated(NamedTuple):
 
 
 def export(directory: Path, folder: Path, stated: Stated) -> None:
-    """Write FILES, of the newest checkpoint of the workdir `directory`, to `folder`, which is made if missing.
+    """Write FILES to `folder`, which is made if missing, from the newest checkpoint of the workdir `directory`.
 
     Raises UserError if `folder` is a workdir or has another README.md, if a format cannot hold a layer, or if its
     library is missing.
@@ -72,7 +72,7 @@ def _card(net: Network, directory: Path, folder: Path, stated: Stated) -> str:
 
 
 def _metadata(name: str, net: Network, evaluation: dict[str, Any] | None, stated: Stated) -> dict[str, Any]:
-    """The Hub's metadata of a model. It knows accuracies and no errors."""
+    """The Hub's metadata of a model. It has a name for accuracies, but none for errors."""
     found: dict[str, Any] = {
         "library_name": "alexnet_jax",
         "pipeline_tag": "image-classification",

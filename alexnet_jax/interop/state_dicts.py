@@ -90,7 +90,7 @@ def read_msgpack(path: Path) -> ForeignNetwork:
 
 
 def _state_dict(content: dict[Any, Any], tensor: type) -> tuple[dict[Any, Any], list[str]]:
-    """The state dict in the content of a PyTorch file, and what else there is."""
+    """The state dict in the content of a PyTorch file, and notes on what else it holds."""
     inside = {
         str(name): value
         for name, value in content.items()
