@@ -85,7 +85,7 @@ def nearest(network: ForeignNetwork) -> Known:
 
 
 def differences(network: ForeignNetwork, model: Model, free: bool = False) -> list[str]:
-    """Where a network differs from a config's `model`, in words: in facts that must agree, or in those that are `free`."""
+    """Where a network differs from a config's `model`, in words: in facts that must agree, or in the `free` ones."""
     known = _facts(described(model))
     return [
         f"{name}: {value}, not {known[name]}"
