@@ -87,8 +87,8 @@ def as_convolutions(tensors: Tensors) -> Tensors:
     }
 
 
-def write_caffe(name: str, *order: str) -> Callable[[Path], None]:
-    return lambda path: (path.write_bytes(caffemodel(started(name), "v1", order).SerializeToString()), None)[1]
+def write_caffe(name: str, *order: str) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(caffemodel(started(name), "v1", order).SerializeToString())
 
 
 def save(name: str, places: tuple[str, ...] = (), **options) -> Callable[[Path], None]:
@@ -211,6 +211,8 @@ def test_what_is_unusual_about_weights_is_said():
     for words, values in odd.items():
         identity = network(network=ForeignNetwork(Path("x"), [layer(values)], {}, []))
         assert words in "; ".join(identify.remarks(identity, identify.looks(identity)[1])), words
+    usual = network(network=ForeignNetwork(Path("x"), [layer(rng.standard_normal((600, 600)))], {}, []))
+    assert not identify.remarks(usual, identify.looks(usual)[1])  # although 300 units are looked at, and 512 at most
     identity = network(network=ForeignNetwork(Path("x"), [layer(weight * np.nan)], {}, []))
     assert "not finite" in identify.looks(identity)[0]
 

@@ -1,5 +1,6 @@
 """Which AlexNet a file or workdir holds, by its shapes and by what it says, and whether its weights look trained."""
 
+import math
 import shlex
 from typing import NamedTuple
 
@@ -108,11 +109,11 @@ def remarks(identity: Identity, each: list[start.Look]) -> list[str]:
     for layer, look in zip(identity.network.layers, each, strict=True):
         if look.verdict in ("constant", "not finite"):
             continue
-        full = min(len(layer.weight), layer.weight[0].size, *start.SAMPLE)
+        full = min(look.sampled)
         remarkable = {
             f"only {look.levels} different weights: it was quantized": look.levels <= 256 < layer.weight.size,
             f"{look.zeros:.0%} of its weights at 0: it was pruned": look.zeros > 0.01,
-            f"{look.dead} dead units, without weights": look.dead,
+            f"{look.dead} dead units, without weights, of {look.sampled[0]} looked at": look.dead,
             f"rank {look.rank}, of {full}": look.rank + look.dead < 0.9 * full,
         }
         found += [f"{layer.name} has {words}" for words, is_so in remarkable.items() if is_so]
@@ -122,6 +123,7 @@ def remarks(identity: Identity, each: list[start.Look]) -> list[str]:
 def _starts_as(known: Known, identity: Identity, each: list[start.Look]) -> bool:
     """Whether weights and biases have the deviations and values that a known network starts from."""
     return all(
-        start.same_std(look.std, spec.init_std, look.sampled) and look.bias == getattr(spec, "init_bias", 0.0)
+        start.same_std(look.std, spec.init_std, math.prod(look.sampled))
+        and look.bias == getattr(spec, "init_bias", 0.0)
         for look, spec in zip(each, known.model.layers().values(), strict=True)
     )

@@ -33,9 +33,9 @@ class Look(NamedTuple):
     edge: float  # standard score of the largest singular value against the edge of the bulk
     smoothness: float  # standard score of the correlation of neighbours in kernels; 0 where there are none
     bias: float | None  # that all units have
-    dead: int  # units whose weights are 0, or nearly so
-    rank: int  # of the sampled matrix
-    sampled: int  # weights
+    dead: int  # sampled units whose weights are 0, or nearly so
+    rank: int  # of the matrix of the sampled weights
+    sampled: tuple[int, ...]  # units, weights of each
     levels: int  # different weights of those sampled; few if they were quantized
     zeros: float  # share of weights that are exactly 0
 
@@ -46,13 +46,13 @@ def look(layer: ForeignLayer) -> Look:
     steps = [max(1, -(-length // most)) for length, most in zip(rows.shape, SAMPLE, strict=True)]
     matrix = np.asarray(rows[:: steps[0], :: steps[1]], np.float64)
     if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
-        return Look("not finite", 0.0, "", 0.0, 0.0, None, 0, 0, 0, 0, 0.0)
+        return Look("not finite", 0.0, "", 0.0, 0.0, None, 0, 0, matrix.shape, 0, 0.0)
     std, levels = float(np.sqrt(np.mean(matrix**2))), len(np.unique(matrix))
     bias = float(layer.bias[0]) if np.ptp(layer.bias) == 0 else None
     lengths = np.linalg.norm(matrix, axis=1)
     dead, zeros = int(np.sum(lengths <= DEAD * np.median(lengths))), float(np.mean(matrix == 0))
     if levels == 1:
-        return Look("constant", std, "", 0.0, 0.0, bias, dead, int(std > 0), matrix.size, levels, zeros)
+        return Look("constant", std, "", 0.0, 0.0, bias, dead, int(std > 0), matrix.shape, levels, zeros)
     values = linalg.svdvals(matrix, check_finite=False)
     rank = int(np.sum(values > values[0] * max(matrix.shape) * np.finfo(np.float32).eps))
     edge, smoothness = _edge(float(values[0]) / std, matrix.shape), _smoothness(layer.weight)
@@ -62,7 +62,7 @@ def look(layer: ForeignLayer) -> Look:
     else:
         pytorch = start.startswith("uniform") and _bias_is_uniform(layer)
         verdict = "as started" if start and (bias is not None or pytorch) else "moved"
-    return Look(verdict, std, start, edge, smoothness, bias, dead, rank, matrix.size, levels, zeros)
+    return Look(verdict, std, start, edge, smoothness, bias, dead, rank, matrix.shape, levels, zeros)
 
 
 def _edge(largest: float, shape: tuple[int, ...]) -> float:
