@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ RESULTS = Path(__file__).parent / "results"
 LINKS = "../alexnet_jax/bench/results"  # from docs/
 STEPS = "| run | config | devices | batch | type | images/s | PyTorch's best | ratio | to eager | of the peak | noise |"
 TRAINING = "| run | device | batch | type | images/s | waiting for data | hours for 90 epochs of ImageNet |"
-INPUT = "| store | images/s | to PyTorch's DataLoader (Pillow) | to tf.data on the same form | runs |"
+INPUT = "| images | images/s | to PyTorch's DataLoader (Pillow) | to tf.data on the same form | runs |"
 SAME = ("for", "config", "mesh", "batch", "dtype")  # what two results must share to be compared
 CONVS = tuple(f"conv{number}" for number in range(1, 6))
 PARTS = (*CONVS, "normalization", "pooling", "activation", "fc", "images", "optimizer")
@@ -69,11 +70,12 @@ def inputs() -> str:
     """The results of `bench input`, as ranges over all machines and days."""
     found = [result for _, result in _results("input")]
     rows = []
-    for store in ("raw", "jpeg"):
-        ours = [row for result in found for row in result["rows"] if row["pipeline"] == f"alexnet_jax {store}"]
+    for flag in ("--store raw", "--store jpeg", "--stream"):
+        name = f"alexnet_jax {re.findall(r'[a-z]+', flag)[-1]}"
+        ours = [row for result in found for row in result["rows"] if row["pipeline"] == name]
         speed, *ratios = ([row[key] for row in ours if row[key]] for key in ("images_per_s", *input_.RATIOS))
         ranges = [f"{_range(each, '.3g')}x" if each else "-" for each in ratios]
-        rows.append((f"`--store {store}`", _range(speed, ",.0f"), *ranges, len(found)))
+        rows.append((f"`{flag}`", _range(speed, ",.0f"), *ranges, len(speed)))
     return measuring.markdown(INPUT, rows)
 
 
