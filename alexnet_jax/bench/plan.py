@@ -22,7 +22,7 @@ from alexnet_jax.bench import measuring, train
 from alexnet_jax.bench.input import QUALITY
 from alexnet_jax.data import packing
 from alexnet_jax.data.sources.registry import open_source
-from alexnet_jax.data.sources.source import Source, Split
+from alexnet_jax.data.sources.source import Source, subset
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
@@ -95,9 +95,7 @@ def _measured(name: str, config: Config, source: Source, arguments: argparse.Nam
     yield Speeds(name, True, *_trained(config, arguments.steps, given))
     split, total = source.splits["train"], len(source.splits["train"].names)
     count = min(arguments.images, total)
-    sample = (np.arange(count) * total // count + turn) % total
-    labels = None if split.labels is None else split.labels[sample]
-    part = Split([split.names[i] for i in sample], labels, lambda i: split.read(int(sample[i])))
+    part = subset(split, (np.arange(count) * total // count + turn) % total)
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="alexnet_jax_bench_") as folder:
         settings, started = packing.Settings("jpeg", config.data.size, QUALITY, max_corrupt=0.1), time.perf_counter()
         packing.pack(Source(source.classes, {"train": part}, {}), Path(folder), settings, show_progress=False)

@@ -84,14 +84,14 @@ def hold_out(splits: dict[str, Split], fraction: float | None, path: Path) -> di
         is_val[np.argmax(labels == label)] = False
     if not is_val.any():
         raise UserError(f"the split val of {path} has no images; add images or change --val_fraction")
-    return splits | {"train": subset(splits["train"], ~is_val), "val": subset(splits["train"], is_val)}
+    parts = {"train": np.flatnonzero(~is_val), "val": np.flatnonzero(is_val)}
+    return splits | {name: subset(splits["train"], index) for name, index in parts.items()}
 
 
-def subset(split: Split, chosen: np.ndarray) -> Split:
-    """The images of a split for which `chosen` [N] is set."""
-    assert split.labels is not None
-    places = np.flatnonzero(chosen).tolist()
-    return Split([split.names[i] for i in places], split.labels[chosen], lambda i: split.read(places[i]))
+def subset(split: Split, index: np.ndarray) -> Split:
+    """The images `index` [n] of a split."""
+    places, labels = index.tolist(), None if split.labels is None else split.labels[index]
+    return Split([split.names[i] for i in places], labels, lambda i: split.read(places[i]))
 
 
 def folders_in(folder: Path) -> list[Path]:
