@@ -144,7 +144,7 @@ class Environment(Facts):
 
     @property
     def platforms(self) -> str:
-        """Where JAX is told to run; "" if it may choose."""
+        """The platforms that JAX_PLATFORMS allows, separated by commas; "" if JAX may choose."""
         return self.variables.get("JAX_PLATFORMS", "")
 
     @property
@@ -162,10 +162,8 @@ class Environment(Facts):
     @property
     def quota(self) -> float | None:
         """How many cores' time the control group may use; None: no limit."""
-        pairs = [text.split() for text in self.cgroup.get("cpu.max", [])]
-        pairs += map(
-            list, zip(*(self.cgroup.get(f"cpu.cfs_{key}_us", []) for key in ("quota", "period")), strict=False)
-        )
+        quotas, periods = (self.cgroup.get(f"cpu.cfs_{key}_us", []) for key in ("quota", "period"))
+        pairs = [*map(str.split, self.cgroup.get("cpu.max", [])), *zip(quotas, periods, strict=False)]
         return min((int(quota) / int(period) for quota, period in pairs if quota.isdigit()), default=None)
 
 
