@@ -95,6 +95,7 @@ def repeat(run: Run, stretch: Stretch, data: str | None) -> Record:
     segments = starts.segments(run.run_file.starts, *stretch)
     opened = [_open(run, segment, data) for segment in segments]
     config, inputs = opened[0]
+    _check_statistics(run, config, inputs)  # once: of a stream they take as long as reading a sample of its images
     if stretch.first in run.saved:
         placed = steps.abstract_state(config, inputs.mesh)
         state, position, _ = checkpoint.restore_step(run.checkpoints, stretch.first, placed)
@@ -119,7 +120,7 @@ def _open(run: Run, segment: starts.Segment, data: str | None) -> tuple[Config, 
     if data:
         config = config_files.changed(config, data={"directory": data})
     inputs = open_inputs(config)
-    ours, theirs = inputs.dataset, workdir.open_finished(run.directory).statistics
+    ours = inputs.dataset
     if ours.fingerprint != run.run_file.data:
         raise (OtherData if data else Different)(
             f"the data are not those that the run was trained on: their fingerprint is {ours.fingerprint[:12]}, and "
@@ -127,9 +128,13 @@ def _open(run: Run, segment: starts.Segment, data: str | None) -> tuple[Config, 
         )
     if ours.classes != run.run_file.classes:
         raise Different(f"{run.directory / workdir.RUN} does not have the names of the classes that the data have")
-    if not config.data.statistics_file and not all(map(np.array_equal, ours.statistics(), theirs)):
-        raise Different(f"{run.directory / workdir.STATISTICS} does not hold the statistics of the data")
     return config, inputs
+
+
+def _check_statistics(run: Run, config: Config, inputs: Inputs) -> None:
+    theirs = workdir.open_finished(run.directory).statistics
+    if not config.data.statistics_file and not all(map(np.array_equal, inputs.dataset.statistics(), theirs)):
+        raise Different(f"{run.directory / workdir.STATISTICS} does not hold the statistics of the data")
 
 
 def _repeat_segment(

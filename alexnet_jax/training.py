@@ -27,6 +27,8 @@ def check(config: Config, directory: Path) -> None:
     """Check, without training, that processes, devices and data fit and that the workdir is writable and has room."""
     with processes.detect_lost_peers():
         inputs = open_inputs(config)
+        if config.data.statistics_file and not (directory / workdir.CONFIG).exists():  # a run keeps what it read
+            inputs.dataset.statistics()
         with workdir.lock(directory):
             state = steps.abstract_state(config, inputs.mesh)
             size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

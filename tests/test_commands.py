@@ -226,6 +226,8 @@ def test_preflight_checks_and_trains_nothing(tmp_path):
     )
     missing = run("alexnet_jax.main", *flags, "--config.data.source=prepared", "--config.data.directory=none", code=2)
     assert "config.data.directory=none does not exist" in missing
+    missing = run("alexnet_jax.main", *flags, "--config.data.statistics_file=none", code=2)
+    assert "there is no file config.data.statistics_file=none" in missing
 
 
 def test_processes_that_are_not_known(tmp_path):
