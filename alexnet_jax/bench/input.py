@@ -28,7 +28,7 @@ from alexnet_jax.data.datasets import open_dataset, split_of
 from alexnet_jax.data.images import decode_jpeg
 from alexnet_jax.data.sources.registry import open_source
 from alexnet_jax.data.sources.source import Image, Source, Split
-from alexnet_jax.data.streaming import Streamed
+from alexnet_jax.data.streaming import Streamed, streamed
 from alexnet_jax.errors import UserError
 
 TORCH, TO_DEVICE = "torch DataLoader jpeg", "host-to-device"
@@ -84,12 +84,12 @@ def run(arguments: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
         pipelines = _pipelines(_write(folder, pixels, labels, images, quality, cores), batch, cores)
         if arguments.stream:
-            splits = open_source(arguments.stream, arguments.input, size=size).splits
+            splits = streamed(open_source(arguments.stream, arguments.input, size=size), size)
             if arguments.split not in splits:
                 raise UserError(
                     f"--stream {arguments.stream} has no split {arguments.split!r}, only {', '.join(splits)}"
                 )
-            pipelines.append(_streamed(splits[arguments.split], size, images, batch, cores))
+            pipelines.append(_streamed(splits[arguments.split], images, batch, cores))
         for pipeline in pipelines:
             if pipeline.batches:
                 stack.callback(pipeline.batches.close)
@@ -184,12 +184,10 @@ def _pipelines(data: Copies, batch: int, cores: int) -> list[Pipeline]:
     ]
 
 
-def _streamed(split: Split, size: int, images: int, batch: int, cores: int) -> Pipeline:
+def _streamed(split: Streamed, images: int, batch: int, cores: int) -> Pipeline:
     """Training's own reading of a source that is not prepared: `images` of a split, or all if it has fewer."""
-    order = loader.Order(min(images, len(split.names)), batch, seed=0)
-    return Pipeline(
-        "alexnet_jax stream", "whole", None, cores, _ours(Streamed(split, size), order, cores), PREFETCH + cores
-    )
+    order = loader.Order(min(images, len(split.labels)), batch, seed=0)
+    return Pipeline("alexnet_jax stream", "whole", None, cores, _ours(split, order, cores), PREFETCH + cores)
 
 
 def _ours(images: records.Images, order: loader.Order, cores: int) -> Stream:

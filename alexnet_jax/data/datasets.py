@@ -14,7 +14,7 @@ from alexnet_jax.data.sources.registry import EMBEDDED, open_source
 from alexnet_jax.data.sources.source import Image as SourceImage
 from alexnet_jax.data.sources.source import Source, Split, digest, files_below
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.data.streaming import Streamed, statistics_of
+from alexnet_jax.data.streaming import Streamed, statistics_of, streamed
 from alexnet_jax.errors import UserError
 
 HOW_TO_PREPARE = (
@@ -67,10 +67,6 @@ def open_dataset(
     else:
         path = Path(directory) if directory else None
         opened = open_source(source, path, val_fraction, size=size, num_classes=num_classes)
-        if not opened.random_access:
-            raise UserError(
-                f"{directory} can only be read from its start; unpack it, or run `alexnet prepare` on it first"
-            )
         dataset = _streamed(opened, size, sample)
     count = len(dataset.classes)
     cure = f"give --config.model.num_classes={count}"
@@ -107,7 +103,7 @@ def _open_prepared(directory: str, size: int) -> Dataset:
 
 
 def _streamed(source: Source, size: int, sample: Sample) -> Dataset:
-    splits = {name: Streamed(split, size) for name, split in source.splits.items()}
+    splits = streamed(source, size)
     sampled = functools.partial(statistics_of, source.splits["train"], size, *sample)
     return Dataset(source.classes, splits, sampled, digest(source, {"streamed": size}))
 

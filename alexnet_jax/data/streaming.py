@@ -6,7 +6,7 @@ from tqdm import tqdm
 from alexnet_jax.data import shards, statistics
 from alexnet_jax.data.images import CorruptImage, stored_pixels
 from alexnet_jax.data.loader import Order
-from alexnet_jax.data.sources.source import Split, printable
+from alexnet_jax.data.sources.source import Source, Split, printable
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
@@ -35,6 +35,13 @@ class Streamed:
 
     def name(self, i: int) -> str:
         return printable(self._split.names[i])
+
+
+def streamed(source: Source, size: int) -> dict[str, Streamed]:
+    """The splits of a source. Raises UserError if it has no random access."""
+    if not source.random_access:
+        raise UserError("the archive can only be read from its start; unpack it, or run `alexnet prepare` on it first")
+    return {name: Streamed(split, size) for name, split in source.splits.items()}
 
 
 def statistics_of(split: Split, size: int, examples: int, seed: int) -> Statistics:
