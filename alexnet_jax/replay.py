@@ -95,7 +95,7 @@ def repeat(run: Run, stretch: Stretch, data: str | None) -> Record:
     segments = starts.segments(run.run_file.starts, *stretch)
     opened = [_open(run, segment, data) for segment in segments]
     config, inputs = opened[0]
-    _check_statistics(run, config, inputs)  # once: of a stream they take as long as reading a sample of its images
+    _check_statistics(run, config, inputs)  # not for each segment: those of a stream take as long as reading its sample
     if stretch.first in run.saved:
         placed = steps.abstract_state(config, inputs.mesh)
         state, position, _ = checkpoint.restore_step(run.checkpoints, stretch.first, placed)

@@ -114,7 +114,7 @@ def test_what_cannot_be_streamed_is_refused(mounted, tmp_path):
         with pytest.raises(UserError, match=message):
             open_dataset(source, path, SIZE, CLASSES + 1)
     archive = layouts.kaggle_archive(tmp_path / "archive", mounted, KAGGLE[1])
-    with pytest.raises(UserError, match="can only be read from its start; unpack it, or run `alexnet prepare`"):
+    with pytest.raises(UserError, match="archive can only be read from its start; unpack it, or run `alexnet prepare`"):
         open_dataset("kaggle", str(archive), SIZE, CLASSES)
     assert "give --stream=SOURCE too" in run(runs.command(tmp_path, "run", f"--input={mounted}"), 2)
 

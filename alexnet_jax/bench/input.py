@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="alexnet_jax_bench_")))
         pipelines = _pipelines(_write(folder, pixels, labels, images, quality, cores), batch, cores)
         if arguments.stream:
-            splits = streamed(open_source(arguments.stream, arguments.input, size=size), size)
+            splits = streamed(open_source(arguments.stream, arguments.input, size=size), size, arguments.input)
             if arguments.split not in splits:
                 raise UserError(
                     f"--stream {arguments.stream} has no split {arguments.split!r}, only {', '.join(splits)}"

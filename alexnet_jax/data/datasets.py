@@ -67,7 +67,7 @@ def open_dataset(
     else:
         path = Path(directory) if directory else None
         opened = open_source(source, path, val_fraction, size=size, num_classes=num_classes)
-        dataset = _streamed(opened, size, sample)
+        dataset = _streamed(opened, path, size, sample)
     count = len(dataset.classes)
     cure = f"give --config.model.num_classes={count}"
     if count > num_classes:
@@ -102,8 +102,8 @@ def _open_prepared(directory: str, size: int) -> Dataset:
     return Dataset(described.classes, splits, functools.partial(records.statistics_of, path, described), fingerprint)
 
 
-def _streamed(source: Source, size: int, sample: Sample) -> Dataset:
-    splits = streamed(source, size)
+def _streamed(source: Source, path: Path | None, size: int, sample: Sample) -> Dataset:
+    splits = streamed(source, size, path)
     sampled = functools.partial(statistics_of, source.splits["train"], size, *sample)
     return Dataset(source.classes, splits, sampled, digest(source, {"streamed": size}))
 

@@ -1,5 +1,7 @@
 """Images of a source, decoded and scaled whenever they are read: training without `prepare`, from the same pixels."""
 
+from pathlib import Path
+
 import numpy as np
 from tqdm import tqdm
 
@@ -37,10 +39,10 @@ class Streamed:
         return printable(self._split.names[i])
 
 
-def streamed(source: Source, size: int) -> dict[str, Streamed]:
-    """The splits of a source. Raises UserError if it has no random access."""
+def streamed(source: Source, size: int, path: Path | None) -> dict[str, Streamed]:
+    """The splits of a source that reads `path`. Raises UserError if it has no random access."""
     if not source.random_access:
-        raise UserError("the archive can only be read from its start; unpack it, or run `alexnet prepare` on it first")
+        raise UserError(f"{path} can only be read from its start; unpack it, or run `alexnet prepare` on it first")
     return {name: Streamed(split, size) for name, split in source.splits.items()}
 
 
