@@ -10,6 +10,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, workdir
 
 NAMES = ("paper", "code2012", "digits", "cifar10", "cifar_four_layer", "scales:small", "variants:data_parallel")
+NAMES += ("photos", "photos:1")
 
 
 @pytest.mark.parametrize("name", NAMES)

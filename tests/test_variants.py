@@ -246,6 +246,11 @@ def test_the_four_layer_network_for_cifar(name):
 def test_arguments_of_the_other_configs():
     with pytest.raises(UserError, match="the argument norm is unknown; write cifar_four_layer or cifar_four_layer:lrn"):
         config_files.load("cifar_four_layer:norm")
+    for width in ("half", "nan", "0", "9"):
+        with pytest.raises(UserError, match=f"the width {width} is no number from 0.02 to 4; write photos:0.5"):
+            config_files.load(f"photos:{width}")
+    quarter = config_files.parse(config_files.load("photos:0.25")).model
+    assert [layer.features for _, layer in (*quarter.convs(), *quarter.hidden())] == [24, 64, 96, 96, 64, 1024, 1024]
     for name in ("scales", "scales:large"):
         with pytest.raises(UserError, match=r"there is no scale .*; write scales:NAME with one of small, "):
             config_files.load(name)

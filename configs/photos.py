@@ -1,0 +1,42 @@
+"""A few thousand photos of your own: the paper's network on crops of 128x128, at a chosen width.
+
+    alexnet prepare --source folder --input PHOTOS --size 144 --output data/photos
+    alexnet train --config photos --config.data.directory=data/photos --workdir runs/photos
+
+PHOTOS holds train/ and val/, each with one folder of images per class; name their number if it is not 10, with
+--config.model.num_classes=N. `photos:0.25` has a quarter of the paper's kernels and units, `photos:1` all of them; the
+default is half. Strides, kernels, pooling, normalization and connections are the paper's, so that the maps are 31 ->
+pool 15 -> pool 7 -> pool 3.
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.configs import paper
+
+
+def get_config(width: str = "0.5") -> ConfigDict:
+    """Return the config at `width` times the paper's number of kernels and units."""
+    try:
+        share = float(width)
+    except ValueError:
+        share = 0.0
+    if not 0.02 <= share <= 4:
+        raise ValueError(
+            f"the width {width} is no number from 0.02 to 4; write photos:0.5 for half the paper's kernels"
+        )
+    config = paper.get_config()
+    model = config.model
+    model.update(image_size=128, num_classes=10)
+    layers = [model[name] for name in (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7")]
+    for layer in layers:
+        layer.features = model.towers * round(layer.features * share / model.towers)
+    conv = [layer.features for layer in layers[:5]]
+    # So few images pass too few steps for the paper's start, in which signals fade from layer to layer.
+    inputs = [25 * conv[0] // 2, 9 * conv[1], 9 * conv[2] // 2, 9 * conv[3] // 2, 9 * conv[4], layers[5].features]
+    for layer, fan_in in zip(layers[1:], inputs, strict=True):
+        layer.update(init_std=(2 / fan_in) ** 0.5, init_bias=0.0)
+    config.optim.schedule.update(name="steps", boundaries_epochs=(40, 52))
+    config.augment.colour_noise_scale = "sqrt_eigenvalue"
+    config.data.size = 144
+    config.train.update(batch_size=64, epochs=60, eval_batch_size=128, eval_every_epochs=5, log_every_steps=100)
+    return config
