@@ -15,7 +15,6 @@ The paper's network, section 3.5 and Figure 2, with what each of its two towers 
 60,965,224 parameters. The towers meet where the table says "both", in `sharding.exchange`, and nowhere else.
 """
 
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -61,7 +60,6 @@ class Dense(nn.Module):
     """
 
     features: int
-    layer: model_config.Dense | model_config.Head
     splits_inputs: bool
 
     @nn.compact
@@ -74,12 +72,9 @@ class Dense(nn.Module):
 
 
 def _parameters(module: Conv | Dense, kernel: tuple[int, ...], bias: tuple[int, ...], dtype) -> tuple[Array, Array]:
-    """Kernel and bias of these shapes, distributed as in section 5 of the paper and cast to `dtype`."""
-    layer = module.layer
-    return (
-        module.param("kernel", nn.initializers.normal(layer.init_std), kernel).astype(dtype),
-        module.param("bias", nn.initializers.constant(layer.init_bias), bias).astype(dtype),
-    )
+    """Kernel and bias of these shapes, cast to `dtype`. Their initial values are those of `init`, not Flax's."""
+    zeros = nn.initializers.zeros_init()
+    return module.param("kernel", zeros, kernel).astype(dtype), module.param("bias", zeros, bias).astype(dtype)
 
 
 class Tower(nn.Module):
@@ -120,7 +115,7 @@ class Tower(nn.Module):
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
             x = x.reshape(x.shape[0], -1)  # in the first layer: 6x6x256 -> 9216
-            x = activation(Dense(dense.features // spec.towers, dense, self.splits_inputs, name=name)(x))
+            x = activation(Dense(dense.features // spec.towers, self.splits_inputs, name=name)(x))
             self.sow(INTERMEDIATES, f"{name}_output", x)
             if dense.dropout:
                 with jax.named_scope("dropout"):
@@ -128,7 +123,7 @@ class Tower(nn.Module):
         x = sharding.exchange(x) if spec.fc8.exchange else x
         x = x.reshape(x.shape[0], -1)
         classes = -(-spec.num_classes // spec.towers)
-        logits = Dense(classes, spec.fc8, self.splits_inputs, name="fc8")(x).astype(jnp.float32)
+        logits = Dense(classes, self.splits_inputs, name="fc8")(x).astype(jnp.float32)
         exists = jax.lax.axis_index(sharding.TOWER) * classes + jnp.arange(classes) < spec.num_classes
         return jnp.where(exists[None, :], logits, jnp.finfo(jnp.float32).min)
 
@@ -159,7 +154,7 @@ class Tower(nn.Module):
 
 
 def init(spec: model_config.Model, key: Array) -> dict:
-    """The parameters at the start of training: {layer: {"kernel", "bias"}}, each [tower, ...] float32.
+    """The parameters at the start of training (paper 5): {layer: {"kernel", "bias"}}, each [tower, ...] float32.
 
     Flax only determines the shapes. One call draws all kernels: XLA takes seconds to compile a call for each.
     """
@@ -167,11 +162,12 @@ def init(spec: model_config.Model, key: Array) -> dict:
     towers = jax.vmap(Tower(spec).init, in_axes=None, axis_size=spec.towers, axis_name=sharding.TOWER)
     params = jax.eval_shape(towers, key, image, None)["params"]
     layers = spec.layers()
-    sizes = [math.prod(params[name]["kernel"].shape[1:]) for name in layers]
+    sizes = [params[name]["kernel"].size // spec.towers for name in layers]
     draws = jnp.split(jax.random.normal(key, (spec.towers, sum(sizes))), np.cumsum(sizes)[:-1], axis=1)
+    inputs = {name: params[name]["kernel"].size // params[name]["bias"].size for name in layers}  # of a unit
     return {
         name: {
-            "kernel": layer.init_std * draw.reshape(params[name]["kernel"].shape),
+            "kernel": model_config.std(layer.init_std, inputs[name]) * draw.reshape(params[name]["kernel"].shape),
             "bias": jnp.full(params[name]["bias"].shape, layer.init_bias, jnp.float32),
         }
         for (name, layer), draw in zip(layers.items(), draws, strict=True)

@@ -6,6 +6,7 @@ import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Std = PositiveFloat | Literal["he"]  # standard deviation; "he": sqrt(2 / inputs of a unit), as in arXiv:1502.01852
 
 
 class Section(pydantic.BaseModel):
@@ -24,7 +25,7 @@ class Conv(Section):
     exchange: bool  # True: the input is the maps of all towers; False: those of the layer's own tower
     shared: bool  # True: one set of kernels for the whole image; False: another set, and biases, at each output pixel
     then: tuple[Literal["activation", "lrn", "map_norm", "pool"], ...]  # operations after the convolution, in order
-    init_std: PositiveFloat  # standard deviation of the initial weights; their mean is zero
+    init_std: Std  # of the initial weights; their mean is zero
     init_bias: float  # initial value of the biases
 
     def output(self, size: int) -> int:
@@ -38,7 +39,7 @@ class Dense(Section):
     features: PositiveInt  # units in the whole layer; each tower holds an equal share
     exchange: bool  # as for `Conv`
     dropout: bool  # whether dropout follows, at `model.dropout_rate`
-    init_std: PositiveFloat
+    init_std: Std
     init_bias: float
 
 
@@ -46,8 +47,13 @@ class Head(Section):
     """The output layer, `model.fc8`: one unit per class, with the classes split over the towers."""
 
     exchange: bool  # as for `Conv`
-    init_std: PositiveFloat
+    init_std: Std
     init_bias: float
+
+
+def std(init_std: Std, inputs: int) -> float:
+    """The deviation that `init_std` stands for in a layer whose units have so many inputs."""
+    return (2 / inputs) ** 0.5 if init_std == "he" else init_std
 
 
 class Lrn(Section):

@@ -27,8 +27,8 @@ def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int)
     """Adapt strides, widths and initial weights to small images; conv1 is 5x5 with stride 1.
 
     For an image size of 28 the maps are 28 -> pool 13 -> pool 6 -> pool 2. In layers this small, signals fade at the
-    paper's standard deviation of 0.01, so weights start with sqrt(2 / fan-in) and biases at 0; conv1, whose inputs are
-    grey levels, and fc8 keep 0.01.
+    paper's standard deviation of 0.01, so weights start with He's and biases at 0; conv1, whose inputs are grey
+    levels, and fc8 keep 0.01.
 
     Args:
         model: the section to change.
@@ -38,8 +38,6 @@ def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int)
     """
     model.image_size = image_size
     model.conv1.update(features=kernels[0], kernel=5, stride=1, padding=(2, 2))
-    inputs = [5 * 5 * kernels[0] // 2, 3 * 3 * kernels[1], 3 * 3 * kernels[2] // 2, 3 * 3 * kernels[3] // 2]
-    for number, (features, fan_in) in enumerate(zip(kernels[1:], inputs, strict=True), start=2):
-        model[f"conv{number}"].update(features=features, init_std=(2 / fan_in) ** 0.5, init_bias=0.0)
-    model.fc6.update(features=units, init_std=(2 / (2 * 2 * kernels[4])) ** 0.5, init_bias=0.0)
-    model.fc7.update(features=units, init_std=(2 / units) ** 0.5, init_bias=0.0)
+    layers = (model.conv2, model.conv3, model.conv4, model.conv5, model.fc6, model.fc7)
+    for layer, features in zip(layers, (*kernels[1:], units, units), strict=True):
+        layer.update(features=features, init_std="he", init_bias=0.0)

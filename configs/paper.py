@@ -8,7 +8,7 @@ ILSVRC-2012 validation set, ten views (Table 2).
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 # What follows a convolution: 3.3 normalizes "after applying the ReLU nonlinearity", 3.5 pools the normalized maps.
 PLAIN, POOL, NORM_POOL = ("activation",), ("activation", "pool"), ("activation", "lrn", "pool")
@@ -53,9 +53,9 @@ def model() -> dict:
         conv4=conv(384, 3, (1, 1), stride=1, exchange=False, then=PLAIN, init_bias=1.0),
         conv5=conv(256, 3, (1, 1), stride=1, exchange=False, then=POOL, init_bias=1.0),
         conv6=None,  # 6: only in the networks that were trained on all of ImageNet
-        fc6=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
-        fc7=dict(features=4096, exchange=True, dropout=True, init_std=0.01, init_bias=1.0),
-        fc8=dict(exchange=True, init_std=0.01, init_bias=0.0),
+        fc6=dict(features=4096, exchange=True, dropout=True, init_std=std(0.01), init_bias=1.0),
+        fc7=dict(features=4096, exchange=True, dropout=True, init_std=std(0.01), init_bias=1.0),
+        fc8=dict(exchange=True, init_std=std(0.01), init_bias=0.0),
     )
 
 
@@ -68,9 +68,14 @@ def conv(features, kernel, padding, stride, exchange, then, init_bias, init_std=
         exchange=exchange,
         shared=True,
         then=then,
-        init_std=init_std,
+        init_std=std(init_std),
         init_bias=init_bias,
     )
+
+
+def std(value: float | str) -> FieldReference:
+    """An `init_std`, a number or "he", that can be set to either: ConfigDict fixes the type of all other keys."""
+    return FieldReference(value, field_type=object)
 
 
 def optim() -> dict:

@@ -158,6 +158,17 @@ def half_size(config: ConfigDict) -> None:
     config.model.conv1.update(stride=2, padding=(3, 4))
 
 
+def he(config: ConfigDict) -> None:
+    """He's initial weights, with biases of 0 (arXiv:1502.01852), in all layers but conv1 and fc8.
+
+    The rule keeps the size of a signal, and conv1's inputs are grey levels, tens of times larger than what it is made
+    for. fc8 keeps 0.01 so that training starts from nearly equal probabilities.
+    """
+    for name in ("conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"):
+        if layer := config.model[name]:
+            layer.update(init_std="he", init_bias=0.0)
+
+
 def adamw(config: ConfigDict) -> None:
     """AdamW instead of SGD with momentum (5)."""
     config.optim.update(name="adamw", learning_rate=3e-4)
@@ -183,6 +194,6 @@ VARIANTS = {"code2012": code2012.apply} | {
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
         *(bias, without, six_conv, from_pretrained, *_programs.PROGRAMS),
-        *(epochs, half_size, adamw, one_device, data_parallel),
+        *(epochs, half_size, he, adamw, one_device, data_parallel),
     )
 }

@@ -44,6 +44,10 @@ def set_key(path, value):
         (set_key("model.conv9", None), "unknown key config.model.conv9"),
         (lambda values: values.optim.__delattr__("momentum"), "missing key config.optim.momentum"),
         (set_key("optim.learning_rate", "fast"), "config.optim.learning_rate='fast': .*valid number"),
+        (
+            set_key("model.fc8.init_std", "hi"),
+            "config.model.fc8.init_std='hi': .*number.*model.fc8.init_std='hi': .*'he'",
+        ),
         (set_key("train.batch_size", 12.5), "config.train.batch_size=12.5"),
         (set_key("model.dropout_rate", 1.0), "config.model.dropout_rate=1.0: .*less than 1"),
         (set_key("model.activation", "gelu"), "config.model.activation='gelu': .*'relu' or 'tanh'"),

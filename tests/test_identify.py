@@ -17,6 +17,7 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.interop import architectures, files, identify, start
 from alexnet_jax.interop.foreign import ForeignLayer, ForeignNetwork
 from alexnet_jax.model_config import Conv
+from alexnet_jax.model_config import std as std_of
 from tests.networks import random_network, small
 from tests.test_interop_foreign import OWT_PLACES, caffemodel, write_zoo
 
@@ -41,9 +42,8 @@ def started(name: str, units: int = 16, pytorch: bool = False) -> Tensors:
             shape = (10 if layer == "fc8" else units, maps * size**2)
             maps, size = units, 1
         bound, bias = np.prod(shape[1:]) ** -0.5, getattr(spec, "init_bias", 0.0)
-        values = (
-            rng.uniform(-bound, bound, shape) if pytorch else spec.init_std * rng.standard_normal(shape, np.float32)
-        )
+        std = std_of(spec.init_std, np.prod(shape[1:]))
+        values = rng.uniform(-bound, bound, shape) if pytorch else std * rng.standard_normal(shape, np.float32)
         biases = rng.uniform(-bound, bound, shape[0]) if pytorch else np.full(shape[0], bias)
         tensors |= {f"{layer}_w": values.astype(np.float32), f"{layer}_b": biases.astype(np.float32)}
     return tensors

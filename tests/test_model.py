@@ -1,5 +1,7 @@
 """The network's shapes and counts, against the paper and the authors' code."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +101,9 @@ def test_initial_values(tiny):
     assert list(params) == list(spec.layers())
     for name, layer in spec.layers().items():
         kernel = np.asarray(params[name]["kernel"])
-        assert kernel.std() == pytest.approx(layer.init_std, rel=0.2), name
+        inputs = dict(conv2=25 * 4, conv3=9 * 8, conv4=9 * 8, conv5=9 * 8, fc6=4 * 8, fc7=32)  # of He's layers
+        std = math.sqrt(2 / inputs[name]) if layer.init_std == "he" else layer.init_std
+        assert kernel.std() == pytest.approx(std, rel=0.2), name
         assert (params[name]["bias"] == layer.init_bias).all(), name
         assert not (kernel[0] == kernel[1]).any(), f"both towers of {name} start alike"
 

@@ -36,6 +36,7 @@ PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
 
 # Every key in which a variant differs from the paper's config, and its value there.
 BIASES = ("conv2.init_bias", "conv4.init_bias", "conv5.init_bias", "fc6.init_bias", "fc7.init_bias")
+HE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 POOL, NORM_POOL, POOL_NORM = ("activation", "pool"), ("activation", "lrn", "pool"), ("activation", "pool", "lrn")
 CONV6 = dict(features=256, kernel=3, stride=1, padding=(1, 1), exchange=True, shared=True, then=("activation",))
 SIX_CONV = {f"model.conv6.{key}": value for key, value in (CONV6 | dict(init_std=0.03, init_bias=1.0)).items()}
@@ -155,6 +156,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.conv1.stride": 2,
         "model.conv1.padding": (3, 4),
     },
+    "he": {f"model.{layer}.init_std": "he" for layer in HE} | {f"model.{key}": 0.0 for key in BIASES},
     "adamw": {
         "optim.name": "adamw",
         "optim.learning_rate": 3e-4,
@@ -232,13 +234,14 @@ def test_variants_apply_to_other_networks():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar_four_layer", "cifar_four_layer:lrn"])
 def test_the_four_layer_network_for_cifar(name):
-    spec = config_files.parse(config_files.load(name)).model
+    spec = config_files.parse(config_files.load(name, {"model.conv3.init_std": "he"})).model
     leaves = jax.tree.map(lambda leaf: leaf.shape, shapes(spec))
     assert leaves["conv1"]["kernel"] == (1, 5, 5, 3, 64)
     assert leaves["conv3"] == {"kernel": (1, 6, 6, 3 * 3 * 64, 32), "bias": (1, 6, 6, 32)}
     assert leaves["fc8"]["kernel"] == (1, 6 * 6 * 32, 10)
     params = model.init(spec, jax.random.key(0))
     image = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
+    assert params["conv3"]["kernel"].std() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.01)
     run = jax.vmap(lambda p: model.logits(spec, p, image, None), axis_name="tower")
     assert run(params).shape == (1, 2, 10)
 

@@ -8,6 +8,7 @@ from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import architectures, networks, start
 from alexnet_jax.interop.architectures import Known
 from alexnet_jax.interop.foreign import ForeignNetwork
+from alexnet_jax.model_config import std
 
 
 class Identity(NamedTuple):
@@ -123,7 +124,7 @@ def remarks(identity: Identity, each: list[start.Look]) -> list[str]:
 def _starts_as(known: Known, identity: Identity, each: list[start.Look]) -> bool:
     """Whether weights and biases have the deviations and values that a known network starts from."""
     return all(
-        start.same_std(look.std, spec.init_std, math.prod(look.sampled))
+        start.same_std(look.std, std(spec.init_std, math.prod(layer.weight.shape[1:])), math.prod(look.sampled))
         and look.bias == getattr(spec, "init_bias", 0.0)
-        for look, spec in zip(each, known.model.layers().values(), strict=True)
+        for layer, look, spec in zip(identity.network.layers, each, known.model.layers().values(), strict=True)
     )

@@ -86,7 +86,8 @@ def _validated(make: Callable[[], Config]) -> Config:
 
 
 def _problem(detail: Any) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
+    parts = (str(part) for part in detail["loc"])
+    key = ".".join(part for part in parts if not part.endswith(("float", "]")))  # without kinds of number or "he"
     if detail["type"] == "extra_forbidden":
         sections = Config.model_json_schema()["$defs"].values()
         names = [name for section in (*sections, {"properties": Config.model_fields}) for name in section["properties"]]

@@ -16,7 +16,7 @@ the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {step
   - weights of 0.01 and biases of 1 in conv4 and conv5, as in the paper's text: the signal all but vanishes there. The
     authors' code starts conv3-5 at 0.03: --config.model.conv3.init_std=0.03, and the same for conv4 and conv5. Even
     then the first few thousand steps are usually like this
-  - layer sizes other than the paper's: use init_std = sqrt(2 / inputs of a unit) and biases of 0, as configs/digits.py
+  - layer sizes other than the paper's: use init_std=he (arXiv:1502.01852) and biases of 0, as configs/digits.py
   - a learning rate too small, or so large that units died: try --config.optim.learning_rate three times as large, and a
     third of it"""
 
