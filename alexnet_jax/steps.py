@@ -73,9 +73,9 @@ def _update_rule(config: Config) -> optax.GradientTransformationExtraArgs:
     return optim.with_loss_scale(rule, config.train.loss_scale) if config.train.compute_dtype == "float16" else rule
 
 
-def _init(config: Config, seed: Array | int) -> TrainState:
-    # Parameters draw from a stream of their own: the keys of epochs fold in numbers from 0 up.
-    params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))
+def random_state(config: Config, seed: Array | int) -> TrainState:
+    """The state at the start of training, wherever JAX puts it; `init_state` creates it on a mesh."""
+    params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))  # epochs' keys fold in 0, 1, ...
     opt_state = _update_rule(config).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
@@ -83,7 +83,7 @@ def _init(config: Config, seed: Array | int) -> TrainState:
 @functools.cache
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The shapes, types and shardings of the state on `mesh`, as `jax.ShapeDtypeStruct`s."""
-    state = jax.eval_shape(lambda: _init(config, config.seed))
+    state = jax.eval_shape(lambda: random_state(config, config.seed))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
@@ -95,7 +95,7 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
     """The state at the start of training, created in place: no device ever holds another's tower."""
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     # The seed is an argument: if it were a constant, XLA would compute all random numbers at compile time, slowly.
-    return jax.jit(lambda seed: _init(config, seed), out_shardings=shardings)(config.seed)
+    return jax.jit(lambda seed: random_state(config, seed), out_shardings=shardings)(config.seed)
 
 
 @jax.jit

@@ -39,6 +39,21 @@ def small() -> ConfigDict:
     return config
 
 
+def small_start() -> ConfigDict:
+    """For the map of when training starts: a ninth of the paper's kernels, and no noise that is not at the start.
+
+    The initial values, learning rate, normalization and number of classes are those of the map's cell.
+    """
+    config = small()
+    for name, features in zip(("conv1", "conv2", "conv3", "conv4", "conv5"), (8, 24, 32, 32, 24), strict=True):
+        config.model[name].features = features
+    config.model.fc6.features = config.model.fc7.features = 128
+    config.model.dropout_rate = 0.5
+    config.optim.schedule.name = "constant"
+    config.train.update(batch_size=64, max_steps=1000, log_every_steps=50)
+    return config
+
+
 def small_cifar() -> ConfigDict:
     """The four-layer network of the paper's CIFAR-10 claim (3.3) with half its kernels: 6,000 images, 10 epochs."""
     config = cifar_four_layer.get_config()
@@ -88,5 +103,6 @@ def small_four_layer() -> ConfigDict:
 
 
 SCALES = {
-    function.__name__: function for function in (small, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
+    function.__name__: function
+    for function in (small, small_start, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
 }

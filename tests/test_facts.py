@@ -144,13 +144,6 @@ def test_a_layer_that_the_paper_lacks_has_a_dash(capsys):
     assert conv6[3:5] == ["9,216", "-"]
 
 
-@pytest.mark.slow
-def test_the_signal_of_images(image_folder, capsys):
-    folder = image_folder({"cat": 3, "dog": 2})
-    command("--config", "digits", "--images", str(folder))
-    assert "logits of 5 images at the start: std over the images 0.0" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

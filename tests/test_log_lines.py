@@ -24,11 +24,11 @@ def run(home: Path, directory: str, *flags: str, code: int = 0) -> str:
 @pytest.mark.slow
 def test_a_loss_that_stays_at_that_of_guessing_is_reported_once_with_its_cures(tmp_path):
     flat = ["--config.optim.learning_rate=1e-9", "--config.train.plateau_steps=10", "--config.train.max_steps=25"]
-    flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "fc8")]
+    flat += [f"--config.model.{layer}.init_std=1e-6" for layer in ("conv1", "conv4", "fc8")]
     output = run(tmp_path, "flat", *flat)
     assert output.count("that of guessing, for") == 1
     assert re.search(r"step 10: the loss has been at ln\(10\) = 2.303, that of guessing, for 10 steps", output)
-    assert "--config.model.conv3.init_std=0.03" in output
+    assert "--config.model.conv4.init_std=he" in output and f"facts --workdir\n{tmp_path / 'flat'} --start" in output
     learning = run(tmp_path, "learning", "--config.train.plateau_steps=30", "--config.train.epochs=4")
     assert "that of guessing" not in learning
 

@@ -4,7 +4,9 @@ import math
 import time
 from typing import Any
 
-from alexnet_jax import metrics, optim
+import jax
+
+from alexnet_jax import metrics, model, model_config, optim
 from alexnet_jax.data.loader import Batches
 from alexnet_jax.run import checksums
 from alexnet_jax.run.writer import Writer
@@ -12,13 +14,29 @@ from alexnet_jax.run_config import Config
 
 NEAR = 0.01  # how near to ln(classes), as a share of it, a loss counts as that of guessing
 PLATEAU = """\
-the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {steps} steps. Known causes and their cures:
-  - weights of 0.01 and biases of 1 in conv4 and conv5, as in the paper's text: the signal all but vanishes there. The
-    authors' code starts conv3-5 at 0.03: --config.model.conv3.init_std=0.03, and the same for conv4 and conv5. Even
-    then the first few thousand steps are usually like this
-  - layer sizes other than the paper's: use init_std=he (arXiv:1502.01852) and biases of 0, as configs/digits.py
-  - a learning rate too small, or so large that units died: try --config.optim.learning_rate three times as large, and a
-    third of it"""
+the loss has been at ln({classes}) = {guessing:.3f}, that of guessing, for {steps} steps. {own}`alexnet facts --workdir
+{directory} --start` measures what this network hands on at its start, layer by layer; docs/stuck.md has causes and
+cures"""
+STARVED = """\
+Its initial weights are so small that the layers from conv2 on hand on {part:.1g} of a signal, where those of the
+authors' code hand on 0.06 and He's 1: give --config.model.{layer}.init_std=he, and the same for others. """
+LEAST = 0.03  # of a signal: between the paper's initial weights and those of the authors' code
+
+
+def is_guessing(config: Config, loss: float) -> bool:
+    """Whether a loss counts as that of guessing, ln(classes)."""
+    return abs(loss / math.log(config.model.num_classes) - 1) <= NEAR
+
+
+def handed_on(spec: model_config.Model) -> dict[str, float]:
+    """The part of a signal that each layer hands on at the start, by its initial weights: those of He's rule keep 1.
+
+    conv1, whose inputs are grey levels, and fc8 are left out.
+    """
+    params = jax.eval_shape(lambda: model.init(spec, jax.random.key(0)))
+    inputs = {name: params[name]["kernel"].size // params[name]["bias"].size for name in spec.layers()}
+    layers = list(spec.layers().items())[1:-1]
+    return {name: model_config.std(layer.init_std, inputs[name]) * (inputs[name] / 2) ** 0.5 for name, layer in layers}
 
 
 class LogLines:
@@ -72,10 +90,14 @@ class LogLines:
     def _report_plateau(self, step: int, loss: float) -> None:
         """Print PLATEAU, once, if the loss has been that of guessing for `train.plateau_steps`."""
         classes = self._config.model.num_classes
-        if abs(loss / math.log(classes) - 1) > NEAR:
+        if not is_guessing(self._config, loss):
             self._guessing_since = step
         steps = step - self._guessing_since
         if steps >= self._config.train.plateau_steps and not self._plateau_reported:
             self._plateau_reported = True
-            text = PLATEAU.format(classes=classes, guessing=math.log(classes), steps=steps)
+            parts = handed_on(self._config.model)
+            part = math.prod(parts.values())
+            own = STARVED.format(part=part, layer=min(parts, key=parts.__getitem__)) if part < LEAST else ""
+            directory, guessing = self._writer.directory, math.log(classes)
+            text = PLATEAU.format(classes=classes, guessing=guessing, steps=steps, own=own, directory=directory)
             self._writer.message(f"step {step}: {text}")

@@ -35,7 +35,7 @@ class Writer:
     """
 
     def __init__(self, directory: Path, log_bytes: int, start_step: int, total_steps: int):
-        self._first, self._path = processes.is_first(), directory / METRICS
+        self.directory, self._first, self._path = directory, processes.is_first(), directory / METRICS
         path = self._path if self._first else Path(os.devnull)
         with self._storage():
             if self._first:

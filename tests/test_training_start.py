@@ -1,0 +1,130 @@
+"""The map of when training starts, and the signals of a network at its start."""
+
+import json
+
+import numpy as np
+import pytest
+
+from alexnet_jax import steps
+from alexnet_jax.__main__ import main
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper import signals, start_map, training_start
+from alexnet_jax.paper.training_start import Cell
+from alexnet_jax.run import config_files, log_lines
+
+PAPER = Cell("0.01", 1.0, "on", 0.01, 1)
+
+
+def test_the_grid_begins_with_the_papers_values():
+    runs = training_start.grid(seeds=3)
+    assert len(set(runs)) == len(runs) == 3 * 3 * 3 * 3 * 2 * 3
+    assert runs[0] == (PAPER, 0)
+
+
+def test_the_small_network_has_the_signals_and_rates_of_the_full_one():
+    """By hand: fc7 has 4096 inputs at full size and 128 in small, so 32 times as many."""
+    small = config_files.parse(config_files.load("scales:small_start"))
+    full = training_start.full_config(Cell("0.03 in conv3-5", 0.1, "alpha/n", 0.003, 100), 10)
+    config = training_start.shrunk(full, small)
+    layers = config.model.layers()
+    assert layers["fc7"].init_std == pytest.approx(0.01 * 32**0.5)
+    assert layers["conv3"].init_std == pytest.approx(0.03 * (3 * 3 * 256 / (3 * 3 * 24)) ** 0.5)
+    assert config.optim.layers["fc7"].lr_multipliers == ((0, 32**training_start.SPEED, 1.0),)
+    assert config.optim.layers["fc7"].weight_decay == pytest.approx(0.0005 / 32**training_start.SPEED)
+    assert [layers[name].init_bias for name in ("conv1", "conv2", "fc7")] == [0, 0.1, 0.1]
+    assert config.model.lrn.alpha == pytest.approx(2e-5) and config.model.num_classes == 1000
+    assert config.optim.learning_rate == 0.003
+    he = training_start.shrunk(training_start.full_config(PAPER._replace(deviation="He", lrn="off"), 10), small)
+    assert (
+        he.model.layers()["fc6"].init_std == "he"
+        and he.model.conv1.init_std != "he"
+        and he.model.conv1.then == ("activation", "pool")
+    )
+
+
+def test_classes_are_divided_by_brightness():
+    task = training_start.open_task("", "smoke")
+    labels = training_start.finer_labels(task, 4)
+    np.testing.assert_array_equal(labels // 4, task.labels)
+    brightness = task.pixels.mean(axis=(1, 2, 3))
+    for digit in range(10):
+        of_digit = task.labels == digit
+        part, grey = labels[of_digit] % 4, brightness[of_digit]
+        assert sorted(part) == sorted(np.arange(len(part)) * 4 // len(part))
+        assert all(grey[part == i].max() <= grey[part == i + 1].min() for i in range(3) if i + 1 in part and i in part)
+
+
+CONFIG = """\
+from tests.tiny import tiny_config
+
+def get_config(starved=""):
+    values = tiny_config()
+    values.model.conv2 = values.model.conv3 = values.model.conv4 = None
+    if starved:
+        values.model.conv5.update(init_std=1e-6, init_bias=1.0)
+    return values
+"""
+
+
+@pytest.mark.slow
+def test_a_layer_that_answers_all_images_alike_is_named(tmp_path, image_folder, capsys):
+    """A network of few layers, and the same with a conv5 of small weights and biases of 1."""
+    (tmp_path / "few.py").write_text(CONFIG)
+    sound, starved = (config_files.parse(config_files.load(f"{tmp_path / 'few.py'}{end}")) for end in ("", ":starved"))
+    pixels, labels, source = signals.images(sound, None)
+    before, after = ({s.layer: s for s in signals.at_start(config, pixels, labels)} for config in (sound, starved))
+    assert source == "digits" and list(before) == ["conv1", "conv5", "fc6", "fc7", "fc8"]
+    weights = np.asarray(steps.random_state(sound, 0).params["fc7"]["kernel"])
+    assert before["fc7"].kernel == pytest.approx(float(np.sqrt((weights**2).mean())))
+    assert before["fc7"].units == 32 and 0.1 < before["fc7"].share < 1
+    assert after["conv1"][:6] == before["conv1"][:6]
+    assert after["conv5"].response == pytest.approx(1.0, rel=0.01)
+    assert after["fc7"].share < 0.01 and after["conv1"].gradient < before["conv1"].gradient / 100
+    remark = "of the output of fc7 depends on the image"
+    assert remark not in "\n".join(signals.remarks(sound, list(before.values())))
+    with pytest.raises(SystemExit, match="0"):
+        main(["facts", "--config", f"{tmp_path / 'few.py'}:starved", "--start"])
+    printed = capsys.readouterr().out
+    assert remark in printed and f"{after['fc7'].share:.2g}" in printed
+    pixels, labels, _ = signals.images(sound, image_folder({"cat": 3, "dog": 2}))
+    assert pixels.shape == (5, 32, 32, 3) and labels.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_the_part_of_a_signal_that_weights_hand_on():
+    parts = {
+        name: log_lines.handed_on(config_files.parse(config_files.load(name)).model) for name in ("paper", "code2012")
+    }
+    assert parts["paper"]["conv2"] == pytest.approx(0.01 * (5 * 5 * 48 / 2) ** 0.5)
+    assert np.prod(list(parts["paper"].values())) == pytest.approx(0.0023, rel=0.1)
+    assert np.prod(list(parts["code2012"].values())) == pytest.approx(27 * np.prod(list(parts["paper"].values())))
+    he = log_lines.handed_on(config_files.parse(config_files.load("variants:he")).model)
+    assert list(he.values()) == pytest.approx([1.0] * 6)
+
+
+def test_the_table_counts_what_started():
+    def result(seed, outcome, step):
+        return {**PAPER._asdict(), "seed": seed, "outcome": outcome, "step": step}
+
+    several = [result(seed, "started", step) for seed, step in enumerate((100, 200, 400))]
+    (row,) = start_map.aggregate([*several, result(3, "diverged", 7)])
+    assert (row["started"], row["runs"], row["diverged"], row["steps"]) == (3, 4, 1, 200)
+    low, high = row["steps_interval"]
+    assert low < 100 and high > 400 and low * high == pytest.approx(200**2, rel=0.05)
+    (never,) = start_map.aggregate([result(0, "stuck", 400)])
+    assert never["steps"] is None and never["share_interval"][0] == 0
+
+
+@pytest.mark.slow
+def test_the_map_at_smoke_scale(tmp_path, capsys):
+    """Two cells are trained, one after the other, and not again; other data is refused."""
+    text, files = start_map.draw("smoke", "", tmp_path, 3)
+    assert "0 of 2" in text and [file.name for file in files] == ["map.md", "map.json", "map.svg"]
+    lines = [json.loads(line) for line in (tmp_path / training_start.RUNS).read_text().splitlines()]
+    assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2
+    assert len(lines[1]["losses"]) == 2
+    capsys.readouterr()
+    assert start_map.draw("smoke", "", tmp_path, 3)[0] == text and capsys.readouterr().out == ""
+    lines[0]["data"] = "other"
+    (tmp_path / training_start.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="other data or of another config; give another --output"):
+        start_map.draw("smoke", "", tmp_path, 3)
