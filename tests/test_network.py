@@ -174,9 +174,10 @@ def test_features_are_the_activations_side_by_side(net, digits):
         activations = net.activations(digits[i])
         np.testing.assert_allclose(features[i], np.concatenate(list(activations["fc7"].values)), rtol=1e-4, atol=1e-6)
         flat = activations["conv5"].values.reshape(1, -1)
-        np.testing.assert_allclose(net.features(digits[i], layer="conv5"), flat, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="no layer fc8 before fc8"):
-        net.features(digits[0], layer="fc8")
+        both = np.concatenate([flat, activations["fc8"].values.reshape(1, -1)], axis=1)
+        np.testing.assert_allclose(net.features(digits[i], layer="fc8,conv5"), both, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"no layer 'fc9', only conv1, .*, fc7, fc8; give some of these, or all"):
+        net.features(digits[0], layer="fc9")
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_every_product_has_the_precision_of_the_config(precision):
     programs = [
         lowered_step(values, 1, 1, 8),
         steps.make_log_predict_step(config, mesh, views=1).lower(*inputs),
-        activations.make_features_step(config, mesh).lower(*inputs),
+        activations.make_features_step(config, mesh, ("fc7",)).lower(*inputs),
         activations.make_step(config, mesh, "response").lower(*inputs),
         jax.jit(activations.logits(config, mesh)).lower(*inputs),
     ]

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     most = "most images of each split (default: 10000)"
     parser.add_argument("--images", type=int, default=10_000, metavar="N", help=most)
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")
-    parser.add_argument("--layer", help="such as fc6 (default: the last one before fc8)")
+    parser.add_argument("--layers", help="such as fc6, or conv5,fc6 (default: the last one before fc8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to FILE")
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("skimage") is None:
         raise UserError('the probe needs scikit-image for HOG: pip install "alexnet_jax[features]"')
     net = network.open_workdir(arguments.workdir)
-    layer = activations.layer_of(net.config, arguments.layer)
+    layers = ",".join(activations.layers_of(net.config, arguments.layers))
     train_split = arguments.train_split or net.config.data.train_split
     eval_split = arguments.eval_split or net.config.data.eval_split
     if train_split == eval_split:
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--images {arguments.images} is too few to train on; give {2 * probe.HELD_OUT} or more")
     dataset = net.dataset(arguments.data)
     train, test = (
-        probe.examples(net, split_of(dataset, split, flag), layer, arguments.images)
+        probe.examples(net, split_of(dataset, split, flag), layers, arguments.images)
         for split, flag in ((train_split, "--train_split"), (eval_split, "--eval_split"))
     )
-    methods = probe.compare(layer, train, test)
+    methods = probe.compare(layers, train, test)
     print(f"{len(train.labels)} images of {train_split} to train on, ", end="")
     print(f"{len(test.labels)} of {eval_split} to count errors on; step {net.step}")
     rows = [
@@ -69,5 +69,5 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         splits = {"train_split": train_split, "eval_split": eval_split}
         counts = {"train_images": len(train.labels), "eval_images": len(test.labels)}
-        result = splits | counts | {"step": net.step, "layer": layer, "methods": methods}
+        result = splits | counts | {"step": net.step, "layers": layers, "methods": methods}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")

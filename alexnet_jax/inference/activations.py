@@ -16,6 +16,11 @@ from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
 
 KINDS = ("output", "response")  # the suffixes of the names in `model.activations`
+POOLS: dict[str, Callable[[Array], Array]] = {  # what becomes of the maps [B, H, W, C] of a tower
+    "none": lambda maps: maps,
+    "mean": lambda maps: maps.mean(axis=(1, 2)),
+    "max": lambda maps: maps.max(axis=(1, 2)),
+}
 
 
 class Activation(NamedTuple):
@@ -42,19 +47,39 @@ def shapes(spec: Model) -> tuple[dict, dict[str, tuple[int, ...]]]:
     return jax.tree.map(lambda leaf: leaf.shape, params), {name: leaf.shape[2:] for name, leaf in activations.items()}
 
 
-def layer_of(config: Config, layer: str | None) -> str:
-    """The name `layer`, or that of the last layer before fc8 if None. Raises UserError if there is no such layer."""
-    known = [name for name, _ in (*config.model.convs(), *config.model.hidden())]
-    if layer is not None and layer not in known:
-        raise UserError(f"the network has no layer {layer} before fc8, only {', '.join(known)}; give one as --layer")
-    return layer or known[-1]
+def layers_of(config: Config, layers: str | None) -> tuple[str, ...]:
+    """The layers that `layers` names, in the network's order: "all", or names separated by commas.
+
+    None stands for the last layer before fc8. Raises UserError if there is no such layer.
+    """
+    known = tuple(config.model.layers())
+    wanted = known[-2:-1] if layers is None else known if layers == "all" else layers.split(",")
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"the network has no layer {name!r}, only {', '.join(known)}; give some of these, or all")
+    return tuple(name for name in known if name in wanted)
 
 
-def make_features_step(config: Config, mesh: Mesh, layer: str | None = None) -> jax.stages.Wrapped:
-    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units of all towers] float32."""
-    name = f"{layer_of(config, layer)}_output"
-    flat = _flat(config, mesh, [name])
-    return jax.jit(lambda *inputs: flat(*inputs)[name])
+def units(config: Config, layers: tuple[str, ...], pool: str) -> dict[str, np.ndarray]:
+    """Where each of the features [B, units] that `make_features_step` returns comes from.
+
+    Returns the columns `layer` (a name) and `tower`, `y`, `x` and `channel` (within the tower), each [units]; y and x
+    are 0 where a layer has no maps, or they are pooled.
+    """
+    columns = []
+    for name in layers:
+        *sides, channels = shapes(config.model)[1][f"{name}_output"]
+        height, width = sides if sides and pool == "none" else (1, 1)
+        places = np.indices((config.model.towers, height, width, channels), np.int32).reshape(4, -1)
+        places = places[:, : config.model.num_classes] if name == "fc8" else places  # the last tower may have fewer
+        columns.append((np.full(places.shape[1], name, object), *places))
+    joined = map(np.concatenate, zip(*columns, strict=True))
+    return dict(zip(("layer", "tower", "y", "x", "channel"), joined, strict=True))
+
+
+def make_features_step(config: Config, mesh: Mesh, layers: tuple[str, ...], pool: str = "none") -> jax.stages.Wrapped:
+    """`(params, image, statistics) -> features`: [B, H, W, 3] uint8 -> [B, units] float32, in the order of `units`."""
+    return jax.jit(_features(config, mesh, layers, pool))
 
 
 def make_step(config: Config, mesh: Mesh, kind: str, layers: tuple[str, ...] | None = None) -> jax.stages.Wrapped:
@@ -77,17 +102,31 @@ def make_step(config: Config, mesh: Mesh, kind: str, layers: tuple[str, ...] | N
 
 def logits(config: Config, mesh: Mesh) -> Callable[[Any, Array, Any], Array]:
     """`(params, image, statistics) -> logits`: [B, H, W, 3] uint8 -> [B, num_classes] float32; not compiled."""
-    flat = _flat(config, mesh, ["fc8_output"])
-    return lambda *inputs: flat(*inputs)["fc8_output"][:, : config.model.num_classes]
+    return _features(config, mesh, ("fc8",), "none")
 
 
-def _flat(config: Config, mesh: Mesh, names: list[str]) -> Callable[[Any, Array, Any], dict[str, Array]]:
-    """The `names` of `model.activations`, each [B, the units of all towers] float32."""
+def _features(config: Config, mesh: Mesh, layers: tuple[str, ...], pool: str) -> Callable[[Any, Array, Any], Array]:
+    flat = _flat(config, mesh, [f"{layer}_output" for layer in layers], POOLS[pool])
+
+    def features(*inputs):
+        outputs = flat(*inputs)
+        # The towers' shares of fc8 may hold a few units more than there are classes.
+        ends = [(layer, config.model.num_classes if layer == "fc8" else None) for layer in layers]
+        return jnp.concatenate([outputs[f"{layer}_output"][:, :end] for layer, end in ends], axis=1)
+
+    return features
+
+
+def _flat(
+    config: Config, mesh: Mesh, names: list[str], pool: Callable[[Array], Array] = POOLS["none"]
+) -> Callable[[Any, Array, Any], dict[str, Array]]:
+    """The `names` of `model.activations`, with maps pooled, each [B, the units of all towers] float32."""
     spec = config.model
 
     def tower_program(params, image, statistics):
         view = augment.evaluation_views(image, statistics, spec.image_size, 1, config.augment.mean_crop)[:, 0]
         activations = model.activations(spec, params, view.astype(config.train.compute_dtype))
-        return {name: activations[name].reshape(image.shape[0], -1).astype(jnp.float32) for name in names}
+        outputs = {name: activations[name].astype(jnp.float32) for name in names}
+        return {name: (pool(x) if x.ndim == 4 else x).reshape(image.shape[0], -1) for name, x in outputs.items()}
 
     return steps.with_precision(sharding.over_towers(tower_program, mesh, sharding.CLASSES), config)

@@ -1,141 +1,158 @@
-"""Files of feature vectors (paper 6.1), and exact nearest neighbours. At most one block of vectors is in memory.
+"""Files of features in netCDF, as xarray and Brain-Score read them, and exact nearest neighbours.
 
-file.npz       names [N] str, vectors [N, units] float32, labels [N] int32 (for a split), about (JSON); no pickle
-file.parquet   columns name, label (for a split) and vector; about as metadata. Needs pyarrow
+A file holds one variable, features [network, presentation, neuroid] float32, with coordinates along each dimension:
+
+    network        run and step, and parameters, a hash of them
+    presentation   stimulus_id, the name of the image; example, its index among those given; label, for a split
+    neuroid        layer, tower, y, x and channel, as `activations.units` has them
+
+At most one block of features is in memory, however many images, units and networks there are.
 """
 
 import contextlib
 import importlib.util
 import itertools
-import json
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import arrays
 from alexnet_jax.data.files import replacing
-from alexnet_jax.errors import UserError, reading
+from alexnet_jax.data.records import Images
+from alexnet_jax.errors import DataError, UserError, reading
+from alexnet_jax.inference import activations
+from alexnet_jax.inference.network import Bad, Network
 
 QUERIES = 1024  # images whose neighbours are searched for in one pass over a file
-BLOCK = 2**23  # most numbers in a block of vectors: 64 MB as float64
-ROWS = 4096  # most vectors in a block, since their distances to all queries are in memory at once
-
-
-def _rows_per_block(units: int) -> int:
-    return max(1, min(ROWS, BLOCK // units))
-
-
-class About(NamedTuple):
-    """The origin of the vectors in a file."""
-
-    layer: str
-    network: str  # hash of its parameters
-    classes: list[str]  # label -> name
-
-
-class Named(NamedTuple):
-    """Feature vectors of some images."""
-
-    names: list[str]  # of the images
-    labels: np.ndarray | None  # [n] int32
-    vectors: np.ndarray  # [n, units] float32
+BLOCK = 2**23  # most numbers in a block of features: 64 MB as float64
+ROWS = 4096  # most images in a block, since their distances to all queries are in memory at once
+CHUNK = (1, 64, 4096)  # networks, images and units that HDF5 stores together: 1 MB
 
 
 class Saved(NamedTuple):
-    """A file of vectors, open for reading."""
+    """A file of features, open for reading."""
 
-    about: About
-    names: list[str]
-    labels: np.ndarray | None  # [N] int32
-    blocks: Callable[[], Iterator[np.ndarray]]  # iterates over all vectors in order, [n, units] float32 at a time
+    path: Path
+    pool: str
+    networks: list[str]  # hashes of their parameters
+    names: list[str]  # of the images
+    labels: list[str] | None
+    layer: np.ndarray  # [units] str
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.layer.tolist()))
 
-def check_suffix(path: Path) -> None:
-    """Raise UserError if `path` ends in neither .npz nor .parquet, or pyarrow is missing."""
-    if path.suffix not in (".npz", ".parquet"):
-        raise UserError(f"{path}: files of vectors end in .npz or .parquet; give such a name")
-    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UserError('Parquet needs pyarrow: pip install "alexnet_jax[features]"; or give a file that ends in .npz')
-
-
-def save(path: Path, parts: Iterable[Named], about: About) -> int:
-    """Write the vectors of all parts to a file, and return their number. Without vectors, no file is written."""
-    check_suffix(path)
-    names, labels = list[str](), list[np.ndarray]()
-    with tempfile.TemporaryFile(dir=path.parent) as spool:  # since their number is only known at the end
-        for part in parts:
-            names += part.names
-            labels += [] if part.labels is None else [part.labels]
-            spool.write(np.ascontiguousarray(part.vectors, np.float32).data)
-        if not names:
-            return 0
-        spool.flush()
-        vectors = np.memmap(spool, np.float32, "r").reshape(len(names), -1)
-        columns: dict[str, Any] = {"labels": np.concatenate(labels)} if labels else {}
-        columns |= {"names": np.array(names), "vectors": vectors, "about": json.dumps(about._asdict())}
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            (np.savez if path.suffix == ".npz" else _write_parquet)(file, **columns)
-    return len(names)
+    def blocks(self, network: int, layers: tuple[str, ...]) -> Iterator[np.ndarray]:
+        """Iterate over the features of all images in order, [n, units of `layers`] float32 at a time."""
+        columns, rows = np.isin(self.layer, layers), max(1, min(ROWS, BLOCK // len(self.layer)))
+        with _opened(self.path) as file:
+            for start in range(0, len(self.names), rows):
+                yield file["features"][network, start : start + rows][:, columns]
 
 
-def _write_parquet(file: BinaryIO, names: np.ndarray, vectors: np.ndarray, about: str, **labels: np.ndarray) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def check_path(path: Path) -> None:
+    """Raise UserError if `path` does not end in .nc, or h5netcdf is missing."""
+    if path.suffix != ".nc":
+        raise UserError(f"{path}: files of features are netCDF; give a name that ends in .nc")
+    if importlib.util.find_spec("h5netcdf") is None:
+        raise UserError('netCDF needs h5netcdf: pip install "alexnet_jax[features]"')
 
-    numbers, units = pa.array(vectors.reshape(-1)), vectors.shape[1]  # no copy: they stay on disk
-    columns = {"name": names} | ({"label": labels["labels"]} if labels else {})
-    columns |= {"vector": pa.FixedSizeListArray.from_arrays(numbers, units)}
-    pq.write_table(pa.table(columns, metadata={"about": about}), file, row_group_size=_rows_per_block(units))
+
+def save(
+    path: Path, networks: Iterable[tuple[str, Network]], images: Images, layers: str | None, pool: str, labelled: bool
+) -> tuple[tuple[int, ...], Bad]:
+    """Write the features of `images` in networks, each given with the name of its run, to a file.
+
+    `layers` and `pool` are as for `Network.features_step`. Of images without labels, any share may be damaged. Returns
+    the shape of the features, and what is wrong with damaged images, as `Network.over` does. Raises UserError if
+    networks differ in layers, classes or the size of stored images, or if no image can be read.
+    """
+    import h5netcdf
+
+    bad, first = Bad(), None
+    with replacing(path) as temporary, h5netcdf.File(temporary, "w") as file:
+        for number, (run, network) in enumerate(networks):
+            model = network.config.model
+            kind = activations.shapes(model)[1], model.towers, network.classes, network.config.data.size
+            if first is None:
+                first = kind
+                units = activations.units(network.config, activations.layers_of(network.config, layers), pool)
+                file.attrs["pool"] = pool
+                _create(file, units, ["stimulus_id", "label"] if labelled else ["stimulus_id"])
+            elif kind != first:
+                raise UserError(
+                    f"{run} has other layers, classes or sizes than the first run; give it a file of its own"
+                )
+            file.resize_dimension("network", number + 1)
+            for name, value in (("run", run), ("step", network.step), ("parameters", network.identity)):
+                file[name][number] = value
+            step, done = network.features_step(layers, pool), 0
+            for example, _, label, features in network.over(images, step, None if labelled else 1.0, bad):
+                rows = slice(done, done := done + len(example))
+                if number == 0:
+                    file.resize_dimension("presentation", done)
+                    file["example"][rows] = example
+                    file["stimulus_id"][rows] = np.array([images.name(i) for i in example.tolist()], object)
+                    if labelled:
+                        file["label"][rows] = np.array(network.classes, object)[label]
+                elif not np.array_equal(file["example"][rows], example):
+                    raise DataError("some images could be read for one network and not for another; try again")
+                file["features"][number, rows] = features
+            if not done:
+                raise UserError(f"none of the images can be read: {listed(bad, images)}")
+        shape = file["features"].shape
+    return shape, bad
+
+
+def listed(bad: Bad, images: Images) -> str:
+    """The names of images, and what is wrong with each."""
+    return "; ".join(f"{images.name(i)}: {problem}" for i, problem in sorted(bad.items()))
+
+
+def _create(file: Any, units: dict[str, np.ndarray], texts: list[str]) -> None:
+    """Create all dimensions and variables; `texts` are coordinates of the images."""
+    import h5py
+
+    text, count = h5py.string_dtype(), len(units["layer"])
+    file.dimensions = {"network": None, "presentation": None, "neuroid": count}
+    coordinates = {"network": {"run": text, "step": np.int64, "parameters": text}}
+    coordinates["presentation"] = dict.fromkeys(texts, text) | {"example": np.int32}
+    coordinates["neuroid"] = {name: text if name == "layer" else np.int32 for name in units}
+    for dimension, columns in coordinates.items():
+        for name, dtype in columns.items():
+            file.create_variable(name, (dimension,), dtype)
+    for name, column in units.items():
+        file[name][:] = column
+    chunks = (*CHUNK[:2], min(CHUNK[2], count))
+    features = file.create_variable("features", tuple(coordinates), np.float32, chunks=chunks)
+    features.attrs["coordinates"] = " ".join(itertools.chain.from_iterable(coordinates.values()))
 
 
 def open_saved(path: Path) -> Saved:
     """Open a file that `save` wrote. Raises UserError if it is damaged or some other file."""
-    check_suffix(path)
-    with _reading(path):
-        if path.suffix == ".parquet":
-            return _open_parquet(path)
-        saved = arrays.zipped(path, ("about", "names", "labels"))
-        about = About(**json.loads(str(saved["about"])))
-        return Saved(about, [str(name) for name in saved["names"]], saved.get("labels"), lambda: _npz_blocks(path))
+    check_path(path)
+    with _opened(path) as file:
+        networks, names, layer = (file[name][:] for name in ("parameters", "stimulus_id", "layer"))
+        labels = file["label"][:].tolist() if "label" in file.variables else None
+        features, pool = file["features"], file.attrs["pool"]
+        expected = (len(networks), len(names), len(layer)), np.float32
+        if (features.shape, features.dtype) != expected or pool not in activations.POOLS:
+            raise ValueError(f"features {features.shape} {features.dtype}, pooled by {pool}")
+        return Saved(path, pool, networks.tolist(), names.tolist(), labels, layer)
 
 
-def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
-    what = f"{path} is damaged, or not a file that `alexnet features` wrote"
-    return reading(what, "; write it again with --output", UserError)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import h5netcdf
 
-
-def _npz_blocks(path: Path) -> Iterator[np.ndarray]:
+    problem = f"{path} is damaged, or not a file that `alexnet features` wrote"
     with (
-        _reading(path),
-        zipfile.ZipFile(path) as archive,
-        archive.open(arrays.members(archive, ("vectors",))["vectors"]) as file,
+        reading(problem, "; write it again with --output", UserError),
+        h5netcdf.File(path, "r", decode_vlen_strings=True) as file,
     ):
-        (_, units), fortran, dtype = arrays.header(file)
-        if fortran or dtype != np.float32 or not units:
-            raise ValueError(f"vectors of {units} {dtype}")
-        while content := file.read(_rows_per_block(units) * units * dtype.itemsize):
-            yield np.frombuffer(content, dtype).reshape(-1, units)
-
-
-def _open_parquet(path: Path) -> Saved:
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(path)
-    about = About(**json.loads((schema.metadata or {})[b"about"]))
-    units = schema.field("vector").type.list_size
-    table = pq.read_table(path, columns=[name for name in schema.names if name != "vector"])
-    labels = table["label"].to_numpy() if "label" in schema.names else None
-
-    def blocks() -> Iterator[np.ndarray]:
-        with _reading(path), pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_rows_per_block(units), columns=["vector"]):
-                yield batch.column("vector").flatten().to_numpy().reshape(-1, units)
-
-    return Saved(about, table["name"].to_pylist(), labels, blocks)
+        yield file
 
 
 def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -166,11 +183,13 @@ def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], count: int) -> tu
     return np.stack(indices), np.stack(distances)
 
 
-def neighbours(queries: Iterable[Named], saved: Saved, count: int) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    """The name of each query, with the index in `saved` and the Euclidean distance of its `count` nearest vectors."""
-    vectors = ((name, vector) for part in queries for name, vector in zip(part.names, part.vectors, strict=True))
-    while batch := list(itertools.islice(vectors, QUERIES)):
-        names, of_queries = zip(*batch, strict=True)
-        indices, distances = nearest(np.stack(of_queries), saved.blocks(), count)
+def neighbours(
+    queries: Iterable[tuple[str, np.ndarray]], blocks: Callable[[], Iterable[np.ndarray]], count: int
+) -> Iterator[tuple[str, list[tuple[int, float]]]]:
+    """The name of each query, with the index among the vectors of `blocks` and the distance of its `count` nearest."""
+    remaining = iter(queries)
+    while batch := list(itertools.islice(remaining, QUERIES)):
+        names, vectors = zip(*batch, strict=True)
+        indices, distances = nearest(np.stack(vectors), blocks(), count)
         for name, *row in zip(names, indices.tolist(), distances.tolist(), strict=True):
             yield name, list(zip(*row, strict=True))

@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import xxhash
 from tqdm import tqdm
 
-from alexnet_jax import augment, sharding, steps
+from alexnet_jax import augment, sharding, steps, trainer
 from alexnet_jax.data.datasets import Dataset, ImageInput, given, split_of
 from alexnet_jax.data.loader import Batches, Order, Reading
 from alexnet_jax.data.records import Images, spread
@@ -22,7 +21,7 @@ from alexnet_jax.errors import DataError, UserError, keeping
 from alexnet_jax.inference import activations, predictions
 from alexnet_jax.inference.activations import Activation
 from alexnet_jax.inference.predictions import Answers, Part, Prediction, Predictions
-from alexnet_jax.run import checkpoint, run_data, workdir
+from alexnet_jax.run import checkpoint, checksums, run_data, workdir
 from alexnet_jax.run_config import Config
 
 Step = Callable[[Any, Any, Any], Any]  # (params, image, statistics) -> leaves [B, ...]
@@ -74,11 +73,12 @@ class Network:
 
         Args:
             images: as for `predict`.
-            layer: conv1, ..., fc7; None is the last layer before fc8. Of a fully connected layer the units are taken
-                after the activation, without dropout; of a convolutional one after all that follows it.
+            layer: conv1, ..., fc8, or several separated by commas; None is the last layer before fc8. Of a hidden fully
+                connected layer the units are taken after the activation, without dropout; of a convolutional one after
+                all that follows it.
 
         Returns:
-            [N, D] float32, both towers side by side.
+            [N, D] float32, with both towers of a layer side by side.
 
         Raises:
             UserError: if an image cannot be read, or there is no such layer.
@@ -128,8 +128,7 @@ class Network:
     ) -> Answers:
         """The network's predictions for each image of a split; arguments and errors as for `evaluate`.
 
-        The answers of a workdir are kept there if it can be written, and used again, unless it was trained on or the
-        data is other.
+        They are kept in a workdir that can be written, and used again unless it was trained on or the data is other.
         """
         dataset = self.dataset(data)
         split = split or self.config.data.eval_split
@@ -164,10 +163,7 @@ class Network:
     @functools.cached_property
     def identity(self) -> str:
         """A hash of the parameters: equal only for equal networks."""
-        digest = xxhash.xxh3_128()
-        for leaf in jax.tree.leaves(self.params):
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()
+        return checksums.of_json(checksums.of_arrays(self.params))
 
     def over(
         self, images: Images, step: Step, max_bad: float | None = None, bad: Bad | None = None, progress: bool = True
@@ -211,25 +207,21 @@ class Network:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
     def log_predict(self, views: int) -> Step:
-        """As `steps.make_log_predict_step`; compiled once, as the next two."""
-        return self._compiled(steps.make_log_predict_step, views)
+        """As `steps.make_log_predict_step`."""
+        return _made(steps.make_log_predict_step, self.config, self.mesh, views)
 
-    def features_step(self, layer: str | None) -> Step:
+    def features_step(self, layers: str | None, pool: str = "none") -> Step:
         """As `activations.make_features_step`."""
-        return self._compiled(activations.make_features_step, activations.layer_of(self.config, layer))
+        layers_of = activations.layers_of(self.config, layers)
+        return _made(activations.make_features_step, self.config, self.mesh, layers_of, pool)
 
     def activations_step(self, kind: str, layers: tuple[str, ...] | None = None) -> Step:
         """As `activations.make_step`."""
-        return self._compiled(activations.make_step, kind, layers)
+        return _made(activations.make_step, self.config, self.mesh, kind, layers)
 
     def centre_crop(self, pixels: np.ndarray) -> np.ndarray:
         """The centre crop that the network sees of stored images: [..., size, size, 3] -> [..., crop, crop, 3]."""
         return augment.centre_crop(pixels, self.config.model.image_size)
-
-    @functools.cached_property
-    def _compiled(self) -> Callable[..., Step]:
-        config, mesh = self.config, self.mesh
-        return functools.cache(lambda make, *arguments: make(config, mesh, *arguments))
 
     @functools.cached_property
     def _placed(self) -> tuple[Any, Any]:
@@ -238,9 +230,21 @@ class Network:
         return params, sharding.put(self.statistics, self.mesh, sharding.REPLICATED)
 
 
-def open_workdir(directory: Path) -> Network:
-    """The network of a workdir's newest intact checkpoint. UserError if there is none, DataError if it is damaged."""
+@functools.lru_cache(maxsize=16)
+def _made(make: Callable[..., Step], config: Config, mesh: jax.sharding.Mesh, *arguments: Any) -> Step:
+    """A step, compiled once for all networks of a config: those of the steps of a run."""
+    return make(config, mesh, *arguments)
+
+
+def open_workdir(directory: Path, step: int | None = None) -> Network:
+    """The network of a workdir's newest intact checkpoint, or that of `step` (0: untrained). UserError if none."""
     opened = workdir.open_finished(directory)
-    wanted = steps.abstract_state(opened.config, sharding.make_mesh(1, 0, opened.config.model.towers)).params
-    step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted)
+    mesh, kept = sharding.make_mesh(1, 0, opened.config.model.towers), workdir.saved_steps(directory)
+    if step not in (None, 0, *kept):
+        raise UserError(f"{directory} keeps no network of step {step}, only 0 and {kept}; see train.keep_every_steps")
+    if step == 0 and step not in kept:
+        params = trainer.first_state(opened.config, mesh).params
+    else:
+        wanted = steps.abstract_state(opened.config, mesh).params
+        step, params = checkpoint.restore_params(directory / workdir.CHECKPOINTS, wanted, step)
     return Network(opened.config, opened.statistics, params, opened.classes, step, directory)

@@ -23,7 +23,7 @@ class Examples(NamedTuple):
     labels: np.ndarray  # [N] int32
 
 
-def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
+def examples(net: Network, images: Images, layers: str, most: int) -> Examples:
     """Features and HOG of at most `most` intact images, drawn at random. UserError if crops are too small for HOG."""
     from skimage.feature import hog
 
@@ -32,7 +32,7 @@ def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
         raise UserError(f"HOG needs images of at least {CELLS}x{CELLS} pixels; this network's are {size}x{size}")
     chosen = np.sort(np.random.default_rng(0).permutation(len(images.labels))[:most])
     parts = []
-    for part in net.over(Subset(images, chosen), net.features_step(layer)):
+    for part in net.over(Subset(images, chosen), net.features_step(layers)):
         gradients = [
             hog(crop, pixels_per_cell=(size // CELLS,) * 2, cells_per_block=(2, 2), channel_axis=-1)
             for crop in net.centre_crop(part.image)
@@ -41,7 +41,7 @@ def examples(net: Network, images: Images, layer: str, most: int) -> Examples:
     return Examples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def compare(layer: str, train: Examples, test: Examples) -> list[dict[str, Any]]:
+def compare(layers: str, train: Examples, test: Examples) -> list[dict[str, Any]]:
     """Train the linear classifiers on `train` and count their errors on `test`.
 
     Returns for each of them method (its name), dimensions, C, converged, top1_error (a fraction), and interval (Wilson,
@@ -60,8 +60,8 @@ def compare(layer: str, train: Examples, test: Examples) -> list[dict[str, Any]]
         )
     svm = LinearSVC(max_iter=10_000, dual="auto", random_state=0)
     methods = [
-        (f"{layer}, logistic regression", train.features, test.features, LogisticRegression(max_iter=1000)),
-        (f"{layer}, linear SVM", train.features, test.features, svm),
+        (f"{layers}, logistic regression", train.features, test.features, LogisticRegression(max_iter=1000)),
+        (f"{layers}, linear SVM", train.features, test.features, svm),
         ("HOG, linear SVM", train.hog, test.hog, svm),
     ]
     results = []

@@ -75,7 +75,7 @@ def figure4_right(network: Network, splits: Splits) -> dict[str, Any]:
         "searched": len(searched),
         "most": MOST_TRAIN,
         "all": len(train.labels),
-        "layer": activations.layer_of(network.config, None),
+        "layer": activations.layers_of(network.config, None)[0],
         "units": features.shape[1],
     }
 

@@ -43,20 +43,16 @@ class Splits(NamedTuple):
 
 def open_runs(directories: list[Path]) -> list[ReportedRun]:
     """Open runs, named after their folders, or by their paths where names are the same. UserError if one is no run."""
-    networks = [open_workdir(directory) for directory in directories]
-    names = [opened.name for opened in networks]
-    if len(set(names)) < len(names):
-        names = [str(directory) for directory in directories]
     return [
         ReportedRun(
             name,
-            opened,
+            open_workdir(directory),
             workdir.read_metrics(directory),
             workdir.read_evaluation(directory),
             checks.read(directory),
             progress.summary(progress.read(directory)),
         )
-        for name, opened, directory in zip(names, networks, directories, strict=True)
+        for name, directory in zip(workdir.names(directories), directories, strict=True)
     ]
 
 

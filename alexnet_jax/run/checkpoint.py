@@ -177,10 +177,10 @@ def _restored(checkpoints: Checkpoints, step: int, abstract_state: Any) -> Resto
     return Restored(restored.state, Position(**restored.position | {"validation": validation}), [])
 
 
-def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
-    """The step and parameters of the newest intact checkpoint in `directory`. Raises UserError if there is none."""
+def restore_params(directory: Path, abstract_params: Any, only: int | None = None) -> tuple[int, Any]:
+    """The step and parameters of the newest intact checkpoint in `directory`, or of that of `only`; or UserError."""
     with open_for_reading(directory) as checkpoints:
-        step, damaged = _newest_intact(checkpoints, math.inf)
+        step, damaged = _newest_intact(checkpoints, math.inf, only)
         for bad, problem in damaged.items():
             processes.report(f"warning: the checkpoint of step {bad} is damaged and is not used: {problem}")
         if step is None:
@@ -192,15 +192,15 @@ def restore_params(directory: Path, abstract_params: Any) -> tuple[int, Any]:
     return step, restored.state["params"]
 
 
-def _newest_intact(checkpoints: Checkpoints, numbers: float) -> tuple[int | None, dict[int, str]]:
+def _newest_intact(checkpoints: Checkpoints, most: float, only: int | None = None) -> tuple[int | None, dict[int, str]]:
     """The step of the newest intact checkpoint, if there is one, and step -> problem of the newer ones.
 
-    A checkpoint of more numbers than `numbers` is damaged, and is not even read.
+    A checkpoint of more numbers than `most` is damaged, and is not even read.
     """
     damaged: dict[int, str] = {}
-    for step in sorted(checkpoints.all_steps(), reverse=True):
+    for step in sorted(checkpoints.all_steps() if only is None else [only], reverse=True):
         path = Path(checkpoints.directory) / str(step)
-        if not (problem := processes.from_first(functools.partial(_problem, path, numbers))):
+        if not (problem := processes.from_first(functools.partial(_problem, path, most))):
             return step, damaged
         damaged[step] = problem
     return None, damaged

@@ -188,6 +188,12 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in (directory / CHECKPOINTS).glob("*") if path.name.isdigit())
 
 
+def names(directories: list[Path]) -> list[str]:
+    """Names for runs: those of their folders, or their paths where some folders have the same name."""
+    short = [directory.resolve().name for directory in directories]
+    return short if len(set(short)) == len(short) else [str(directory) for directory in directories]
+
+
 def read_evaluation(directory: Path) -> dict[str, Any] | None:
     """The content of EVALUATION, if it was written. Raises DataError if the file is damaged."""
     path = directory / EVALUATION

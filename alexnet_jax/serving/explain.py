@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, Field
 
+from alexnet_jax.data import arrays
 from alexnet_jax.data.datasets import split_of
+from alexnet_jax.data.files import replacing
 from alexnet_jax.data.records import Images, Subset, spread
 from alexnet_jax.errors import UserError, keeping
-from alexnet_jax.inference import activations, feature_store, network
-from alexnet_jax.inference.feature_store import About, Named
+from alexnet_jax.inference import feature_store, network
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.predictions import best
 from alexnet_jax.run import pictures
@@ -83,16 +84,15 @@ def _index(net: Network, data: str | None, most: int) -> Index | str:
         return str(error)
     images = spread(train, min(most, len(train.labels)))
     origin = f"{net.identity} {dataset.fingerprint} {len(images.labels)}"
-    about = About(activations.layer_of(net.config, None), origin, net.classes)
     path = net.path / VECTORS
-    with contextlib.suppress(FileNotFoundError, UserError):  # a damaged file is written again
-        saved = feature_store.open_saved(path)
-        if saved.about == about:
-            return np.concatenate(list(saved.blocks())), Subset(images, np.array(saved.names).astype(int))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a damaged file is written again
+        saved = arrays.zipped(path, ("origin", "rows", "vectors"))
+        if str(saved["origin"]) == origin:
+            return saved["vectors"], Subset(images, saved["rows"])
     parts = [(part.example, part.result) for part in net.over(images, net.features_step(None), bad={})]
     rows, vectors = (np.concatenate(column) for column in zip(*parts, strict=True))
-    with keeping(path):
-        feature_store.save(path, [Named([str(row) for row in rows], None, vectors)], about)
+    with keeping(path), replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, origin=origin, rows=rows, vectors=vectors)
     return vectors, Subset(images, rows)
 
 

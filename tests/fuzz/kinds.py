@@ -241,24 +241,20 @@ class Record:
 
 
 class Workdir:
-    """A workdir's files besides checkpoints, which commands read, and the files that `features` writes."""
+    """A workdir's files besides checkpoints, which commands read."""
 
     def __init__(self, home: Path):
-        from alexnet_jax.inference import feature_store, predictions
+        from alexnet_jax.inference import predictions
         from alexnet_jax.run import config_files, workdir
         from tests.conftest import made_up_statistics
         from tests.tiny import tiny_config
 
-        self.workdir, self.feature_store, self.predictions = workdir, feature_store, predictions
+        self.workdir, self.predictions = workdir, predictions
         path = home / CASE / "run"
         path.mkdir()
         opened = open_dataset("synthetic", "", 32, 10)._replace(statistics=made_up_statistics)
         workdir.prepare(path, config_files.parse(tiny_config()), opened)
         rng = np.random.default_rng(0)
-        features = feature_store.Named(["a", "b"], np.zeros(2, np.int32), rng.normal(size=(2, 5)).astype(np.float32))
-        about = feature_store.About("fc7", "0" * 32, ["cat", "dog"])
-        for name in ("vectors.npz", "vectors.parquet"):
-            feature_store.save(path / name, [features], about)
         predictions.save(
             path / "predictions.npz",
             predictions.Predictions(
@@ -283,11 +279,6 @@ class Workdir:
     def check(self, name: str, content: bytes) -> bool:
         path = self.folder.path
         with self.folder.holding({name: content}):
-            if name.startswith("vectors"):
-                opened = self.feature_store.open_saved(path / name)
-                units = {block.shape[1] for block in opened.blocks()}
-                assert len(units) == 1 and all(isinstance(each, str) for each in opened.names)
-                return True
             if name.startswith("predictions"):
                 return self.predictions.load(path / name) is not None
             finished = self.workdir.open_finished(path)
