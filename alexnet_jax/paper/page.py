@@ -13,16 +13,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import examples, figures, report
+from alexnet_jax.paper import examples, figures, report, similarity
 from alexnet_jax.paper.report import ReportedRun
 from alexnet_jax.run import config_files
 
 DPI = 150
+IMAGES = 300  # on which representations are compared
 MOSAIC_PIXELS = 900  # small pictures are enlarged, by a whole factor, to about this width
 
 
-def render(runs: list[ReportedRun], data: str | None) -> str:
-    """The page as HTML. Sections on one network show the first run's, with the data in folder `data`, or UserError."""
+def render(runs: list[ReportedRun], data: str | None, images: int = IMAGES) -> str:
+    """The page as HTML. Sections on one network show the first run's, with the data in folder `data`, or UserError.
+
+    Representations are compared on at most `images` images.
+    """
     network = runs[0].network
     splits = functools.cache(lambda: report.open_splits(network, data))
     if data is not None:
@@ -40,6 +44,9 @@ def render(runs: list[ReportedRun], data: str | None) -> str:
         ("trust", "Verification and time", dict),
         ("config", "Config", dict),
     ]
+    if len(runs) > 1 or network.config.train.keep_every_steps:
+        title = "Similarity of representations"
+        sections.insert(-3, ("similarity", title, lambda: similarity.section(runs, splits().evaluation, images)))
     contents = []
     for id_, title, make in sections:
         try:
