@@ -20,7 +20,7 @@ from alexnet_jax.data.records import Images
 from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import activations, feature_store
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.paper import examples, figures, page, report
+from alexnet_jax.paper import colours, examples, figures, page, report
 from alexnet_jax.paper.report import Splits
 from alexnet_jax.run import checkpoint, config_files, pictures, workdir
 from tests.conftest import made_up_statistics, random_batch
@@ -226,20 +226,20 @@ def test_chroma_shares():
     red = grey * np.array([1, 0, 0])[:, None]
     opponent = grey * np.array([1, -1, 0])[:, None]
     for kernel, share in ((grey, 0), (red, 2 / 3), (opponent, 1), (0 * grey, 0)):
-        np.testing.assert_allclose(figures.chroma_share(kernel), np.full((1, 4), share), atol=1e-12)
+        np.testing.assert_allclose(colours.chroma_share(kernel), np.full((1, 4), share), atol=1e-12)
 
 
 def test_specialization_is_distinguished_from_chance():
     rng = np.random.default_rng(0)
     apart = np.stack([rng.uniform(0, 0.2, 48), rng.uniform(0.5, 0.7, 48)])
-    specialized = figures.specialization(apart)
+    specialized = colours.specialization(apart)
     assert specialized.difference == pytest.approx(apart[1].mean() - apart[0].mean())
     assert specialized.p == pytest.approx(1 / 1001) and specialized.chance < 0.1
-    assert figures.specialization(apart) == specialized  # seeded
-    assert figures.specialization(np.full((2, 48), 0.4)).p == 1
-    mixed = figures.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
+    assert colours.specialization(apart) == specialized  # seeded
+    assert colours.specialization(np.full((2, 48), 0.4)).p == 1
+    mixed = colours.specialization(rng.uniform(size=(3, 48)))  # and of more than two towers
     assert 0 < mixed.chance < 0.2 and 0 < mixed.p <= 1
-    alike = [figures.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
+    alike = [colours.specialization(rng.uniform(size=(2, 48))).p for _ in range(20)]
     assert np.mean(alike) == pytest.approx(0.5, abs=0.25)
 
 

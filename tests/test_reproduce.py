@@ -1,53 +1,75 @@
 """The paper's claims: how they are judged, and the command that tests them."""
 
 import json
-from types import SimpleNamespace
+import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from alexnet_jax.__main__ import main
 from alexnet_jax.configs import variants
-from alexnet_jax.data import manifest
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import claims, experiments, facts
-from alexnet_jax.paper.claims import ARMS, CLAIMS
-from alexnet_jax.paper.experiments import SCALES, Trial, trial_config
+from alexnet_jax.paper import facts
+from alexnet_jax.paper.studies import arms, claim_effects, claims, judging, trials
+from alexnet_jax.paper.studies.arms import SCALES, Setting
+from alexnet_jax.paper.studies.claim_rows import ARMS, CLAIMS, WORTH
+from alexnet_jax.paper.studies.trials import Trial
 from alexnet_jax.run import config_files, workdir
 from tests.test_commands import run
 from tests.tiny import tiny_config
 
 
+def verdict(effect: judging.Effect) -> str:
+    return effect.verdict(effect.p)
+
+
 def test_verdicts_depend_on_the_whole_interval():
     rng = np.random.default_rng(0)
     low, high, same = (rng.normal(mean, 0.3, 5).tolist() for mean in (30, 33, 30))
-    assert claims.judge_difference(low, high).verdict == "borne out"
-    assert claims.judge_difference(high, low).verdict == "contradicted"
-    assert claims.judge_difference(low, same).verdict == "inconclusive"
-    assert claims.judge_difference([30, 40], [31, 42]).verdict == "inconclusive"
-    assert claims.judge_ratio([100, 110, 90], [600, 640, 580]).verdict == "borne out"
-    assert claims.judge_ratio([100, 110, 90], [600, 640, 580]).ours.startswith("6.1x [")
-    assert claims.judge_ratio([600, 640, 580], [100, 110, 90]).verdict == "contradicted"
-    assert claims.judge_ratio([100, 110, 90], [130, 140, 120]).verdict == "contradicted"  # not several times
-    assert claims.judge_ratio([100, 100, 100], [600, 600, 600]).ours.startswith("6.0x [6.0, 6.0]")
-    assert claims.judge_pairs([1.4, 1.5, 1.6]).verdict == "borne out"
-    assert claims.judge_pairs([1.4, -1.5, 0.1]).verdict == "inconclusive"
-    assert claims.judge_absolute([40.6, 40.8, 40.7], 40.7).verdict == "borne out"
-    assert claims.judge_absolute([44.6, 44.8, 44.7], 40.7).verdict == "contradicted"
-    assert claims.judge_absolute([41.0, 41.3, 41.2], 40.7).verdict == "inconclusive"  # on both sides of the limit
-    assert claims.judge_difference(low, high, smallest=3.5).verdict != "borne out"
+    assert verdict(judging.difference(low, high)) == "borne out"
+    assert verdict(judging.difference(high, low)) == "contradicted"
+    assert verdict(judging.difference(low, same)) == "inconclusive"
+    assert verdict(judging.difference([30, 40], [31, 42])) == "inconclusive"
+    assert verdict(judging.difference(low, high, threshold=3.5)) != "borne out"
+    assert verdict(judging.difference([30, 30], [31, 31])) == "borne out"  # nothing varied
+    assert verdict(judging.mean([1.4, 1.5, 1.6])) == "borne out"
+    assert verdict(judging.mean([1.4, -1.5, 0.1])) == "inconclusive"
+    for effect in (judging.difference(low, high), judging.difference(low, same, 1.0), judging.mean(low, 29.9)):
+        assert (effect.low <= effect.threshold <= effect.high) == (effect.p >= 0.05)
+        assert effect.low < effect.mean < effect.high
+    narrow = judging.difference([30, 31, 32], [32, 33, 34])
+    assert narrow.narrowly_missed() and not judging.difference([32, 33, 34], [30, 31, 32]).narrowly_missed()
+    assert not judging.difference(low, high).narrowly_missed()
 
 
 def test_intervals_cover_95_percent():
     """Of 400 made-up experiments without an effect, about one in twenty is judged to have one."""
     rng = np.random.default_rng(0)
-    verdicts = [claims.judge_difference(*rng.normal(30, 1, (2, 4)).tolist()).verdict for _ in range(400)]
+    verdicts = [verdict(judging.difference(*rng.normal(30, 1, (2, 4)).tolist())) for _ in range(400)]
     assert 370 <= verdicts.count("inconclusive") <= 394
+
+
+def test_p_values_are_corrected_for_their_number():
+    """The example of Holm's paper's method: the smallest p counts fourfold, and none passes a smaller one."""
+    assert judging.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert judging.holm([0.9, 0.8]) == [1, 1] and judging.holm([]) == []
+
+
+def test_the_detectable_effect_is_detected_four_times_in_five():
+    """Of made-up experiments with exactly that effect, by the test that judges claims."""
+    rng = np.random.default_rng(1)
+    better, worse = rng.normal(30, 1, (2, 5)).tolist()
+    effect = judging.difference(better, worse, threshold=0.5)
+    spread = math.sqrt((np.var(better, ddof=1) + np.var(worse, ddof=1)) / 2)
+    shape = 600, 5
+    p = stats.ttest_ind(rng.normal(0, spread, shape), rng.normal(effect.detectable - 0.5, spread, shape), axis=1).pvalue
+    assert 0.76 < np.mean(p < judging.LEVEL) < 0.84
 
 
 @pytest.mark.parametrize("scale", sorted(SCALES))
 def test_every_arm_is_a_valid_config_and_differs_from_the_others(scale):
-    configs = {arm: trial_config(Trial(arm, 1, None), scale, "") for arm in ARMS}
+    configs = {arm: arms.config(scale, "", ARMS[arm], 1) for arm in ARMS}
     assert len({config_files.to_json(config) for config in configs.values()}) == len(configs)
     assert all(config.seed == 1 for config in configs.values())
     assert {arm for claim in CLAIMS for arm in claim.arms} == set(ARMS)
@@ -63,11 +85,11 @@ def test_the_config_of_a_trial(scale, arm):
     values.data.update(source="digits", directory="", eval_split="test", train_examples=0)
     if scale == "smoke":
         values.data.train_examples = 64
-        values.train.update(epochs=1, max_steps=2, log_every_steps=1)
-    assert trial_config(Trial(arm, 3, 0.02), scale, "") == config_files.parse(values)
+        values.train.update(batch_size=32, epochs=1, max_steps=2, log_every_steps=1)
+    changed = ARMS[arm]._replace(changes=(("optim.learning_rate", 0.02),))
+    assert arms.config(scale, "", changed, 3) == config_files.parse(values)
     base = config_files.parse(config_files.load(SCALES[scale][ARMS[arm].base]))
-    assert trial_config(Trial(arm, 0, None), scale, "").optim.learning_rate == base.optim.learning_rate
-    assert base.data.size == (256 if (scale, ARMS[arm].base) == ("full", "network") else 32)
+    assert arms.config(scale, "", ARMS[arm], 0).optim.learning_rate == base.optim.learning_rate
 
 
 def test_the_arms_of_a_claim_differ_only_in_its_subject():
@@ -84,7 +106,7 @@ def test_the_arms_of_a_claim_differ_only_in_its_subject():
         "four_layer_lrn": {"model", "optim"},  # the weight decay of fc8, as in the authors' files
     }.items():
         other = {"tanh": "relu", "four_layer_lrn": "four_layer"}.get(arm, "paper")
-        first, second = (trial_config(Trial(name, 0, None), "small", "").model_dump() for name in (arm, other))
+        first, second = (arms.config("small", "", ARMS[name], 0).model_dump() for name in (arm, other))
         assert {key for key in first if first[key] != second[key]} == sections
 
 
@@ -92,85 +114,133 @@ def test_towers_without_links_have_as_many_parameters():
     for scale, most in {"small": 0.25, "full": 0.02}.items():
         sizes = []
         for arm in ("paper", "no_links"):
-            sizes.append(facts.total(facts.layers(trial_config(Trial(arm, 0, None), scale, ""))).parameters)
+            sizes.append(facts.total(facts.layers(arms.config(scale, "", ARMS[arm], 0))).parameters)
         assert abs(sizes[1] / sizes[0] - 1) < most, (scale, sizes)
 
 
-def test_wrong_arguments_are_errors():
-    for arguments, message in (
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (["--claims=x", "--scale=smoke"], "there is no claim 'x'; give some of parameters, neurons"),
         (["--seeds=1", "--scale=smoke"], "--seeds must be 2 or more"),
+        (["--jobs=0", "--scale=smoke"], "--jobs must be 1 or more"),
         (["--scale=small"], "give --data DIR"),
-    ):
-        assert message in run("alexnet_jax", "reproduce", *arguments, code=2)
+        (["claim"], "there is no study 'claim'; give some of all, claims"),
+    ],
+)
+def test_wrong_arguments_are_errors(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.long
 def test_the_command_shares_runs_and_resumes(tmp_path):
     """It is started in an empty folder: it needs no files of the repository."""
     command = ["alexnet_jax", "reproduce", "--scale=smoke", "--seeds=2", f"--output={tmp_path}", "--jobs=2"]
-    output = run(*command, "--claims=lrn,ten_views", cwd=tmp_path)
-    assert "4 of 4: " in output and output.count("seed") >= 4
-    table = (tmp_path / "smoke" / "claims.md").read_text()
+    output = run(*command, "--claims=ten_views,lrn", cwd=tmp_path)
+    home = tmp_path / "smoke-digits"
+    assert "4 of 4 runs, " in output and output.count("seed") >= 4
+    table = (home / "claims.md").read_text()
     assert all(f"| {claim.id} | " in table for claim in CLAIMS)
     assert "| lrn | 3.3 |" in table and "borne out" not in table.split("| lrn |")[1].splitlines()[0]
-    rows = {row["id"]: row for row in json.loads((tmp_path / "smoke" / "claims.json").read_text())}
+    rows = {row["id"]: row for row in json.loads((home / "claims.json").read_text())}
     assert rows["parameters"]["ours"] == "60,965,224" and rows["parameters"]["verdict"] == "borne out"
     assert rows["conv_share"]["verdict"] == "contradicted"
     assert rows["time"]["verdict"] == rows["lrn"]["verdict"] == "not run"
-    result = experiments.result(tmp_path / "smoke/no_lrn/seed1")
-    assert result["steps"] is None and not result["diverged"]
-    assert [result[f"views{views}"]["views"] for views in (1, 10)] == [1, 10] and 0 <= result["train_error"] <= 1
-    assert workdir.read_evaluation(tmp_path / "smoke/no_lrn/seed1") == result["views10"]
-    assert len(workdir.read_metrics(tmp_path / "smoke/no_lrn/seed1")) >= 2
+    result = json.loads((home / "no_lrn/seed1/result.json").read_text())
+    assert result["steps"] == 2 and result["reached"] is None and not result["diverged"]
+    assert [result[f"views{views}"]["views"] for views in (1, 10)] == [1, 10]
+    assert all(0 <= result[name]["top5_error"] <= result[name]["top1_error"] <= 1 for name in ("train", "views10"))
+    assert result["colours"] == {"difference": 0, "chance": 0, "p": 1}  # digits are grey
+    assert result["processor_seconds"] > 0 and 0 < result["hours"] < 1 and result["environment"]["cores"] >= 1
+    assert workdir.read_evaluation(home / "no_lrn/seed1") == result["views10"]
+    assert len(workdir.read_metrics(home / "no_lrn/seed1")) >= 2
     again = run(*command, "--claims=lrn")
-    assert "of 4" not in again  # nothing is left to do
-    config = tmp_path / "smoke" / "paper" / "seed0" / "config.json"
+    assert "of 4 runs" not in again and "ten_views" in again  # nothing is left to do
+    config = home / "paper" / "seed0" / "config.json"
     config.write_text(config.read_text().replace('"flip": true', '"flip": false'))
     assert "belongs to a run with another config; give another --output" in run(*command, "--claims=lrn", code=2)
 
 
-def test_the_tables_of_finished_runs(tmp_path, monkeypatch):
-    """From results on disk to verdicts; `carry_out` is replaced by made-up results."""
+def made_up_results(setting: Setting, errors: dict[str, float]) -> dict:
+    """Results of every trial that the claims want, with these errors (%) of arms, others 30, that vary by 0.2."""
     rng = np.random.default_rng(0)
+    results: dict = {}
+    while wanted := [trial for trial in claim_effects.plan(setting, results) if trial.name not in results]:
+        for trial in wanted:
+            arm = trial.name.partition("/")[0].partition("-rate")[0]
+            error = errors.get(arm, 30) / 100 + rng.normal(0, 0.002)
+            slowdown = 1 + abs(np.log(trial.config.optim.learning_rate / 1e-2))  # 0.01 is the best rate
+            steps = (100 if arm == "relu" else 620) * slowdown + trial.config.seed / 10
+            colours = {"difference": 0.2 + rng.normal(0, 0.01), "chance": 0.05, "p": 0.001}
+            evaluations = {name: {"top1_error": error + more, "top5_error": error / 2} for name, more in
+                (("train", -0.1 * (arm == "no_dropout")), ("views1", rng.normal(0.015, 0.001)), ("views10", 0))
+            }  # fmt: skip
+            environment = dict(processor="P", cores=1, python="3", jax="1", alexnet_jax="0", devices=["cpu"])
+            results[trial.name] = dict(
+                diverged=False, steps=steps, reached=not trial.views, classes=10, colours=colours, **evaluations,
+                wall_seconds=60, processor_seconds=60, hours=1 / 60, environment=environment,
+            )  # fmt: skip
+    return results
 
-    def made_up(study, trials):
-        for trial in trials:
-            error = {"paper": 0.30, "no_lrn": 0.34, "one_gpu": 0.301}.get(trial.arm, 0.3) + rng.normal(0, 0.002)
-            slowdown = 1 + abs(np.log((trial.rate or 1e-2) / 1e-2))  # 0.01 is the best rate
-            steps = (100 if trial.arm == "relu" else 620) * slowdown + trial.seed / 10
-            path = study.directory / trial.name / experiments.RESULT
-            path.parent.mkdir(parents=True, exist_ok=True)
-            views = {f"views{n}": {"top1_error": error + (n == 1) * rng.normal(0.015, 0.001)} for n in (1, 10)}
-            curve = [{"phase": "train", "step": s, "epoch": s / 10, "top1_error": 50 / (1 + s)} for s in (1, 400)]
-            (path.parent / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
-            path.write_text(json.dumps({"steps": steps, "train_error": 0.2, "diverged": False, **views}))
-        return {trial: experiments.result(study.directory / trial.name) for trial in trials}
 
-    monkeypatch.setattr(experiments, "carry_out", made_up)
-    train = SimpleNamespace(count=10_000, skipped=[])
-    prepared = SimpleNamespace(size=32, classes=["a"] * 10, splits={"train": train, "test": None})
-    monkeypatch.setattr(manifest, "read", lambda directory: prepared)
-    with pytest.raises(SystemExit) as ended:
-        main(["reproduce", "--data=x", "--claims=lrn,two_gpus,relu,ten_views", f"--output={tmp_path}"])
-    assert ended.value.code == 0
-    rows = {row["id"]: row for row in json.loads((tmp_path / "small" / "claims.json").read_text())}
-    assert rows["lrn"]["verdict"] == rows["relu"]["verdict"] == rows["ten_views"]["verdict"] == "borne out"
-    assert rows["two_gpus"]["verdict"] == "inconclusive"
-    assert rows["relu"]["ours"].startswith("6.2x")
-    assert "learning rates 0.01 and 0.01; both at 0.01: 6.2x" in rows["relu"]["ours"]
-    assert rows["relu"]["data"].startswith("x, 10,000 images; widths 32-32-16-16, 60 epochs")
-    assert rows["links"]["data"] == "-"
-    runs = json.loads((tmp_path / "small" / "runs.json").read_text())
-    assert len(runs) == 3 * 3 + (3 + 3 - 1 - 1) + 2 * 3
-    assert runs[0]["run"] == "relu-rate0.002/seed0" and runs[0]["training"] == [[1, 25.0], [400, 50 / 401]]
-    assert "</svg>" in (tmp_path / "small" / "figure1.svg").read_text()
+def test_claims_are_judged_together_and_narrow_ones_with_more_seeds(tmp_path):
+    setting = Setting("small", "", tmp_path, 3, WORTH)
+    results = made_up_results(setting, {"no_lrn": 34, "one_gpu": 30.3, "no_colour_noise": 29})
+    outcomes = {claim.id: outcome for claim, outcome in claims.judge(setting, results).items()}
+    borne_out = ("lrn", "relu", "ten_views", "specialization", "dropout")
+    assert {outcomes[name].verdict for name in borne_out} == {"borne out"}
+    assert outcomes["colour_noise"].verdict == "contradicted"
+    assert outcomes["two_gpus"].verdict == "inconclusive"
+    assert outcomes["relu"].ours.startswith("6.2x [") and "learning rates 0.01 and 0.01" in outcomes["relu"].ours
+    assert outcomes["lrn"].ours.startswith("+3.8 points [+3.4, +4.2] (30.1 and 33.9 %); 5+3")  # no top-5 of ten classes
+    assert outcomes["ilsvrc2012"].ours == "needs ImageNet 2012 and --scale full"
+    tested = [outcome for outcome in outcomes.values() if outcome.effect]
+    assert len(tested) == len(WORTH) - 1
+    smallest = min(outcome.effect.p for outcome in tested if outcome.effect)
+    assert min(outcome.p_holm or 1 for outcome in tested) == pytest.approx(len(tested) * smallest)
+    seeds = {name.partition("/")[0]: name for name in results if name.endswith("seed4")}
+    assert "one_gpu" in seeds and "paper" in seeds and "no_lrn" not in seeds  # the first three seeds were clear
+    assert outcomes["two_gpus"].ours.endswith("; 5+5 runs") and outcomes["lrn"].ours.endswith("; 5+3 runs")
+
+
+def test_a_claim_waits_for_all_its_runs(tmp_path):
+    setting = Setting("small", "", tmp_path, 3, ("lrn",))
+    results = made_up_results(setting, {"no_lrn": 34})
+    del results["no_lrn/seed2"]
+    found = {claim.id: outcome for claim, outcome in claims.judge(setting, results).items()}
+    assert found["lrn"].ours == "5 of 6 runs are finished" and found["lrn"].verdict == "not run"
+    assert found["pooling"].ours == "3 of 6 runs are finished"  # it shares the first arm
+
+
+def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):
+    setting = Setting("small", "", tmp_path, 2, ("ten_views", "pooling", "relu"))
+    names = [trial.name for trial in claim_effects.plan(setting, {})]
+    pooling = [f"non_overlapping_pooling/seed{seed}" for seed in (0, 1)]
+    grid = [f"{arm}-rate{rate:g}/seed0" for arm, rates in claim_effects.RATES.items() for rate in rates]
+    assert names == ["paper/seed0", "paper/seed1", *pooling, *grid]
+
+
+@pytest.mark.long
+def test_a_budget_and_a_failure_end_the_study(tmp_path):
+    """Budget: no run starts once finished ones have used it; the rest is trained with a larger one."""
+    values = tiny_config()
+    values.train.update(max_steps=1)
+    config = config_files.parse(values)
+    wanted = [Trial(f"arm/seed{seed}", config, ()) for seed in range(2)]
+    trials.carry_out(lambda results: wanted, tmp_path, 1, 1e-9)
+    assert [path.parent.name for path in tmp_path.rglob("result.json")] == ["seed0"]
+    values.data.eval_split = "nowhere"
+    wanted[1] = wanted[1]._replace(config=config_files.parse(values))
+    with pytest.raises(UserError, match=r"the run arm/seed1 ended with exit code 2: error: .*nowhere"):
+        trials.carry_out(lambda results: wanted, tmp_path, 2, 1.0)
 
 
 def test_an_unknown_base_is_an_error(monkeypatch):
     monkeypatch.setitem(SCALES, "odd", {"network": "nowhere"})
     with pytest.raises(UserError, match="there is no config file nowhere; give the path of one, or one of "):
-        trial_config(Trial("paper", 0, None), "odd", "")
+        arms.config("odd", "", ARMS["paper"], 0)
 
 
 @pytest.mark.long
@@ -179,5 +249,6 @@ def test_a_trial_that_diverges_is_recorded_and_ends_nothing(tmp_path):
     """Its claim is then inconclusive, and the command goes on with the others."""
     values = tiny_config()
     values.optim.learning_rate, values.train.max_steps = 1e30, 9
-    experiments._carry_out(config_files.parse(values), tmp_path / "trial")
-    assert experiments.result(tmp_path / "trial") == {"diverged": True, "steps": None}
+    trials._train(Trial("trial", config_files.parse(values), (1,)), tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["diverged"] and "views1" not in result and result["hours"] > 0

@@ -78,7 +78,7 @@ done
 if [ -n "$cifar10" ]; then # (4) claim by claim, as the table is written when all runs of a call are finished
     for claim in 82:relu 90:lrn_cifar; do
         by ${claim%:*} reproduce "${claims[@]}" --claims ${claim#*:} --output "$out/runs"
-        cp "$out/runs/${claims[1]}"/*.{md,json,svg} "$out" 2>/dev/null || true
+        cp "$out/runs/${claims[1]}"-*/*.{md,json,svg} "$out" 2>/dev/null || true
     done
 fi
 if $rehearse; then

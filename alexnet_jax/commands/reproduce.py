@@ -1,46 +1,73 @@
-"""Test the paper's claims: alexnet reproduce --data DIR [--claims relu,lrn] [--scale small]
+"""Reproduce the paper by training: alexnet reproduce [STUDY...] --data DIR [--scale small] [--budget HOURS]
 
-Trains the networks that the claims need (claims share runs), resumes where it was interrupted, and writes to
-OUTPUT/SCALE the claims with the paper's numbers, those of the authors' logs of 2012 and ours (claims.md, claims.json),
-the result of each run (runs.json), and Figure 1. DIR is a folder that `alexnet prepare` wrote: CIFAR-10 for
---scale small, ImageNet or CIFAR-10 for --scale full. --scale smoke takes two steps of everything and judges nothing.
+A study trains its networks, each with several seeds, resumes where it was interrupted, and writes to OUTPUT/SCALE-DATA
+its table (STUDY.md, STUDY.json), the result of each run (runs.json), and its figures. Studies share runs.
+
+    claims   the paper's claims with its numbers, those of the authors' logs of 2012, and ours
+
+DIR is a folder that `alexnet prepare` wrote: CIFAR-10 for --scale small, ImageNet or CIFAR-10 for --scale full. --scale
+smoke takes two steps of everything and judges nothing.
 """
 
 import argparse
+import functools
+import importlib
+import math
 from pathlib import Path
+from types import ModuleType
 
-from alexnet_jax.errors import Interrupted, UserError
-from alexnet_jax.paper import experiments, reproduction
-from alexnet_jax.paper.claims import CLAIMS
+from alexnet_jax.errors import UserError
+from alexnet_jax.paper.studies import arms, trials
+from alexnet_jax.paper.studies.claim_rows import CLAIMS, WORTH
 
+STUDIES = ("claims",)
 NAMES = [claim.id for claim in CLAIMS]
+SMOKE_AT_ONCE = 8  # trials of two steps that one process takes: starting one takes longer than its steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--claims", default="all", help=f"some of {', '.join(NAMES)} (default: all)")
+    add("studies", nargs="*", default=["claims"], help=f"some of {', '.join(STUDIES)}, or all (default: claims)")
+    add("--claims", default="all", help=f"some of {', '.join(NAMES)}, the first first (default: all, by worth)")
     add("--data", default="", help="folder of prepared images (default, with --scale smoke: embedded digits)")
     add("--seeds", type=int, default=3, help="runs of each network (default: 3)")
-    scales = sorted(experiments.SCALES)
+    scales = sorted(arms.SCALES)
     add("--scale", choices=scales, default="small", help="size of the networks and runs (default: small)")
     add("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables (default: %(default)s)")
-    add("--jobs", type=int, default=1, help="runs at a time; they share the cores (default: 1)")
+    add("--jobs", type=int, default=1, help="runs at a time; they share out the cores (default: 1)")
+    hours = "hours of cores (of devices on GPUs and TPUs) after which a study starts no run (default: no limit)"
+    add("--budget", type=float, default=math.inf, help=hours)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    names = NAMES if arguments.claims == "all" else arguments.claims.split(",")
-    for name in names:
-        if name not in NAMES:
-            raise UserError(f"there is no claim {name!r}; give some of {', '.join(NAMES)}")
+    claims = WORTH if arguments.claims == "all" else tuple(arguments.claims.split(","))
+    _require_known("claim", claims, NAMES)
+    _require_known("study", arguments.studies, ["all", *STUDIES])
     if arguments.seeds < 2:
         raise UserError("--seeds must be 2 or more: claims are judged by an interval over the seeds")
+    if arguments.jobs < 1:
+        raise UserError("--jobs must be 1 or more")
     if not arguments.data and arguments.scale != "smoke":
         raise UserError("give --data DIR, a folder that `alexnet prepare` wrote (CIFAR-10 for --scale small)")
-    data = str(Path(arguments.data).absolute()) if arguments.data else ""
-    directory = arguments.output / arguments.scale
-    study = experiments.Study(arguments.scale, data, directory, arguments.seeds, arguments.jobs)
-    try:
-        table, files = reproduction.reproduce(study, names)
-    except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"finished runs are kept in {directory}; repeat the command to continue") from None
-    print(f"\n{table}\nwrote {', '.join(map(str, files))}")
+    data = Path(arguments.data).absolute() if arguments.data else None
+    directory = arguments.output / f"{arguments.scale}-{data.name if data else 'digits'}"
+    setting = arms.Setting(arguments.scale, str(data or ""), directory, arguments.seeds, claims)
+    for name in STUDIES if "all" in arguments.studies else arguments.studies:
+        study = _study(name)
+        plan = functools.partial(study.plan, setting)
+        trials.carry_out(
+            plan, directory, arguments.jobs, arguments.budget, SMOKE_AT_ONCE if setting.scale == "smoke" else 1
+        )
+        table, files = study.tables(setting)
+        print(f"\n{table}\nwrote {', '.join(map(str, files))}", flush=True)
+
+
+def _study(name: str) -> ModuleType:
+    """The module of a study: `plan(setting, results)`, its trials, and `tables(setting)`, its Markdown and files."""
+    return importlib.import_module(f"alexnet_jax.paper.studies.{name}")
+
+
+def _require_known(kind: str, names: list[str] | tuple[str, ...], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no {kind} {name!r}; give some of {', '.join(known)}")

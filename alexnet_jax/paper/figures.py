@@ -12,18 +12,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from scipy.stats import permutation_test
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Model
+from alexnet_jax.paper import colours
 from alexnet_jax.paper.report import WIDTH, ReportedRun
 from alexnet_jax.run import pictures
 
 TARGET = 0.25  # the training error rate at which Figure 1 compares networks
 BOX = (0.84, 0.56)  # width and height of a box in Figure 2; towers are 1 apart, and so are layers
 COLUMNS = 16  # of kernels, as in Figure 3
-DRAWS = 1000  # random assignments of kernels to towers
 
 
 def learning(runs: list[ReportedRun]) -> dict[str, Figure]:
@@ -155,31 +154,6 @@ def _arrow(axes: Axes, row: int, start: int, end: int, colour: str) -> None:
     axes.annotate("", tip, tail, arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0})
 
 
-class Specialization(NamedTuple):
-    difference: float  # between the mean chroma shares of the highest and the lowest tower
-    chance: float  # the mean difference when kernels are assigned to towers at random
-    p: float  # the share of such assignments whose difference is at least as large
-
-
-def chroma_share(kernels: np.ndarray) -> np.ndarray:
-    """The share of each kernel's energy (sum of squares) that is not grey: [..., k, k, 3, F] -> [..., F], 0 to 1."""
-    grey = kernels.mean(axis=-2, keepdims=True)
-    energy = (kernels**2).sum(axis=(-4, -3, -2))
-    return ((kernels - grey) ** 2).sum(axis=(-4, -3, -2)) / np.where(energy > 0, energy, 1)
-
-
-def specialization(shares: np.ndarray, seed: int = 0) -> Specialization:
-    """Test whether the towers' mean chroma shares differ by more than chance. Shares [tower, F], two or more towers."""
-
-    def difference(*towers: np.ndarray, axis: int) -> np.ndarray:
-        return np.ptp([tower.mean(axis=axis) for tower in towers], axis=0)
-
-    test = permutation_test(
-        tuple(shares), difference, alternative="greater", n_resamples=DRAWS, vectorized=True, axis=0, rng=seed
-    )
-    return Specialization(float(test.statistic), float(test.null_distribution.mean()), float(test.pvalue))
-
-
 def figure3(runs: list[ReportedRun]) -> dict[str, Any]:
     """Mosaics of the first run's kernels, each tower's chroma share in every run, and the runs on grey images."""
     images = pictures.as_images(runs[0].conv1_kernels)
@@ -188,7 +162,7 @@ def figure3(runs: list[ReportedRun]) -> dict[str, Any]:
         _, eigenvalues, vectors = run.network.statistics
         if eigenvalues[1] < 1e-4 * eigenvalues[0] and np.ptp(vectors[:, 0]) < 1e-3:  # all on the line of greys
             grey.append(run.name)
-        shares = chroma_share(run.conv1_kernels)
-        rows.append((run.name, shares.mean(axis=1), specialization(shares) if len(shares) > 1 else None))
+        shares = colours.chroma_share(run.conv1_kernels)
+        rows.append((run.name, shares.mean(axis=1), colours.specialization(shares) if len(shares) > 1 else None))
     mosaics = [pictures.mosaic(tower, COLUMNS) for tower in images]
-    return {"mosaics": mosaics, "shape": images.shape, "rows": rows, "grey": grey, "draws": DRAWS}
+    return {"mosaics": mosaics, "shape": images.shape, "rows": rows, "grey": grey, "draws": colours.DRAWS}

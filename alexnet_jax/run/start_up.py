@@ -89,6 +89,18 @@ def cores(variables: Mapping[str, str] = os.environ) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def shares(count: int) -> list[set[int]]:
+    """The cores that this process may use, shared out among `count` processes; empty sets where none can be chosen."""
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [set(own[i::count] or own[i % max(len(own), 1) :][:1]) for i in range(count)]
+
+
+def use_cores(cores: set[int]) -> None:
+    """Keep this process, and so XLA, to these cores. To be called before JAX starts its backend."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
 def set_cores(count: int) -> None:
     """Let XLA take this process to have `count` cores. To be called before JAX starts its backend.
 

@@ -1,26 +1,12 @@
-"""The paper's claims, one row each, and the rules for judging them.
+"""The paper's claims, one row each.
 
 A claim that needs training names its arms: networks whose training differs only in the subject of the claim, each with
-several seeds. A claim is judged by a 95 % confidence interval over the seeds, never by a single number.
+several seeds.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-from scipy import stats
-
-SEVERAL = 2.0  # a network that is "several times faster" takes less than 1/SEVERAL of the steps
-TOLERANCE = 0.5  # points by which an error may exceed the paper's
-
-
-class Arm(NamedTuple):
-    """A network to train: a base config, which depends on the scale, and variants of configs/variants.py."""
-
-    base: Literal["network", "figure1", "four_layer", "four_layer_lrn"]  # see `experiments.SCALES`
-    variants: tuple[str, ...] = ()  # NAME or NAME=VALUE
-
+from alexnet_jax.paper.studies.arms import Arm
 
 ARMS = {
     "paper": Arm("network"),
@@ -39,8 +25,9 @@ ARMS = {
 # views: the error with the centre view minus that with ten views, in points.
 # steps: the steps to 25 % training error, second arm / first arm, each arm at its own best learning rate.
 # overfitting: test error minus training error (centre view, no dropout), second arm minus first arm, in points.
+# colours: the difference between the towers' shares of colour in conv1, beyond that of kernels assigned at random.
 # absolute: the error itself, on ImageNet only. fact: computed from the config. none: not tested here.
-Measure = Literal["error", "views", "steps", "overfitting", "absolute", "fact", "none"]
+Measure = Literal["error", "views", "steps", "overfitting", "colours", "absolute", "fact", "none"]
 
 
 class Claim(NamedTuple):
@@ -106,57 +93,26 @@ CLAIMS = [
         why="runs of this length do not converge",
     ),
     Claim("specialization", "6.1", "one tower's kernels of conv1 learn colours, the other's do not", "every run", "-",
-        "none", why="`report` draws them, with the probability of so large a difference by chance",
+        "colours", ("paper",),
     ),
     Claim("time", "5", "five to six days on two GTX 580", "5-6 days", "-", "none",
         why="no such cards; see the benchmarks",
     ),
 ]  # fmt: skip
 
-Verdict = Literal["borne out", "inconclusive", "contradicted", "not run"]
-
-
-class Outcome(NamedTuple):
-    ours: str  # what was measured, or why it was not
-    verdict: Verdict
-
-
-def judge_difference(better: Sequence[float], worse: Sequence[float], smallest: float = 0.0) -> Outcome:
-    """Judge whether the errors `worse` exceed the errors `better` by more than `smallest` (%, one number a seed)."""
-    mean, low, high = _welch(better, worse)
-    ours = f"{mean:+.1f} points [{low:+.1f}, {high:+.1f}] ({np.mean(better):.1f} and {np.mean(worse):.1f} %)"
-    return Outcome(ours, _verdict(low, high, smallest))
-
-
-def judge_ratio(fast: Sequence[float], slow: Sequence[float]) -> Outcome:
-    """Judge whether `slow` takes more than SEVERAL times as many steps as `fast` (one number a seed), by logarithms."""
-    ratio, low, high = (math.exp(x) for x in _welch(np.log(fast).tolist(), np.log(slow).tolist()))
-    ours = f"{ratio:.1f}x [{low:.1f}, {high:.1f}] ({np.mean(fast):,.0f} and {np.mean(slow):,.0f} steps)"
-    return Outcome(ours, _verdict(low, high, SEVERAL))
-
-
-def judge_pairs(differences: Sequence[float]) -> Outcome:
-    """Judge whether the differences within each run (points, one number a seed) are positive (Student's t)."""
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    return Outcome(f"{np.mean(differences):+.1f} points [{low:+.1f}, {high:+.1f}]", _verdict(low, high, 0.0))
-
-
-def judge_absolute(errors: Sequence[float], paper: float) -> Outcome:
-    """Judge whether `errors` (%, one number a seed) exceed the paper's by no more than TOLERANCE (Student's t)."""
-    low, high = stats.ttest_1samp(errors, 0).confidence_interval(0.95)
-    limit = paper + TOLERANCE
-    verdict: Verdict = "borne out" if high <= limit else "contradicted" if low > limit else "inconclusive"
-    return Outcome(f"{np.mean(errors):.1f} % [{low:.1f}, {high:.1f}]", verdict)
-
-
-def _welch(values: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of `others` minus that of `values`, with its 95 % confidence interval (Welch's t)."""
-    if np.ptp(values) == np.ptp(others) == 0:  # nothing varied: Welch's t is undefined
-        return (float(others[0] - values[0]),) * 3
-    low, high = stats.ttest_ind(others, values, equal_var=False).confidence_interval(0.95)
-    return float(np.mean(others) - np.mean(values)), float(low), float(high)
-
-
-def _verdict(low: float, high: float, threshold: float) -> Verdict:
-    """The verdict on an effect that is claimed to exceed `threshold`."""
-    return "borne out" if low > threshold else "contradicted" if high < threshold else "inconclusive"
+# Those that need training, in the order in which a budget is best spent: what tells most about the paper for an hour.
+WORTH = (
+    *(
+        "relu",
+        "lrn_cifar",
+        "ilsvrc2012",
+        "ten_views",
+        "specialization",
+        "two_gpus",
+        "lrn",
+        "pooling",
+        "dropout",
+        "links",
+    ),
+    *("middle_conv3", "middle_conv4", "colour_noise"),
+)

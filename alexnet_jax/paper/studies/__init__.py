@@ -1,0 +1,1 @@
+"""What `alexnet reproduce` trains and tabulates: one module a study, with `plan` and `tables`."""

@@ -1,0 +1,81 @@
+"""How claims are judged: an effect over seeds with its interval, corrected for the number of claims tested at once."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+LEVEL = 0.05  # of the tests; intervals cover 1 - LEVEL
+POWER = 0.8  # with which an effect of size `detectable` is found
+Verdict = Literal["borne out", "inconclusive", "contradicted", "not run"]
+
+
+class Effect(NamedTuple):
+    """An effect that is claimed to exceed `threshold`, estimated over seeds."""
+
+    mean: float
+    low: float
+    high: float  # low..high: the 95 % confidence interval
+    p: float  # two-sided, of the hypothesis that the effect is `threshold`
+    threshold: float
+    detectable: float  # the smallest effect above `threshold` that so many seeds would have detected, with POWER
+
+    def narrowly_missed(self) -> bool:
+        """Whether the effect exceeds the threshold, but not its whole interval: more seeds may settle it."""
+        return self.low <= self.threshold < self.mean
+
+    def verdict(self, p: float) -> Verdict:
+        """The verdict; `p` is this effect's, corrected for the number of claims tested at once."""
+        if p >= LEVEL:
+            return "inconclusive"
+        return "borne out" if self.mean > self.threshold else "contradicted"
+
+
+class Outcome(NamedTuple):
+    ours: str  # what was measured, or why it was not
+    verdict: Verdict
+    effect: Effect | None = None
+    p_holm: float | None = None  # the effect's p-value, corrected for the number of claims tested at once
+
+
+def difference(values: Sequence[float], others: Sequence[float], threshold: float = 0.0) -> Effect:
+    """The mean of `others` minus that of `values`, one number a seed each: Welch's t."""
+    mean = float(np.mean(others) - np.mean(values))
+    if np.ptp(values) == np.ptp(others) == 0:  # nothing varied: t is undefined
+        return _certain(mean, threshold)
+    shifted = np.asarray(others) - threshold
+    test = stats.ttest_ind(shifted, values, equal_var=False)
+    low, high = test.confidence_interval(1 - LEVEL) + np.float64(threshold)
+    df = len(values) + len(others) - 2
+    pooled = np.sqrt((np.var(values) * len(values) + np.var(others) * len(others)) / df)
+    error = pooled * math.sqrt(1 / len(values) + 1 / len(others))
+    return Effect(mean, float(low), float(high), float(test.pvalue), threshold, threshold + _detectable(error, df))
+
+
+def mean(values: Sequence[float], threshold: float = 0.0) -> Effect:
+    """The mean of `values`, one number a seed: Student's t."""
+    if np.ptp(values) == 0:
+        return _certain(float(values[0]), threshold)
+    test = stats.ttest_1samp(values, threshold)
+    low, high = test.confidence_interval(1 - LEVEL)
+    detectable = threshold + _detectable(float(stats.sem(values)), len(values) - 1)
+    return Effect(float(np.mean(values)), float(low), float(high), float(test.pvalue), threshold, detectable)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p-values corrected for testing all of them at once (Holm's step-down method)."""
+    order = np.argsort(ps)
+    stepped = np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1))
+    return np.minimum(stepped, 1)[np.argsort(order)].tolist()
+
+
+def _detectable(error: float, df: int) -> float:
+    """The smallest effect that a two-sided t test detects with POWER, given the standard error of its estimate."""
+    critical = stats.t.isf(LEVEL / 2, df)
+    return float(error) * optimize.brentq(lambda shift: stats.nct.sf(critical, df, shift) - POWER, 0, 100)
+
+
+def _certain(mean: float, threshold: float) -> Effect:
+    return Effect(mean, mean, mean, float(mean == threshold), threshold, threshold)

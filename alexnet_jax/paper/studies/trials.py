@@ -1,0 +1,226 @@
+"""Trials: the training runs of a study, each in a process and on cores of its own, resumable, within a budget.
+
+A study says which trials it wants, in the order of their worth, given the results there are; so it can go on from what
+came out, as with more seeds where the first were not enough.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from matplotlib.figure import Figure
+
+from alexnet_jax import errors, training
+from alexnet_jax.data.files import write_text
+from alexnet_jax.errors import Interrupted, NonFinite, UserError
+from alexnet_jax.inference import network
+from alexnet_jax.paper import colours
+from alexnet_jax.run import run_data, start_up, starts, workdir
+from alexnet_jax.run.stopping import stop_signals
+from alexnet_jax.run_config import Config
+
+RESULT, USED, LOG = "result.json", "used.json", "log.txt"
+LOOK_SECONDS = 1.0  # between two looks for a signal
+
+
+class Trial(NamedTuple):
+    name: str  # the run's folder, relative to the study's
+    config: Config
+    views: tuple[int, ...]  # how often the trained network is evaluated, by its views of an image; (): not at all
+
+
+Results = dict[str, dict[str, Any]]  # name of a finished trial -> what `_train` wrote
+Plan = Callable[[Results], list[Trial]]
+
+
+def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, at_once: int = 1) -> None:
+    """Train what `plan` wants and is not finished, the first first, until nothing is left or the budget is used.
+
+    Args:
+        plan: the trials of a study, in the order of their worth, given the results so far.
+        directory: of the study's runs. Finished ones are not trained again; interrupted ones are resumed.
+        jobs: processes at a time; each has its share of the cores.
+        budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
+        at_once: trials that a process takes one after another.
+
+    Raises:
+        UserError: if a trial fails, or its folder belongs to one with another config or other data.
+        Interrupted: on a signal; what was running is saved.
+    """
+    free = start_up.shares(jobs)
+    running: dict[SpawnProcess, tuple[list[Trial], set[int]]] = {}
+    results = finished(plan, directory)
+    try:
+        with stop_signals() as asked:
+            while True:
+                busy = {trial.name for trials, _ in running.values() for trial in trials}
+                left = [trial for trial in plan(results) if trial.name not in results.keys() | busy]
+                while left and free and hours(results) < budget:
+                    taken, left = left[:at_once], left[at_once:]
+                    cores = free.pop()
+                    running[_start(taken, directory, cores)] = taken, cores
+                if not running:
+                    return
+                ended = wait([process.sentinel for process in running], LOOK_SECONDS)
+                if asked():
+                    raise Interrupted(f"finished runs are kept in {directory}; repeat the command to continue")
+                for process in [process for process in running if process.sentinel in ended]:
+                    trials, cores = running.pop(process)
+                    free.append(cores)
+                    _require_success(process, trials, directory)
+                    results = finished(plan, directory)
+                    for trial in trials:
+                        total = f"{len(results)} of {len(plan(results))} runs, {hours(results):.2f} hours"
+                        print(f"{total}: {trial.name}: {_summary(results[trial.name])}", flush=True)
+    finally:
+        for process in running:
+            process.terminate()  # it saves its state
+        for process in running:
+            process.join()
+
+
+def finished(plan: Plan, directory: Path) -> Results:
+    """The results of the finished trials of a plan. Raises UserError if one had another config or other data."""
+    results: Results = {}
+    checked: set[str] = set()
+    while True:
+        trials = [trial for trial in plan(results) if trial.name not in checked]
+        if not trials:
+            return results
+        for trial in trials:
+            checked.add(trial.name)
+            folder = directory / trial.name
+            if (folder / RESULT).exists():
+                workdir.require_same(folder, trial.config, run_data.of_config(trial.config), "--output")
+                results[trial.name] = json.loads((folder / RESULT).read_text())
+
+
+def hours(results: Results) -> float:
+    """What finished trials have used: hours of cores, or of devices on GPUs and TPUs."""
+    return sum(result["hours"] for result in results.values())
+
+
+def cost(results: Results) -> str:
+    """What finished trials took, and on what, in words."""
+    machines = dict.fromkeys(
+        f"{env['processor']} ({env['cores']} cores a run), Python {env['python']}, JAX {env['jax']}, alexnet_jax "
+        f"{env['alexnet_jax']}, {', '.join(env['devices'])}"
+        for env in (result["environment"] for result in results.values())
+    )
+    wall, processor = (
+        sum(result[key] for result in results.values()) / 3600 for key in ("wall_seconds", "processor_seconds")
+    )
+    return (
+        f"{len(results)} runs, {hours(results):.2f} hours of cores (devices on GPUs and TPUs), {wall:.2f} hours of the "
+        f"runs' wall time, {processor:.2f} hours of processor time; {'; '.join(machines)}."
+    )
+
+
+def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], figures: dict[str, Figure]) -> list[Path]:
+    """Write NAME.md, NAME.json, FIGURE.svg, and runs.json of all runs in the folder. Returns the files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for path in sorted(directory.rglob(RESULT)):
+        curve = [(line["step"], line["top1_error"]) for line in training_log(path.parent)]
+        run = {"run": str(path.parent.relative_to(directory)), **json.loads(path.read_text()), "training": curve}
+        runs.append(json.dumps(run))
+    texts = {
+        f"{name}.md": text,
+        f"{name}.json": json.dumps(rows, indent=2) + "\n",
+        "runs.json": "[\n" + ",\n".join(runs) + "\n]\n",
+    }
+    for file, content in texts.items():
+        write_text(directory / file, content)
+    for figure_name, figure in figures.items():
+        figure.savefig(directory / f"{figure_name}.svg", metadata={"Date": None})
+    return [directory / file for file in (*texts, *(f"{figure}.svg" for figure in figures))]
+
+
+def training_log(directory: Path) -> list[dict[str, Any]]:
+    return [line for line in workdir.read_metrics(directory) if line["phase"] == "train"]
+
+
+def _start(trials: list[Trial], directory: Path, cores: set[int]) -> SpawnProcess:
+    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(trials, directory, cores))
+    process.start()
+    return process
+
+
+def _require_success(process: SpawnProcess, trials: list[Trial], directory: Path) -> None:
+    """Raise UserError, or Interrupted, with the last words of a process that failed."""
+    process.join()
+    if process.exitcode:
+        name = next(trial.name for trial in trials if not (directory / trial.name / RESULT).exists())
+        log = directory / name / LOG
+        words = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+        kind = Interrupted if process.exitcode == errors.EXIT_INTERRUPTED else UserError
+        raise kind(f"the run {name} ended with exit code {process.exitcode}: {''.join(words)} (see {log})")
+
+
+def _summary(result: dict[str, Any]) -> str:
+    shown = [f"{result['steps']:,} steps", *(["diverged"] if result["diverged"] else [])]
+    shown += [
+        f"{name} error {result[name]['top1_error']:.1%}" for name in ("train", "views1", "views10") if name in result
+    ]
+    return ", ".join([*shown, f"{result['wall_seconds'] / 60:.1f} minutes"])
+
+
+def _carry_out(trials: list[Trial], directory: Path, cores: set[int]) -> None:
+    """Train and evaluate in this process, on `cores`; all output goes to the trial's LOG."""
+    os.setpgrp()  # Ctrl-C reaches the command alone, which then ends this process by one signal
+    start_up.use_cores(cores)
+    for trial in trials:
+        folder = directory / trial.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            code = errors.exit_code(lambda: _train(trial, folder))  # noqa: B023
+        if code:
+            sys.exit(code)
+
+
+def _train(trial: Trial, directory: Path) -> None:
+    """Train and evaluate a trial, and write RESULT.
+
+    Its keys: diverged; steps; reached, whether the training error fell to train.stop_error (None without one); train
+    and views1, views10: as of `Network.evaluate`, for the trial's views; classes; colours, of several towers: as of
+    `colours.specialization`; wall_seconds, processor_seconds and hours,
+    over all starts; and the environment.
+    """
+    config, used = trial.config, directory / USED
+    clocks = time.monotonic, time.process_time
+    before = json.loads(used.read_text()) if used.exists() else [0.0, 0.0]
+    begun = [clock() for clock in clocks]
+    result: dict[str, Any] = {"diverged": False}
+    try:
+        try:
+            training.train_and_evaluate(config, directory)
+        except NonFinite:
+            result["diverged"] = True
+        log, target = training_log(directory), config.train.stop_error
+        result["steps"] = max((line["step"] for line in log), default=0)
+        result["reached"] = any(line["top1_error"] <= target for line in log) if target else None
+        if trial.views and not result["diverged"]:
+            trained = network.open_workdir(directory)
+            result["classes"] = len(trained.classes)
+            if config.model.towers > 1:
+                result["colours"] = colours.of_network(trained)
+            result["train"] = trained.evaluate(split=config.data.train_split)
+            result |= {f"views{views}": trained.evaluate(views=views) for views in trial.views}
+            write_text(directory / workdir.EVALUATION, json.dumps(result[f"views{trial.views[-1]}"], indent=2) + "\n")
+    finally:
+        wall, processor = (past + clock() - at for past, clock, at in zip(before, clocks, begun, strict=True))
+        write_text(used, json.dumps([wall, processor]) + "\n")
+    environment = {"alexnet_jax": importlib.metadata.version("alexnet_jax")} | starts.environment()
+    units = start_up.cores() if jax.default_backend() == "cpu" else jax.device_count()
+    result |= dict(wall_seconds=round(wall, 1), processor_seconds=round(processor, 1), hours=units * wall / 3600)
+    write_text(directory / RESULT, json.dumps(result | {"environment": environment}, indent=2) + "\n")
