@@ -23,9 +23,11 @@ Rates = dict[str, dict[str, np.float32]]  # the learning rate of each parameter:
 
 
 def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArgs:
-    """The rule above, or AdamW. `update` takes the learning rates, as `rates` returns them, as the keyword `rates`.
+    """The rule above, plain or with Nesterov's momentum, or AdamW.
 
-    A parameter whose rate is 0 does not move, whatever its momentum, as in the authors' code.
+    With Nesterov's, w <- w + 0.9 v - 0.0005 lr w - lr g, after v has changed. `update` takes the learning rates, as
+    `rates` returns them, as the keyword `rates`. A parameter whose rate is 0 does not move, whatever its momentum, as
+    in the authors' code.
     """
     own = {name: layer.weight_decay for name, layer in optim.layers.items() if layer.weight_decay is not None}
     weights, biases = optim.weights.weight_decay, optim.biases.weight_decay
@@ -39,7 +41,7 @@ def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArg
     hold = _with_rates(lambda rate, u: jnp.where(rate > 0, u, 0.0))
     if optim.name == "adamw":
         return optax.chain(optax.scale_by_adam(optim.momentum, optim.adam_beta2), decay, descend, hold)
-    return optax.chain(decay, descend, optax.trace(optim.momentum), hold)
+    return optax.chain(decay, descend, optax.trace(optim.momentum, nesterov=optim.name == "nesterov"), hold)
 
 
 def _with_rates(function: Callable[[Array, Array], Array]) -> optax.GradientTransformationExtraArgs:

@@ -42,7 +42,7 @@ class Schedule(Section):
 class Optim(Section):
     """The update rule and its learning rates (paper section 5)."""
 
-    name: Literal["momentum", "adamw"]
+    name: Literal["momentum", "nesterov", "adamw"]
     learning_rate: PositiveFloat  # in epoch 0
     momentum: Fraction  # adamw: beta1
     adam_beta2: Fraction  # adamw only

@@ -169,6 +169,11 @@ def he(config: ConfigDict) -> None:
             layer.update(init_std="he", init_bias=0.0)
 
 
+def nesterov(config: ConfigDict) -> None:
+    """Nesterov's momentum (5)."""
+    config.optim.name = "nesterov"
+
+
 def adamw(config: ConfigDict) -> None:
     """AdamW instead of SGD with momentum (5)."""
     config.optim.update(name="adamw", learning_rate=3e-4)
@@ -194,6 +199,6 @@ VARIANTS = {"code2012": code2012.apply} | {
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
         *(bias, without, six_conv, from_pretrained, *_programs.PROGRAMS),
-        *(epochs, half_size, he, adamw, one_device, data_parallel),
+        *(epochs, half_size, he, nesterov, adamw, one_device, data_parallel),
     )
 }

@@ -37,14 +37,20 @@ def layer(weight_decay=None, lr_multipliers=()):
     return run_config.LayerOptim(weight_decay=weight_decay, lr_multipliers=lr_multipliers)
 
 
-def test_the_papers_update_across_a_drop_of_the_learning_rate():
-    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: a drop does not shrink the velocity already gained."""
+@pytest.mark.parametrize("momentum", ["momentum", "nesterov"])
+def test_the_papers_update_across_a_drop_of_the_learning_rate(momentum):
+    """v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v: a drop does not shrink the velocity already gained.
+
+    With Nesterov's momentum, w moves by 0.9 v, as v is then, and by what v has just gained.
+    """
     rng = np.random.default_rng(0)
     params = {
         name: {"kernel": rng.normal(size=(2, 3)), "bias": rng.normal(size=3)} for name in ("conv1", "conv3", "fc6")
     }
     biases = kind(lr_multiplier=2.0, weight_decay=0.0)
-    rule = optim.update_rule(settings(schedule("constant"), biases=biases, layers={"fc6": layer(weight_decay=0.1)}))
+    rule = optim.update_rule(
+        settings(schedule("constant"), name=momentum, biases=biases, layers={"fc6": layer(weight_decay=0.1)})
+    )
     ours = jax.tree.map(lambda x: np.asarray(x, np.float32), params)
     state = rule.init(ours)
     v = jax.tree.map(np.zeros_like, params)
@@ -62,10 +68,10 @@ def test_the_papers_update_across_a_drop_of_the_learning_rate():
             if name == "conv1" and frozen:  # does not move, whatever its velocity was
                 continue
             g, velocity, decay = grads[name], v[name], 0.1 if name == "fc6" else 0.0005
-            velocity["kernel"] = 0.9 * velocity["kernel"] - decay * lr * w["kernel"] - lr * g["kernel"]
-            velocity["bias"] = 0.9 * velocity["bias"] - 2 * lr * g["bias"]
+            gained = {"kernel": -decay * lr * w["kernel"] - lr * g["kernel"], "bias": -2 * lr * g["bias"]}
             for leaf in w:
-                w[leaf] = w[leaf] + velocity[leaf]
+                velocity[leaf] = 0.9 * velocity[leaf] + gained[leaf]
+                w[leaf] = w[leaf] + (velocity[leaf] if momentum == "momentum" else 0.9 * velocity[leaf] + gained[leaf])
         for name, w in params.items():
             for leaf in w:
                 np.testing.assert_allclose(ours[name][leaf], w[leaf], rtol=1e-5, atol=1e-6)

@@ -157,6 +157,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.conv1.padding": (3, 4),
     },
     "he": {f"model.{layer}.init_std": "he" for layer in HE} | {f"model.{key}": 0.0 for key in BIASES},
+    "nesterov": {"optim.name": "nesterov"},
     "adamw": {
         "optim.name": "adamw",
         "optim.learning_rate": 3e-4,

@@ -17,7 +17,7 @@ from alexnet_jax.model_config import Conv
 from alexnet_jax.paper import facts
 from alexnet_jax.run_config import Config
 
-MOMENTS = {"momentum": 1, "adamw": 2}  # numbers that an update rule keeps for each parameter
+MOMENTS = {"momentum": 1, "nesterov": 1, "adamw": 2}  # numbers that an update rule keeps for each parameter
 
 
 def elements(config: Config) -> dict[str, tuple[int, int]]:
