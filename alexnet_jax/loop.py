@@ -53,8 +53,8 @@ class Loop:
         return stop
 
     def _take_step(self) -> None:
-        trainer, epoch = self._trainer, self._step // self._epoch_steps
-        rates = optim.rates(self._config.optim, self.state.params, epoch, self._validation)
+        trainer, epoch = self._trainer, self._step / self._epoch_steps
+        rates = optim.rates(self._config, self.state.params, epoch, self._validation)
         self.state, report = trainer.step(self.state, rates)
         self._step += 1
         trainer.doing.step = self._step
@@ -69,7 +69,7 @@ class Loop:
         for line in trainer.batches.news():
             trainer.writer.warning(f"step {self._step}: {line}; the next intact image takes its place")
         if self._step % self._config.train.log_every_steps == 0:
-            rate = optim.learning_rate(self._config.optim, epoch, self._validation)
+            rate = optim.learning_rate(self._config, epoch, self._validation)
             epochs = self._step / self._epoch_steps
             sums = checksums.on_devices(checksums.by_name(self.state))
             self._due_line = functools.partial(

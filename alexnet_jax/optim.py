@@ -8,6 +8,7 @@ Paper section 5, with v the momentum, w a parameter, g its mean gradient over th
 Learning rate and weight decay are inside v, so a drop of the rate does not shrink the velocity already gained.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -119,16 +120,18 @@ def validated(validation: Validation, step: int, error: float, patience_steps: i
     return validation._replace(step=step)
 
 
-def learning_rate(optim: run_config.Optim, epoch: int, validation: Validation) -> float:
+def learning_rate(config: run_config.Config, epoch: float, validation: Validation) -> float:
     """The learning rate in `epoch`, counted from 0, before the multipliers of weights, biases and layers."""
-    return optim.learning_rate * optim.schedule.factor ** _drops(optim.schedule, epoch, validation)
+    schedule = config.optim.schedule
+    return _smooth(config, epoch) * schedule.factor ** _drops(schedule, epoch, validation)
 
 
-def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation: Validation) -> Rates:
+def rates(config: run_config.Config, layers: Iterable[str], epoch: float, validation: Validation) -> Rates:
     """The learning rate in `epoch`, counted from 0, of each parameter of `layers`."""
+    optim, smooth = config.optim, _smooth(config, epoch)
     drops = _drops(optim.schedule, epoch, validation)
     weights, biases = (
-        optim.learning_rate * kind.lr_multiplier * optim.schedule.factor ** min(drops, kind.max_drops)
+        smooth * kind.lr_multiplier * optim.schedule.factor ** min(drops, kind.max_drops)
         for kind in (optim.weights, optim.biases)
     )
 
@@ -140,9 +143,18 @@ def rates(optim: run_config.Optim, layers: Iterable[str], epoch: int, validation
     return {name: of_layer(name) for name in layers}
 
 
-def _drops(schedule: run_config.Schedule, epoch: int, validation: Validation) -> int:
-    return {
-        "constant": 0,
-        "steps": sum(epoch >= boundary for boundary in schedule.boundaries_epochs),
-        "plateau": validation.drops,
-    }[schedule.name]
+def _smooth(config: run_config.Config, epoch: float) -> float:
+    """The learning rate without drops: it rises over the warm-up, and then falls as half a cosine if that is chosen."""
+    schedule, rate = config.optim.schedule, config.optim.learning_rate
+    if epoch < schedule.warmup_epochs:
+        return rate * epoch / schedule.warmup_epochs
+    if schedule.name == "cosine":  # arXiv:1608.03983, without restarts
+        part = (epoch - schedule.warmup_epochs) / (config.train.epochs - schedule.warmup_epochs)
+        return rate * (1 + math.cos(math.pi * part)) / 2
+    return rate
+
+
+def _drops(schedule: run_config.Schedule, epoch: float, validation: Validation) -> int:
+    if schedule.name == "steps":
+        return sum(epoch >= boundary for boundary in schedule.boundaries_epochs)
+    return validation.drops if schedule.name == "plateau" else 0

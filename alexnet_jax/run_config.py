@@ -30,9 +30,13 @@ class LayerOptim(Section):
 
 
 class Schedule(Section):
-    """When the learning rate drops: never, at given epochs, or when the validation error stops improving."""
+    """When the learning rate drops: never, at given epochs, when the validation error stops improving, or steadily.
 
-    name: Literal["constant", "steps", "plateau"]
+    `cosine` takes it from `learning_rate` after the warm-up to 0 at the end of `train.epochs`, as half a cosine.
+    """
+
+    name: Literal["constant", "steps", "plateau", "cosine"]
+    warmup_epochs: NonNegativeFloat  # over which the rate rises from 0, linearly; under any of these schedules
     factor: Annotated[float, Field(gt=0, le=1)]  # a drop multiplies the learning rate by this
     boundaries_epochs: tuple[PositiveInt, ...]  # steps: the epochs, counted from 0, at whose start the rate drops
     max_drops: NonNegativeInt  # plateau: the rate drops at most this often
@@ -43,7 +47,7 @@ class Optim(Section):
     """The update rule and its learning rates (paper section 5)."""
 
     name: Literal["momentum", "nesterov", "adamw"]
-    learning_rate: PositiveFloat  # in epoch 0
+    learning_rate: PositiveFloat  # at the start, or after the warm-up
     momentum: Fraction  # adamw: beta1
     adam_beta2: Fraction  # adamw only
     weights: Kind
@@ -163,6 +167,11 @@ class Config(Section):
         images, shared_by = self.train.batch_size // self.mesh.data, self.augment.shared_by
         if images % shared_by:
             raise ValueError(f"augment.shared_by={shared_by} does not divide the {images} images per device; give 1")
+        if self.optim.schedule.warmup_epochs >= self.train.epochs:
+            raise ValueError(
+                f"optim.schedule.warmup_epochs={self.optim.schedule.warmup_epochs} leaves none of train.epochs="
+                f"{self.train.epochs} for the full learning rate; give fewer"
+            )
         if self.train.keep_every_steps % self.train.save_every_steps:
             raise ValueError(
                 f"train.keep_every_steps={self.train.keep_every_steps} is no multiple of train.save_every_steps="

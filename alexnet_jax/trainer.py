@@ -103,7 +103,7 @@ def train_step_ahead(config: Config, inputs: Inputs) -> Iterator[Callable]:
 
     def compile_step() -> None:
         state, votes = steps.abstract_state(config, mesh), sharding.votes(False, mesh)
-        rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+        rates = optim.rates(config, state.params, 0, optim.Validation())
         batch, statistics = abstract_inputs(config, mesh, config.train.batch_size)
         step.lower(state, batch, rates, statistics, votes).compile()  # JAX keeps the program for calls
 

@@ -89,6 +89,7 @@ def optim() -> dict:
         layers=dict(),  # layer -> `layer(...)`: settings that differ from those above
         schedule=dict(
             name="plateau",  # 5: divided by 10 when the validation error stops improving
+            warmup_epochs=0.0,  # not in the paper
             factor=0.1,  # 5
             boundaries_epochs=(),  # only for `steps`; in the authors' log the rate drops at 23, 51 and 78
             max_drops=3,  # 5: "reduced three times"

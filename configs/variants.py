@@ -169,6 +169,11 @@ def he(config: ConfigDict) -> None:
             layer.update(init_std="he", init_bias=0.0)
 
 
+def cosine(config: ConfigDict) -> None:
+    """A rate that follows half a cosine (arXiv:1608.03983), after a warm-up of 5 epochs of 90 or of as large a part."""
+    config.optim.schedule.update(name="cosine", warmup_epochs=config.train.epochs / 18)
+
+
 def nesterov(config: ConfigDict) -> None:
     """Nesterov's momentum (5)."""
     config.optim.name = "nesterov"
@@ -199,6 +204,6 @@ VARIANTS = {"code2012": code2012.apply} | {
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
         *(bias, without, six_conv, from_pretrained, *_programs.PROGRAMS),
-        *(epochs, half_size, he, nesterov, adamw, one_device, data_parallel),
+        *(epochs, half_size, he, cosine, nesterov, adamw, one_device, data_parallel),
     )
 }

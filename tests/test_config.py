@@ -9,8 +9,8 @@ from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files, workdir
 
-NAMES = ("paper", "code2012", "digits", "cifar10", "cifar_four_layer", "scales:small", "variants:data_parallel")
-NAMES += ("photos", "photos:1")
+NAMES: tuple[str, ...] = ("paper", "code2012", "digits", "cifar10", "cifar_four_layer", "scales:small")
+NAMES += ("variants:data_parallel", "photos", "photos:1")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,6 +55,7 @@ def set_key(path, value):
         (set_key("model.conv2.features", 255), "model.conv2.features=255 does not divide by model.towers=2"),
         (set_key("model.image_size", 32), "model.image_size=32 is too small: nothing is left .* after conv5"),
         (set_key("model.image_size", 300), "model.image_size=300 is larger than the stored images"),
+        (set_key("optim.schedule.warmup_epochs", 90.0), "warmup_epochs=90.0 leaves none of train.epochs=90"),
         (set_key("mesh.tower", 3), "mesh.tower=3 does not fit model.towers=2"),
         (set_key("augment.shared_by", 48), "augment.shared_by=48 does not divide the 128 images per device"),
         (set_key("start.layers", ("conv7",)), "settings for layer conv7, but the network has only conv1, "),

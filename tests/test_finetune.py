@@ -128,7 +128,7 @@ def test_any_network_can_be_the_source(tmp_path):
         assert config.augment.shared_by == 1 and "fc8" not in config.start.layers
         assert set(config.optim.layers) == set(config.start.layers) and len(config.start.layers) >= 6
         for epoch, fast in ((0, 1e-2), (14, 1e-3)):  # biases learn as their weights do
-            rates = optim.rates(config.optim, config.model.layers(), epoch, optim.Validation())
+            rates = optim.rates(config, config.model.layers(), epoch, optim.Validation())
             expected = dict.fromkeys(rates, fast / 10) | {"conv1": 0.0, "conv2": 0.0, "fc8": fast}
             for kind in ("kernel", "bias"):
                 assert {name: kinds[kind] for name, kinds in rates.items()} == pytest.approx(expected, rel=1e-6)

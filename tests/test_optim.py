@@ -6,16 +6,25 @@ import optax
 import pytest
 
 from alexnet_jax import optim, run_config
+from alexnet_jax.configs import paper
+from alexnet_jax.run import config_files
 from tests.meshes import uniform_rates
+
+PAPER = config_files.parse(paper.get_config())
 
 
 def kind(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3):
     return run_config.Kind(lr_multiplier=lr_multiplier, weight_decay=weight_decay, max_drops=max_drops)
 
 
-def schedule(name, boundaries=(), patience=2):
+def schedule(name, boundaries=(), patience=2, warmup=0.0):
     return run_config.Schedule(
-        name=name, factor=0.1, boundaries_epochs=boundaries, max_drops=3, patience_epochs=patience
+        name=name,
+        warmup_epochs=warmup,
+        factor=0.1,
+        boundaries_epochs=boundaries,
+        max_drops=3,
+        patience_epochs=patience,
     )
 
 
@@ -31,6 +40,11 @@ def settings(schedule, **changes):
         schedule=schedule,
     )
     return run_config.Optim(**values | changes)
+
+
+def config(schedule, **changes):
+    """Settings for 90 epochs."""
+    return PAPER.model_copy(update={"optim": settings(schedule, **changes)})
 
 
 def layer(weight_decay=None, lr_multipliers=()):
@@ -99,7 +113,7 @@ def test_adamw_is_optax_adamw():
 
 def test_rates_of_the_authors_code():
     """Biases have twice the rate and drop once; conv1 slows down at epoch 68 and is frozen, biases too, at 72."""
-    recipe = settings(
+    recipe = config(
         schedule("steps", (23, 51, 78)),
         biases=kind(lr_multiplier=2.0, weight_decay=0.0, max_drops=1),
         layers={"conv1": layer(lr_multipliers=((68, 0.1, 1.0), (72, 0.0, 0.0)))},
@@ -121,14 +135,26 @@ def test_rates_of_the_authors_code():
 
 def test_constant_and_steps():
     none = optim.Validation()
-    assert optim.learning_rate(settings(schedule("constant", (1,))), 80, none) == 0.01
-    steps = settings(schedule("steps", (23, 51, 78)))
+    assert optim.learning_rate(config(schedule("constant", (1,))), 80, none) == 0.01
+    steps = config(schedule("steps", (23, 51, 78)))
     rates = [optim.learning_rate(steps, epoch, none) for epoch in (0, 22, 23, 50, 51, 77, 78, 89)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
 
 
+def test_warm_up_and_cosine():
+    """As Optax's, at every step of epochs of 4; under another schedule the rate only rises before it drops."""
+    cosine, expected = config(schedule("cosine", warmup=5.0)), optax.warmup_cosine_decay_schedule(0, 0.01, 20, 360)
+    for step in range(361):
+        rates = optim.rates(cosine, ["fc8"], step / 4, optim.Validation())["fc8"]
+        assert rates == {"kernel": pytest.approx(float(expected(step)), abs=1e-8), "bias": rates["kernel"]}
+        assert optim.learning_rate(cosine, step / 4, optim.Validation()) == pytest.approx(rates["kernel"])
+    steps = config(schedule("steps", (2, 8), warmup=4.0))
+    rising = [optim.learning_rate(steps, epoch, optim.Validation()) for epoch in (0, 1, 3, 4, 7.75, 8)]
+    assert rising == pytest.approx([0, 0.0025, 0.00075, 0.001, 0.001, 0.0001])
+
+
 def test_plateau_drops_three_times_when_the_error_stops_improving():
-    plateau = settings(schedule("plateau"))
+    plateau = config(schedule("plateau"))
     history, rates = optim.Validation(), []
     errors = [0.9, 0.8, 0.85, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.6]
     for epoch, error in enumerate(errors, start=1):

@@ -46,7 +46,7 @@ def test_update_rules_over_93_short_epochs(recipe: run_config.Config, expected_r
     conv1_at_71 = {}
     for epoch in range(93):
         validation = optim.Validation(drops=(epoch >= 23) + (epoch >= 51) + (epoch >= 78))  # for the plateau schedule
-        rates = optim.rates(recipe.optim, expected, epoch, validation)
+        rates = optim.rates(recipe, expected, epoch, validation)
         for name, of_kinds in expected_rates(epoch).items():
             np.testing.assert_allclose([rates[name]["kernel"], rates[name]["bias"]], of_kinds, rtol=1e-6)
         for _ in range(4):
@@ -77,7 +77,7 @@ def test_a_drop_of_the_rate_keeps_the_velocity():
     rule = optim.update_rule(CODE.optim)
     params = {"conv2": {"kernel": np.zeros((1, 1), np.float32), "bias": np.zeros(1, np.float32)}}
     grads = jax.tree.map(np.ones_like, params)
-    before, after = (optim.rates(CODE.optim, params, epoch, optim.Validation()) for epoch in (22, 23))
+    before, after = (optim.rates(CODE, params, epoch, optim.Validation()) for epoch in (22, 23))
     first, state = rule.update(grads, rule.init(params), params, rates=before)
     second, _ = rule.update(jax.tree.map(np.zeros_like, grads), state, params, rates=after)
     assert np.asarray(second["conv2"]["kernel"]) == pytest.approx(0.9 * np.asarray(first["conv2"]["kernel"]), rel=1e-6)

@@ -27,10 +27,11 @@ def command(tmp_path):
 
 def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
     """Parameters, momentum, data order and metrics, across an exit in the middle of a log interval."""
-    run(command("whole", "--config.train.max_steps=4"))
-    run(command("parts", "--config.train.max_steps=2"))
+    changing = ("--config.optim.schedule.name=cosine", "--config.optim.schedule.warmup_epochs=0.1")  # at every step
+    run(command("whole", *changing, "--config.train.max_steps=4"))
+    run(command("parts", *changing, "--config.train.max_steps=2"))
     assert final_state(tmp_path / "parts")[1].next_batch == 2
-    output = run(command("parts", "--config.train.max_steps=4"))
+    output = run(command("parts", *changing, "--config.train.max_steps=4"))
     assert f"resuming from step 2 of {tmp_path / 'parts'}" in output
     lines = [
         line for line in (tmp_path / "parts" / workdir.METRICS).read_text().splitlines() if '"step": 2' not in line

@@ -71,7 +71,7 @@ def test_the_step_that_is_compiled_ahead_is_the_one_that_trains(caplog):
                 Batches(inputs.train_images, order, 0, 1, trainer.reading(config, mesh))
             ) as batches:
                 batch = sharding.put(next(batches), mesh, sharding.EXAMPLES)
-            rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+            rates = optim.rates(config, state.params, 0, optim.Validation())
             statistics = sharding.put(inputs.dataset.statistics(), mesh, sharding.REPLICATED)
             assert step(state, batch, rates, statistics, sharding.votes(False, mesh))[0].step == 1
     finally:

@@ -157,6 +157,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.conv1.padding": (3, 4),
     },
     "he": {f"model.{layer}.init_std": "he" for layer in HE} | {f"model.{key}": 0.0 for key in BIASES},
+    "cosine": {"optim.schedule.name": "cosine", "optim.schedule.warmup_epochs": 5.0},
     "nesterov": {"optim.name": "nesterov"},
     "adamw": {
         "optim.name": "adamw",
@@ -254,7 +255,8 @@ def test_arguments_of_the_other_configs():
         with pytest.raises(UserError, match=f"the width {width} is no number from 0.02 to 4; write photos:0.5"):
             config_files.load(f"photos:{width}")
     quarter = config_files.parse(config_files.load("photos:0.25")).model
-    assert [layer.features for _, layer in (*quarter.convs(), *quarter.hidden())] == [24, 64, 96, 96, 64, 1024, 1024]
+    assert [conv.features for _, conv in quarter.convs()] == [24, 64, 96, 96, 64]
+    assert [dense.features for _, dense in quarter.hidden()] == [1024, 1024]
     for name in ("scales", "scales:large"):
         with pytest.raises(UserError, match=r"there is no scale .*; write scales:NAME with one of small, "):
             config_files.load(name)

@@ -75,7 +75,7 @@ def our_step(config: Config, mesh: jax.sharding.Mesh, train: bool) -> tuple[Any,
         inputs = (state.params, batch.image, constants)
         program = steps.make_log_predict_step(config, mesh, views=1).lower(*inputs).compile()
         return program, lambda: program(*inputs)
-    rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+    rates = optim.rates(config, state.params, 0, optim.Validation())
     fixed = (batch, rates, constants, sharding.votes(False, mesh))
     program = steps.make_train_step(config, mesh, steps_per_epoch=1000).lower(state, *fixed).compile()
 

@@ -34,7 +34,7 @@ def lower(name: str, config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Lowe
         return steps.make_eval_step(config, mesh, views=1).lower(state.params, batch, statistics)
     if name == "predict":
         return steps.make_log_predict_step(config, mesh, views=1).lower(state.params, batch.image, statistics)
-    rates = optim.rates(config.optim, state.params, 0, optim.Validation())
+    rates = optim.rates(config, state.params, 0, optim.Validation())
     place = jax.NamedSharding(mesh, sharding.DEVICES)
     votes = jax.ShapeDtypeStruct((mesh.size,), bool, sharding=place)
     return steps.make_train_step(config, mesh, steps_per_epoch=1).lower(state, batch, rates, statistics, votes)

@@ -103,7 +103,7 @@ def _steps(config: Config, count: int) -> Iterator[tuple[int, float]]:
     reading = Reading(data.threads, data.prefetch_batches, data.max_bad)
     with contextlib.closing(Batches(images, order, 0, count + STEPS_AHEAD, reading)) as batches:
         for number, batch in enumerate(batches):
-            rates = optim.rates(config.optim, state.params, number // order.steps_per_epoch, optim.Validation())
+            rates = optim.rates(config, state.params, number / order.steps_per_epoch, optim.Validation())
             state, report = step(state, sharding.put(batch, mesh, sharding.EXAMPLES), rates, *constants)
             in_flight.append((report.loss, int(batch.mask.sum())))
             if len(in_flight) > STEPS_AHEAD:

@@ -162,7 +162,7 @@ def follow(cell: Cell, seed: int, task: Task) -> dict[str, Any]:
     train_step, mesh = _train_step(common, order.steps_per_epoch), sharding.make_mesh(1, 1, config.model.towers)
     placed = sharding.of_state(steps.abstract_state(common, mesh), mesh, config.mesh.fc_sharding)
     state = jax.device_put(steps.random_state(config, seed), placed)
-    rates = optim.rates(config.optim, config.model.layers(), 0, optim.Validation())
+    rates = optim.rates(config, config.model.layers(), 0, optim.Validation())
     statistics = sharding.put(task.dataset.statistics(), mesh, sharding.REPLICATED)
     recent: collections.deque[float] = collections.deque(maxlen=window)
     means, outcome, step, begun = [], "stuck", 0, time.process_time()
