@@ -15,7 +15,9 @@ The paper's network, section 3.5 and Figure 2, with what each of its two towers 
 60,965,224 parameters. The towers meet where the table says "both", in `sharding.exchange`, and nowhere else.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,10 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from alexnet_jax import blocks, model_config, ops, pooling, sharding
+from alexnet_jax import batch_norm, blocks, model_config, ops, pooling, sharding
+from alexnet_jax.batch_norm import Examples
 
-INTERMEDIATES = "intermediates"  # the Flax collection that holds the output of each layer, if `activations` asks for it
+# Flax collections, filled if they are asked for:
+INTERMEDIATES = "intermediates"  # the output of each layer
+STATISTICS = "statistics"  # of the batch, for the running averages of batch normalization
 
+Normalize = Callable[[nn.Module, Array, Array], Array]
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {"relu": nn.relu, "tanh": nn.tanh}
 
 
@@ -38,18 +44,20 @@ class Conv(nn.Module):
     block: blocks.Block | None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, normalize: Normalize | None) -> Array:
         layer, channels = self.layer, x.shape[-1]
         if layer.shared:
             shape = (layer.kernel, layer.kernel, channels, self.features)
             kernel, bias = _parameters(self, shape, (self.features,), x.dtype)
             if self.block:
                 return blocks.convolve(x, kernel, bias, self.block)
-            return ops.conv(x, kernel, bias, layer.stride, layer.padding)
+            y = ops.conv(x, kernel, jnp.zeros_like(bias) if normalize else bias, layer.stride, layer.padding)
+            return normalize(self, y, bias) if normalize else y
         rows, columns = (layer.output(side) for side in x.shape[1:3])
         shape = (rows, columns, layer.kernel**2 * channels, self.features)
         kernel, bias = _parameters(self, shape, (rows, columns, self.features), x.dtype)
-        return ops.local_conv(x, kernel, layer.kernel, layer.stride, layer.padding) + bias[None]
+        y = ops.local_conv(x, kernel, layer.kernel, layer.stride, layer.padding)
+        return normalize(self, y, bias) if normalize else y + bias[None]
 
 
 class Dense(nn.Module):
@@ -63,18 +71,28 @@ class Dense(nn.Module):
     splits_inputs: bool
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, normalize: Normalize | None = None) -> Array:
         x = sharding.split_inputs(x) if self.splits_inputs else x
         kernel, bias = _parameters(self, (x.shape[1], self.features), (self.features,), x.dtype)
         x = ops.dense(x, kernel)
         x = sharding.sum_outputs(x) if self.splits_inputs else x
-        return x + bias[None]
+        return normalize(self, x, bias) if normalize else x + bias[None]
 
 
 def _parameters(module: Conv | Dense, kernel: tuple[int, ...], bias: tuple[int, ...], dtype) -> tuple[Array, Array]:
     """Kernel and bias of these shapes, cast to `dtype`. Their initial values are those of `init`, not Flax's."""
     zeros = nn.initializers.zeros_init()
     return module.param("kernel", zeros, kernel).astype(dtype), module.param("bias", zeros, bias).astype(dtype)
+
+
+def _normalize(epsilon: float, examples: Examples, module: nn.Module, x: Array, bias: Array) -> Array:
+    """Batch normalization of a module's output x as in training, with `bias` as its shift."""
+    params = {kind: module.param(kind, nn.initializers.zeros_init(), x.shape[-1:]) for kind in batch_norm.STARTS}
+    frozen = examples.frozen.get(str(module.name), False)
+    y, taken = batch_norm.normalize(x, params, bias, examples.mask, frozen, epsilon)
+    for kind, value in taken.items():
+        module.sow(STATISTICS, kind, value, init_fn=lambda: None, reduce_fn=lambda _, last: last)
+    return y
 
 
 class Tower(nn.Module):
@@ -85,13 +103,17 @@ class Tower(nn.Module):
     kernels: str | None = None  # of `kernels.choose`
 
     @nn.compact
-    def __call__(self, image: Array, keys: Array | None) -> Array:
+    def __call__(self, image: Array, keys: Array | None, examples: Examples | None = None) -> Array:
         """Compute float32 logits [B, ceil(classes / towers)] of this tower's classes from image [B, S, S, 3].
 
         `keys` [B], one random key per example, switches dropout on; None is the network at test time. If the classes
-        do not divide by the towers, the columns past the last class are the lowest finite number.
+        do not divide by the towers, the columns past the last class are the lowest finite number. Batch normalization
+        is that of training, with the statistics of `examples`, None: all; for test time see `batch_norm.folded`.
         """
         spec = self.spec
+        normalize = functools.partial(
+            _normalize, spec.batch_norm.epsilon, examples or Examples(jnp.ones(len(image), bool), {})
+        )
         map_norm, pool = spec.map_norm, spec.pool
         activation = ACTIVATION_FUNCTIONS[spec.activation]
         operations: dict[str, Callable[[Array], Array]] = {
@@ -105,8 +127,9 @@ class Tower(nn.Module):
         x = image  # for the paper's network, 224x224x3
         for name, conv in spec.convs():
             x = sharding.exchange(x) if conv.exchange else x
-            block, then = blocks.plan(spec, conv, self.kernels)
-            x = Conv(conv.features // spec.towers, conv, block, name=name)(x)
+            block, then = blocks.plan(spec, conv, None if conv.batch_norm else self.kernels)
+            convolution = Conv(conv.features // spec.towers, conv, block, name=name)
+            x = convolution(x, normalize if conv.batch_norm else None)
             self.sow(INTERMEDIATES, f"{name}_response", x)  # does nothing unless `activations` asks for it
             for operation in then:
                 with jax.named_scope(operation):  # `alexnet bench step` reports the time of each
@@ -115,7 +138,8 @@ class Tower(nn.Module):
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x
             x = x.reshape(x.shape[0], -1)  # in the first layer: 6x6x256 -> 9216
-            x = activation(Dense(dense.features // spec.towers, self.splits_inputs, name=name)(x))
+            layer = Dense(dense.features // spec.towers, self.splits_inputs, name=name)
+            x = activation(layer(x, normalize if dense.batch_norm else None))
             self.sow(INTERMEDIATES, f"{name}_output", x)
             if dense.dropout:
                 with jax.named_scope("dropout"):
@@ -156,12 +180,13 @@ class Tower(nn.Module):
 def init(spec: model_config.Model, key: Array) -> dict:
     """The parameters at the start of training (paper 5): {layer: {"kernel", "bias"}}, each [tower, ...] float32.
 
-    Flax only determines the shapes. One call draws all kernels: XLA takes seconds to compile a call for each.
+    Layers with batch normalization have those of `batch_norm.STARTS` too. Flax only determines the shapes. One call
+    draws all kernels: XLA takes seconds to compile a call for each.
     """
     image = jnp.zeros((1, spec.image_size, spec.image_size, 3))
     towers = jax.vmap(Tower(spec).init, in_axes=None, axis_size=spec.towers, axis_name=sharding.TOWER)
     params = jax.eval_shape(towers, key, image, None)["params"]
-    layers = spec.layers()
+    layers, starts = spec.layers(), batch_norm.STARTS
     sizes = [params[name]["kernel"].size // spec.towers for name in layers]
     draws = jnp.split(jax.random.normal(key, (spec.towers, sum(sizes))), np.cumsum(sizes)[:-1], axis=1)
     inputs = {name: params[name]["kernel"].size // params[name]["bias"].size for name in layers}  # of a unit
@@ -170,31 +195,39 @@ def init(spec: model_config.Model, key: Array) -> dict:
             "kernel": model_config.std(layer.init_std, inputs[name]) * draw.reshape(params[name]["kernel"].shape),
             "bias": jnp.full(params[name]["bias"].shape, layer.init_bias, jnp.float32),
         }
+        | {kind: jnp.full(params[name][kind].shape, start) for kind, start in starts.items() if kind in params[name]}
         for (name, layer), draw in zip(layers.items(), draws, strict=True)
     }
 
 
-def logits(
+def outputs(
     spec: model_config.Model,
     params: dict,
     image: Array,
-    keys: Array | None,
+    keys: Array | None = None,
+    examples: Examples | None = None,
     splits_inputs: bool = False,
     kernels: str | None = None,
-) -> Array:
-    """The output of `Tower`, given the parameters of one tower."""
-    output = Tower(spec, splits_inputs, kernels).apply({"params": params}, image, keys)
-    assert isinstance(output, Array)
-    return output
+    collection: str = STATISTICS,
+) -> tuple[Array, dict]:
+    """The logits of `Tower`, given the parameters of one tower, and the contents of one of its Flax collections."""
+    if keys is None:
+        spec, params = batch_norm.folded(spec, params)
+    tower = Tower(spec, splits_inputs, kernels)
+    logits, found = tower.apply({"params": params}, image, keys, examples, mutable=[collection])
+    return logits, found.get(collection, {})
 
 
-def activations(
-    spec: model_config.Model, params: dict, image: Array, keys: Array | None = None, splits_inputs: bool = False
-) -> dict[str, Array]:
-    """The activations of every layer of one tower for image [B, S, S, 3]; as in training if `keys` are given.
+def logits(*arguments: Any, **keywords: Any) -> Array:
+    """The logits of `outputs`."""
+    return outputs(*arguments, **keywords)[0]
 
-    `convN_response` [B, H, W, C] is a convolution with its bias, `convN_output` the result of the operations after it,
-    `fcN_output` [B, units] a hidden layer before dropout, and `fc8_output` the logits.
+
+def activations(*arguments: Any, **keywords: Any) -> dict[str, Array]:
+    """The activations of every layer of one tower, for the arguments of `outputs`.
+
+    `convN_response` [B, H, W, C] is a convolution with its bias (normalized, if it is), `convN_output` the result of
+    the operations after it, `fcN_output` [B, units] a hidden layer before dropout, and `fc8_output` the logits.
     """
-    logits, variables = Tower(spec, splits_inputs).apply({"params": params}, image, keys, mutable=[INTERMEDIATES])
-    return {name: values[0] for name, values in variables[INTERMEDIATES].items()} | {"fc8_output": logits}
+    logits, found = outputs(*arguments, **keywords | {"collection": INTERMEDIATES})
+    return {name: values[0] for name, values in found.items()} | {"fc8_output": logits}

@@ -24,6 +24,7 @@ class Conv(Section):
     padding: tuple[NonNegativeInt, NonNegativeInt]  # zeros before and after, along both height and width
     exchange: bool  # True: the input is the maps of all towers; False: those of the layer's own tower
     shared: bool  # True: one set of kernels for the whole image; False: another set, and biases, at each output pixel
+    batch_norm: bool  # normalize the convolution's output, before the bias and what is in `then`
     then: tuple[Literal["activation", "lrn", "map_norm", "pool"], ...]  # operations after the convolution, in order
     init_std: Std  # of the initial weights; their mean is zero
     init_bias: float  # initial value of the biases
@@ -38,6 +39,7 @@ class Dense(Section):
 
     features: PositiveInt  # units in the whole layer; each tower holds an equal share
     exchange: bool  # as for `Conv`
+    batch_norm: bool  # as for `Conv`; before the activation
     dropout: bool  # whether dropout follows, at `model.dropout_rate`
     init_std: Std
     init_bias: float
@@ -74,6 +76,16 @@ class MapNorm(Section):
     beta: NonNegativeFloat
 
 
+class BatchNorm(Section):
+    """Batch normalization (arXiv:1502.03167): scale * (x - mean) / sqrt(variance + epsilon) + bias, for each map.
+
+    Mean and variance are those of the batch over all devices; at test time, their running averages.
+    """
+
+    epsilon: PositiveFloat
+    momentum: Fraction  # the share of the running averages that a step keeps
+
+
 class Pool(Section):
     """Max-pooling, paper 3.4; the windows overlap where window > stride."""
 
@@ -97,6 +109,7 @@ class Model(Section):
     dropout_scaling: Literal["test", "training"]  # when units are rescaled; the paper does it at test time
     lrn: Lrn
     map_norm: MapNorm
+    batch_norm: BatchNorm
     pool: Pool
     conv1: Conv
     conv2: Conv | None  # None, here and below: the network does not have this layer
@@ -115,6 +128,10 @@ class Model(Section):
     def hidden(self) -> list[tuple[str, Dense]]:
         """The hidden fully connected layers that exist, in order, as (name, layer)."""
         return [(name, layer) for name, layer in self.layers().items() if isinstance(layer, Dense)]
+
+    def normalized(self) -> list[str]:
+        """The names of the layers with batch normalization."""
+        return [name for name, layer in self.layers().items() if not isinstance(layer, Head) and layer.batch_norm]
 
     def layers(self) -> dict[str, Conv | Dense | Head]:
         """All layers that exist, in order, by name."""

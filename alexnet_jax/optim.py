@@ -20,7 +20,7 @@ from jax import Array
 
 from alexnet_jax import run_config
 
-Rates = dict[str, dict[str, np.float32]]  # the learning rate of each parameter: {layer: {"kernel", "bias"}}
+Rates = dict[str, dict[str, np.float32]]  # {layer: {"kernel", "bias"}}; a scale (`batch_norm`) has that of the bias
 
 
 def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArgs:
@@ -35,8 +35,8 @@ def update_rule(optim: run_config.Optim) -> optax.GradientTransformationExtraArg
 
     @optax.stateless
     def decay(grads, params):
-        decays = {name: {"kernel": own.get(name, weights), "bias": biases} for name in params}
-        return jax.tree.map(lambda g, p, decay: g + decay * p, grads, params, decays)
+        decays = {name: {"kernel": own.get(name, weights), "bias": biases, "scale": 0.0} for name in params}
+        return jax.tree.map(lambda decay, g, p: g + decay * p, _for(params, decays), grads, params)
 
     descend = _with_rates(lambda rate, u: -rate * u)
     hold = _with_rates(lambda rate, u: jnp.where(rate > 0, u, 0.0))
@@ -49,9 +49,15 @@ def _with_rates(function: Callable[[Array, Array], Array]) -> optax.GradientTran
     """Apply `function(rate, update)` to each parameter."""
 
     def update(updates, state, params=None, *, rates, **_):
-        return jax.tree.map(function, rates, updates), state
+        rates = {name: kinds | {"scale": kinds["bias"]} for name, kinds in rates.items()}
+        return jax.tree.map(function, _for(updates, rates), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _for(params: Any, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The values for the parameters that there are: without batch normalization, a layer has no scale."""
+    return {name: {kind: values[name][kind] for kind in kinds} for name, kinds in params.items()}
 
 
 class LossScale(NamedTuple):
@@ -141,6 +147,15 @@ def rates(config: run_config.Config, layers: Iterable[str], epoch: float, valida
         return {"kernel": np.float32(weights * of_weights), "bias": np.float32(biases * of_biases)}
 
     return {name: of_layer(name) for name in layers}
+
+
+def is_frozen(settings: run_config.Optim, layer: str, epoch: Array) -> Array:
+    """Whether the weights of a layer have the rate 0 in `epoch`."""
+    changes = sorted(settings.layers[layer].lr_multipliers) if layer in settings.layers else []
+    frozen = jnp.bool_(False)
+    for start, of_weights, _ in changes:
+        frozen = jnp.where(epoch >= start, of_weights == 0, frozen)
+    return frozen
 
 
 def _smooth(config: run_config.Config, epoch: float) -> float:

@@ -199,6 +199,11 @@ class Config(Section):
         key, train = f"train.virtual_shards={shards}", self.train
         if shards & (shards - 1):
             raise ValueError(f"{key} is no power of two; give 1, 2, 4, 8, ... or 0 for none")
+        if names := self.model.normalized():
+            raise ValueError(
+                f"{key} computes the parts of a batch apart, and {names[0]} is normalized over the whole batch; give "
+                "0, or a network without batch_norm"
+            )
         if shards % self.mesh.data:
             raise ValueError(f"{key} does not divide by mesh.data={self.mesh.data}; give a divisor as mesh.data")
         if self.mesh.fc_sharding != "tower":

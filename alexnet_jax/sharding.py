@@ -57,6 +57,12 @@ def sum_outputs(y: Array) -> Array:
     return lax.psum_scatter(y, DATA, scatter_dimension=0, tiled=True)
 
 
+def sum_over_batch(x: Array) -> Array:
+    """The sum over the devices that the batch is split over."""
+    split = DATA in jax.sharding.get_abstract_mesh().manual_axes and lax.axis_size(DATA) > 1
+    return lax.psum(x, DATA) if split else x
+
+
 def make_mesh(data: int, tower: int, towers: int, devices: list[Any] | None = None) -> Mesh:
     """Make the mesh `data` x `tower`, as in `config.mesh`, for a network of `towers`, of the devices there are.
 
@@ -158,48 +164,57 @@ def of_state(state: Any, mesh: Mesh, fc_sharding: str) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(state, mesh, fc_sharding))
 
 
-def over_towers(tower_program: Callable, mesh: Mesh, out: PartitionSpec, fc_sharding: str = "tower") -> Callable:
+def over_towers(tower_program: Callable, mesh: Mesh, out: Any, fc_sharding: str = "tower") -> Callable:
     """Turn the program of one tower, `(params, batch, constants) -> result`, into one of all towers on `mesh`.
 
     The new program takes params [tower, ...], a batch [B, ...] and replicated constants. If `out` is EXAMPLES, all
-    towers return the same leaves [B, ...]; if CLASSES, each returns its [B, C / towers], put side by side: [B, C].
-    Where kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
+    towers return the same leaves [B, ...]; if CLASSES, each returns its [B, C / towers], put side by side: [B, C]; if
+    TOWERS, its own leaves [...], the same on all devices of the data axis: [tower, ...]. `out` may be a tuple. Where
+    kernels are split over the data axis, `tower_program` receives its share and sums over that axis itself.
     """
     if mesh.shape[TOWER] == 1 and not splits_inputs(mesh, fc_sharding):
-        return split_batch(all_towers(tower_program, out), mesh)
+        return split_batch(all_towers(tower_program, out), mesh, out)
     # For a data axis of one device, declare the batch replicated: else JAX inserts reductions over that one device.
     examples = EXAMPLES if mesh.shape[DATA] > 1 else REPLICATED
 
     def tower_per_device(params, batch, constants):
         in_specs = (specs(params, mesh, fc_sharding), examples, REPLICATED)
-        program = jax.shard_map(own_tower(tower_program), mesh=mesh, in_specs=in_specs, out_specs=out)
+        program = jax.shard_map(own_tower(tower_program, out), mesh=mesh, in_specs=in_specs, out_specs=out)
         return program(params, batch, constants)
 
     return tower_per_device
 
 
-def split_batch(program: Callable, mesh: Mesh) -> Callable:
-    """Run a program of all towers, `(params, batch, constants) -> leaves [B, ...]`, on each device for its examples.
+def split_batch(program: Callable, mesh: Mesh, out: Any) -> Callable:
+    """Run a program of all towers, as of `all_towers`, on each device for its examples.
 
     `jax.jit` would split it by itself, but gather the batch for grouped convolutions and for kernels not its own.
     """
     if mesh.shape[DATA] == 1:
         return program
     specs = (REPLICATED, EXAMPLES, REPLICATED)
+    out = jax.tree.map(lambda spec: REPLICATED if spec == TOWERS else EXAMPLES, out)
     # The check of varying axes fails where `jax.vmap` gives an axis of the mesh its name.
-    return jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=EXAMPLES, check_vma=False)
+    return jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
 
 
-def own_tower(tower_program: Callable) -> Callable:
-    """The program of a device that has the parameters of one tower, [1, ...]."""
-    return lambda params, *arguments: tower_program(jax.tree.map(lambda p: p[0], params), *arguments)
+def own_tower(tower_program: Callable, out: Any = EXAMPLES) -> Callable:
+    """The program of a device that has the parameters of one tower, [1, ...]; `out` as in `over_towers`."""
+
+    def program(params, *arguments):
+        results = tower_program(jax.tree.map(lambda p: p[0], params), *arguments)
+        return jax.tree.map(
+            lambda spec, each: jax.tree.map(lambda x: x[None], each) if spec == TOWERS else each, out, results
+        )
+
+    return program
 
 
-def all_towers(tower_program: Callable, out: PartitionSpec = EXAMPLES) -> Callable:
+def all_towers(tower_program: Callable, out: Any = EXAMPLES) -> Callable:
     """The program of a device that has the parameters of all towers, [tower, ...]; `out` as in `over_towers`."""
-    towers_axis = 1 if out == CLASSES else None
-    program = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=towers_axis, axis_name=TOWER)
-    if towers_axis is None:
+    axes = jax.tree.map({EXAMPLES: None, CLASSES: 1, TOWERS: 0}.get, out)
+    program = jax.vmap(tower_program, in_axes=(0, None, None), out_axes=axes, axis_name=TOWER)
+    if out != CLASSES:
         return program
     # [B, tower, C / towers] -> [B, C]; a symbolic batch, as in exports, has no len()
     return lambda *arguments: jax.tree.map(lambda x: x.reshape(x.shape[0], -1), program(*arguments))

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, kernels, metrics, model, optim, sharding, virtual_shards
+from alexnet_jax import augment, batch_norm, kernels, metrics, model, optim, sharding, virtual_shards
 from alexnet_jax.run_config import Config
 
 # Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK, with which a step takes 1.4 times as long. LLVM's level 3
@@ -29,8 +29,8 @@ class TrainState(flax.struct.PyTreeNode):
     """All that training carries from step to step. Arrays [tower, ...] live on P("tower"), scalars on P()."""
 
     step: Array  # int32: steps taken
-    params: Any  # {layer: {"kernel", "bias"}}
-    opt_state: Any  # the momentum; in float16 also the loss scale
+    params: Any  # {layer: {"kernel", "bias"}}, with batch normalization also those of `batch_norm.STARTS`
+    opt_state: Any  # the momentum of `batch_norm.trained(params)`; in float16 also the loss scale
     metrics: metrics.Metrics  # of the steps since the last log line
 
 
@@ -76,7 +76,7 @@ def _update_rule(config: Config) -> optax.GradientTransformationExtraArgs:
 def random_state(config: Config, seed: Array | int) -> TrainState:
     """The state at the start of training, wherever JAX puts it; `init_state` creates it on a mesh."""
     params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))  # epochs' keys fold in 0, 1, ...
-    opt_state = _update_rule(config).init(params)
+    opt_state = _update_rule(config).init(batch_norm.trained(params))
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
 
 
@@ -84,11 +84,8 @@ def random_state(config: Config, seed: Array | int) -> TrainState:
 def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     """The shapes, types and shardings of the state on `mesh`, as `jax.ShapeDtypeStruct`s."""
     state = jax.eval_shape(lambda: random_state(config, config.seed))
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        state,
-        sharding.of_state(state, mesh, config.mesh.fc_sharding),
-    )
+    places = sharding.of_state(state, mesh, config.mesh.fc_sharding)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state, places)
 
 
 def init_state(config: Config, mesh: Mesh) -> TrainState:
@@ -101,8 +98,7 @@ def init_state(config: Config, mesh: Mesh) -> TrainState:
 @jax.jit
 def is_finite(state: TrainState) -> Array:
     """Whether all parameters and momenta are finite."""
-    leaves = jax.tree.leaves((state.params, state.opt_state))
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves((state.params, state.opt_state))]).all()
 
 
 def clear_metrics(state: TrainState) -> TrainState:
@@ -112,24 +108,25 @@ def clear_metrics(state: TrainState) -> TrainState:
 
 
 def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
-    """Make `(state, batch, statistics) -> (gradient, metrics)` of the mean loss over a training batch.
+    """Make `(state, batch, statistics) -> (gradient, (metrics, taken))` of the mean loss over a training batch.
 
-    In float16 it is the gradient of the loss times the scale in the state. The bits do not depend on the number of
-    devices that the batch is split over if `train.virtual_shards` is set.
+    `taken` are the means and variances of batch normalization. In float16 it is the gradient of the loss times the
+    scale in the state. The bits do not depend on how many devices share the batch if `train.virtual_shards` is set.
     """
     fc_sharding, shards = config.mesh.fc_sharding, config.train.virtual_shards
     splits_inputs = sharding.splits_inputs(mesh, fc_sharding)
 
     def tower_program(params, batch, constants):
-        image, dropout_keys = training_input(config, mesh, batch, *constants)
-        logits = model.logits(config.model, params, image, dropout_keys, splits_inputs, _kernels(config, mesh))
-        return metrics.outcomes(metrics.log_softmax(logits), batch.label)
+        inputs = training_input(config, mesh, batch, *constants)
+        logits, taken = model.outputs(config.model, params, *inputs, splits_inputs, _kernels(config, mesh))
+        return metrics.outcomes(metrics.log_softmax(logits), batch.label), taken
 
     def program(forward):
         def compute_loss(params, batch, constants):
             *inputs, examples = constants
-            batch_metrics = metrics.of_batch(forward(params, batch, inputs), batch.mask)
-            return batch_metrics["loss"].total / examples, batch_metrics
+            outcomes, taken = forward(params, batch, inputs)
+            batch_metrics = metrics.of_batch(outcomes, batch.mask)
+            return batch_metrics["loss"].total / examples, (batch_metrics, taken)
 
         # The gradient is taken around the program of all towers, not within each: JAX transposes the exchanges.
         return jax.grad(compute_loss, has_aux=True)
@@ -145,7 +142,8 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
         gradient = virtual_shards.over_shards(program, tower_program, mesh, shards, out, compiled)
         constants_of = compiled(constants_of)
     else:
-        gradient = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES, fc_sharding))
+        out = (sharding.EXAMPLES, sharding.TOWERS)
+        gradient = program(sharding.over_towers(tower_program, mesh, out, fc_sharding))
 
     def compute(state, batch, statistics):
         mask, epoch, examples = constants_of(batch, state.step, optim.loss_scale(state.opt_state))
@@ -154,13 +152,14 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
     return compute
 
 
-def training_input(config: Config, mesh: Mesh, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array]:
-    """The network's input in training, [B, S, S, 3] in the compute type, and the keys of dropout [B]."""
+def training_input(config: Config, mesh: Mesh, batch: Any, statistics: Any, epoch: Array) -> tuple[Array, Array, Any]:
+    """The inputs of `model.outputs` in training: views [B, S, S, 3] in the compute type, keys of dropout, examples."""
     view_keys, dropout_keys = augment.example_keys(config.seed, epoch, batch.example)
     with jax.named_scope("images"):
-        size, dtype = config.model.image_size, jnp.dtype(config.train.compute_dtype)
-        settings = config.augment, epoch, dtype, _kernels(config, mesh)
-        return augment.training_view(batch.image, view_keys, statistics, size, *settings), dropout_keys
+        settings = config.augment, epoch, jnp.dtype(config.train.compute_dtype), _kernels(config, mesh)
+        view = augment.training_view(batch.image, view_keys, statistics, config.model.image_size, *settings)
+    frozen = {name: optim.is_frozen(config.optim, name, epoch) for name in config.model.normalized()}
+    return view, dropout_keys, batch_norm.Examples(batch.mask, frozen)
 
 
 def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bool = True) -> Any:
@@ -171,10 +170,13 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
     """
     optimizer, gradient = _update_rule(config), make_gradient(config, mesh, steps_per_epoch)
 
-    def update(state, grads, batch_metrics, rates, votes):
+    def update(state, grads, measured, rates, votes):
+        batch_metrics, taken = measured
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, rates=rates)
-            params = jax.tree.map(jnp.add, state.params, updates)
+            params, grads = batch_norm.trained(state.params), batch_norm.trained(grads)
+            updates, opt_state = optimizer.update(grads, state.opt_state, params, rates=rates)
+            params = jax.tree.map(jnp.add, params, updates)
+            params = batch_norm.with_averages(params, state.params, taken, config.model.batch_norm)
         if loss_scale := optim.loss_scale(opt_state):  # where the loss is not finite, the step is skipped
             finite = jnp.isfinite(metrics.mean_loss(batch_metrics))
             batch_metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), batch_metrics)
@@ -182,8 +184,8 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
         return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any(), loss_scale)
 
     def train_step(state, batch, rates, statistics, votes):
-        grads, batch_metrics = gradient(state, batch, statistics)
-        return update(state, grads, batch_metrics, rates, votes)
+        grads, measured = gradient(state, batch, statistics)
+        return update(state, grads, measured, rates, votes)
 
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
@@ -243,8 +245,6 @@ def _log_probabilities(config: Config, mesh: Mesh, views: int, params: Any, imag
         view = augment.evaluation_views(image, statistics, config.model.image_size, views, config.augment.mean_crop)
     examples, views, size, _, _ = view.shape
     view = view.reshape(examples * views, size, size, 3).astype(config.train.compute_dtype)
-    log_probabilities = metrics.log_softmax(
-        model.logits(config.model, params, view, None, kernels=_kernels(config, mesh))
-    )
-    log_probabilities = log_probabilities.reshape(examples, views, -1)
+    logits = model.logits(config.model, params, view, None, kernels=_kernels(config, mesh))
+    log_probabilities = metrics.log_softmax(logits).reshape(examples, views, -1)
     return jax.nn.logsumexp(log_probabilities, axis=1) - jnp.log(float(views))

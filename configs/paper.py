@@ -42,6 +42,7 @@ def model() -> dict:
         dropout_scaling="test",  # 4.2: "at test time, we use all the neurons but multiply their outputs by 0.5"
         lrn=dict(k=2.0, n=5, alpha=1e-4, beta=0.75, across_towers=False),  # 3.3; on each GPU as in the authors' code
         map_norm=dict(n=5, alpha=0.001 / 25, beta=0.75),  # not in the paper and used by no layer here; see code2012.py
+        batch_norm=dict(epsilon=1e-5, momentum=0.9),  # of 2015 and used by no layer here; see `variants:batch_norm`
         pool=dict(window=3, stride=2, ceil=False),  # 3.4: overlapping
         # 3.5: kernels, strides, normalization, pooling, and which layers are connected to both GPUs. The paper does
         # not give the padding: only this one yields its map sizes, conv1 with 3 zeros at the right and bottom as in
@@ -53,8 +54,8 @@ def model() -> dict:
         conv4=conv(384, 3, (1, 1), stride=1, exchange=False, then=PLAIN, init_bias=1.0),
         conv5=conv(256, 3, (1, 1), stride=1, exchange=False, then=POOL, init_bias=1.0),
         conv6=None,  # 6: only in the networks that were trained on all of ImageNet
-        fc6=dict(features=4096, exchange=True, dropout=True, init_std=std(0.01), init_bias=1.0),
-        fc7=dict(features=4096, exchange=True, dropout=True, init_std=std(0.01), init_bias=1.0),
+        fc6=dict(features=4096, exchange=True, batch_norm=False, dropout=True, init_std=std(0.01), init_bias=1.0),
+        fc7=dict(features=4096, exchange=True, batch_norm=False, dropout=True, init_std=std(0.01), init_bias=1.0),
         fc8=dict(exchange=True, init_std=std(0.01), init_bias=0.0),
     )
 
@@ -67,6 +68,7 @@ def conv(features, kernel, padding, stride, exchange, then, init_bias, init_std=
         padding=padding,
         exchange=exchange,
         shared=True,
+        batch_norm=False,
         then=then,
         init_std=std(init_std),
         init_bias=init_bias,

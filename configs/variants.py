@@ -114,6 +114,22 @@ def without(config: ConfigDict, name: str = "conv4") -> None:
     model[name] = None
 
 
+# --- Since 2012 ---
+
+
+def batch_norm(config: ConfigDict) -> None:
+    """Batch normalization (arXiv:1502.03167) in every layer but fc8, in place of local response normalization.
+
+    It takes out what biases did: a layer's bias is now its shift, which starts at 0 as in that paper.
+    """
+    model = config.model
+    for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7"):
+        if layer := model[name]:
+            layer.update(batch_norm=True, init_bias=0.0)
+            if "then" in layer:
+                layer.then = tuple(operation for operation in layer.then if operation != "lrn")
+
+
 # --- The paper's networks with pre-training ---
 
 
@@ -203,7 +219,7 @@ VARIANTS = {"code2012": code2012.apply} | {
     function.__name__: function
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
-        *(bias, without, six_conv, from_pretrained, *_programs.PROGRAMS),
+        *(bias, without, batch_norm, six_conv, from_pretrained, *_programs.PROGRAMS),
         *(epochs, half_size, he, cosine, nesterov, adamw, one_device, data_parallel),
     )
 }

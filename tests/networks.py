@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from alexnet_jax import sharding, steps
+from alexnet_jax.configs import variants
 from alexnet_jax.data.images import stored_pixels
 from alexnet_jax.inference.network import Network
 from alexnet_jax.run import config_files
@@ -54,6 +55,8 @@ def random_network(config: Config, seed: int = 0) -> Network:
         lambda leaf: rng.normal(0, np.sqrt(2 / max(1, np.prod(leaf.shape[1:-1]))), leaf.shape).astype(np.float32),
         jax.device_get(state.params),
     )
+    for name in config.model.normalized():
+        params[name] |= {kind: np.exp(params[name][kind] / 10) for kind in ("scale", "variance")}
     params["conv1"]["kernel"] /= 60  # pixels are large, and the probabilities should be neither 0 nor 1
     padding = config.model.towers * params["fc8"]["bias"].shape[1] - config.model.num_classes
     if padding:  # columns without a class
@@ -78,8 +81,15 @@ NETWORKS: dict[str, Callable[[], Config]] = {
         num_classes=7, conv4=None, activation="tanh", pool=dict(window=3, stride=2, ceil=True)
     ),
     "as the authors' code": lambda: small(_authors_config),
+    "batch normalization": lambda: small(_normalized_config),
     "one tower, no hidden layers": lambda: small(towers=1, fc6=None, fc7=None),
 }
+
+
+def _normalized_config() -> ConfigDict:
+    values = tiny_config()
+    variants.apply(values, ["batch_norm"])
+    return values
 
 
 def _authors_config() -> ConfigDict:

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_jax import augment
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.interop import files, foreign, state_dicts
+from alexnet_jax.interop import files, foreign, networks, state_dicts
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
 from alexnet_jax.run import config_files
 from tests.networks import NETWORKS, assert_same, log_probabilities, log_softmax, pictures, random_network, small
@@ -31,7 +31,7 @@ def test_a_network_in_pytorch_gives_our_numbers_and_comes_back_bit_for_bit(kind,
         logits = net(preprocess(torch.from_numpy(images)))
     np.testing.assert_allclose(log_softmax(logits.numpy()), log_probabilities(network, images), atol=1e-4)
     assert classes == network.classes
-    assert_same(files.open_own(path), network)
+    assert_same(files.open_own(path), networks.folded(network))
 
 
 def test_the_module_needs_nothing_else_from_the_package(tmp_path):

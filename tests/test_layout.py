@@ -31,7 +31,7 @@ TOP_LEVEL = {
         "sharding",
         "optim",
     ),
-    *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks"),
+    *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks", "batch_norm"),
     *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs", "doctor"),
 }
 ONLY_IN = {  # library -> the modules that may name it

@@ -26,6 +26,7 @@ PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
     "without=conv5": PAPER - 442_624 + 36 * 128 * 4096,
     "without=fc6": PAPER - 37_752_832 - 16_781_312 + 37_752_832,
     "without=fc7": PAPER - 16_781_312,
+    "batch_norm": PAPER + 3 * (96 + 256 + 384 + 384 + 256 + 4096 + 4096),
     "six_conv": 61_555_304,
     "from_pretrained": 61_555_304,
     "one_weird_trick": 61_100_840,
@@ -38,8 +39,11 @@ PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
 BIASES = ("conv2.init_bias", "conv4.init_bias", "conv5.init_bias", "fc6.init_bias", "fc7.init_bias")
 HE = ("conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 POOL, NORM_POOL, POOL_NORM = ("activation", "pool"), ("activation", "lrn", "pool"), ("activation", "pool", "lrn")
-CONV6 = dict(features=256, kernel=3, stride=1, padding=(1, 1), exchange=True, shared=True, then=("activation",))
-SIX_CONV = {f"model.conv6.{key}": value for key, value in (CONV6 | dict(init_std=0.03, init_bias=1.0)).items()}
+CONV6 = dict(features=256, kernel=3, stride=1, padding=(1, 1), exchange=True, shared=True, batch_norm=False)
+SIX_CONV = {
+    f"model.conv6.{key}": value
+    for key, value in (CONV6 | dict(then=("activation",), init_std=0.03, init_bias=1.0)).items()
+}
 CAFFE = {f"model.{key}": 0.1 for key in BIASES} | {
     "model.image_size": 227,
     "model.conv1.padding": (0, 0),
@@ -105,6 +109,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "without=conv5": {"model.conv5": None, "model.conv4.then": POOL},
     "without=fc6": {"model.fc6": None},
     "without=fc7": {"model.fc7": None},
+    "batch_norm": {f"model.{key}": 0.0 for key in BIASES}
+    | {f"model.{name}.batch_norm": True for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")}
+    | {"model.conv1.then": POOL, "model.conv2.then": POOL},
     "six_conv": SIX_CONV,
     "from_pretrained": SIX_CONV
     | {"start.layers": ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")},

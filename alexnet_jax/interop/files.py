@@ -12,7 +12,7 @@ from alexnet_jax.data import manifest
 from alexnet_jax.data.files import replacing
 from alexnet_jax.errors import UserError, reading
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.interop import foreign, identify
+from alexnet_jax.interop import foreign, identify, networks
 from alexnet_jax.interop.foreign import PREPROCESSING, ForeignNetwork
 from alexnet_jax.run import config_files, workdir
 
@@ -67,11 +67,14 @@ def open_own(path: Path) -> Network:
 
 
 def export(network: Network, path: Path) -> None:
-    """Write a network, completely or not at all, in the format of its suffix. UserError if that cannot hold a layer."""
+    """Write a network, completely or not at all, in the format of its suffix. UserError if that cannot hold a layer.
+
+    Its batch normalization, if any, is folded into kernels and biases.
+    """
     with _function(path, WRITERS, "written") as write:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            write(temporary, network)
+            write(temporary, networks.folded(network))
 
 
 def imported(

@@ -22,6 +22,7 @@ class Identity(NamedTuple):
 
 def identify(network: ForeignNetwork | Network) -> Identity:
     if own := isinstance(network, Network):
+        network = networks.folded(network)
         model, notes = network.config.model, [f"written by this program at step {network.step}"]
         network = architectures.described(model, networks.to_torch(model, network.params), network.path)
         network.notes.extend(notes)

@@ -10,7 +10,7 @@ import jinja2
 from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.interop import files
+from alexnet_jax.interop import files, networks
 from alexnet_jax.run import checks, config_files, workdir
 
 TORCH, CARD = "torch_alexnet.py", "README.md"
@@ -36,7 +36,7 @@ def export(directory: Path, folder: Path, stated: Stated) -> None:
         raise UserError(f"{folder} is a workdir, whose files must stay; give another --output")
     if (folder / CARD).exists() and "alexnet_jax" not in (folder / CARD).read_text(errors="replace"):
         raise UserError(f"{folder / CARD} is not a model card of alexnet_jax; give another --output")
-    net = open_workdir(directory)
+    net = networks.folded(open_workdir(directory))
     folder.mkdir(parents=True, exist_ok=True)
     for name in CONTENT[:2]:
         files.export(net, folder / name)

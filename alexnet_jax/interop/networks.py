@@ -6,6 +6,7 @@ here      kernel [tower, k, k, in, out / towers] or [tower, in, out / towers]; f
 PyTorch   weight [out, in / groups, k, k] or [out, in]; groups are towers; feature maps are flattened as [C, H, W]
 """
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import optim, sharding, steps
+from alexnet_jax import batch_norm, optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.files import replacing
 from alexnet_jax.data.statistics import Statistics
@@ -59,6 +60,12 @@ def to_workdir(network: Network, directory: Path) -> None:
         for path in sorted(Path(described).iterdir(), key=lambda path: path.name == workdir.CONFIG):
             with replacing(directory / path.name) as temporary:
                 shutil.copyfile(path, temporary)
+
+
+def folded(network: Network) -> Network:
+    """The network with its batch normalization in its kernels and biases, as a plain one, which any format can hold."""
+    spec, params = batch_norm.folded(network.config.model, network.params)
+    return dataclasses.replace(network, config=network.config.model_copy(update={"model": spec}), params=params)
 
 
 def write_stablehlo(path: Path, network: Network) -> None:
@@ -113,6 +120,11 @@ def groups(spec: Model) -> dict[str, int]:
 
 def check_layers(spec: Model) -> None:
     """Raise UserError if PyTorch has no equivalent of one of the layers."""
+    if names := spec.normalized():
+        raise UserError(
+            f"{', '.join(names)} has batch normalization, which files of weights hold folded into kernels and biases; "
+            "give a config without batch_norm"
+        )
     local = [name for name, conv in spec.convs() if not conv.shared]
     sees_all = {name: dense.exchange for name, dense in spec.hidden()} | {"fc8": spec.fc8.exchange}
     apart = [name for name, exchange in sees_all.items() if not exchange and spec.towers > 1]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from alexnet_jax import model, sharding
+from alexnet_jax import batch_norm, model, sharding
 from alexnet_jax.data import statistics
 from alexnet_jax.data.datasets import given
 from alexnet_jax.data.sources.imagenet import EDITIONS
@@ -50,7 +50,8 @@ def layers(config: Config) -> list[LayerCosts]:
     inputs: tuple[int, ...] = (spec.image_size, spec.image_size, 3)  # from one tower
     named: list[tuple[str, Conv | Dense | Head]] = [*spec.convs(), *spec.hidden(), ("fc8", spec.fc8)]
     for name, layer in named:
-        weights, biases = (math.prod(params[name][leaf]) for leaf in ("kernel", "bias"))
+        parameters = sum(map(math.prod, batch_norm.trained(params)[name].values()))
+        weights = math.prod(params[name]["kernel"])
         outputs = shapes[f"{name}_{'response' if isinstance(layer, Conv) else 'output'}"]  # of one tower
         shared = not isinstance(layer, Conv) or layer.shared
         multiply_adds = weights * (math.prod(outputs[:-1]) if shared else 1)
@@ -58,7 +59,7 @@ def layers(config: Config) -> list[LayerCosts]:
         # With an exchange, each tower sends its inputs to every other tower.
         sent = math.prod(inputs) * itemsize * spec.towers * (spec.towers - 1) if layer.exchange else 0
         neurons = spec.towers * math.prod(outputs)
-        costs.append(LayerCosts(name, weights + biases, neurons, multiply_adds, training_flop, sent))
+        costs.append(LayerCosts(name, parameters, neurons, multiply_adds, training_flop, sent))
         inputs = shapes[f"{name}_output"]
     return costs
 

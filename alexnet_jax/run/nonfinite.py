@@ -98,8 +98,8 @@ class Replay(NamedTuple):
             return jax.lax.psum((~jnp.isfinite(x)).reshape(len(x), -1).sum(-1, dtype=jnp.int32), sharding.TOWER)
 
         def tower_program(params, batch, constants):
-            image, keys = steps.training_input(config, self.mesh, batch, *constants)
-            activations = {"image": image} | model.activations(config.model, params, image, keys, splits_inputs)
+            inputs = steps.training_input(config, self.mesh, batch, *constants)
+            activations = {"image": inputs[0]} | model.activations(config.model, params, *inputs, splits_inputs)
             return jax.tree.map(count_of_all_towers, activations)
 
         forward = sharding.over_towers(tower_program, self.mesh, sharding.EXAMPLES, fc_sharding)
@@ -111,7 +111,7 @@ class Replay(NamedTuple):
 
         if not config.train.virtual_shards:  # else it is several programs already
             gradient = jax.jit(steps.with_precision(gradient, config))
-        grads, batch_metrics = gradient(state, batch, self.statistics)
+        grads, (batch_metrics, _) = gradient(state, batch, self.statistics)
         counts = jax.jit(steps.with_precision(count, config))(state, batch, self.statistics)
         return counts, metrics.mean_loss(batch_metrics), jax.jit(_counts)(grads)
 
