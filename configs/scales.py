@@ -54,6 +54,16 @@ def small_start() -> ConfigDict:
     return config
 
 
+def full_start() -> ConfigDict:
+    """`small_start` with the paper's network and batches, for a GPU."""
+    config = paper.get_config()
+    config.optim.schedule.name = "constant"
+    config.data.train_examples = 10000
+    config.train.update(max_steps=3000, log_every_steps=50)
+    config.mesh.tower = 1
+    return config
+
+
 def small_cifar() -> ConfigDict:
     """The four-layer network of the paper's CIFAR-10 claim (3.3) with half its kernels: 6,000 images, 10 epochs."""
     config = cifar_four_layer.get_config()
@@ -104,5 +114,5 @@ def small_four_layer() -> ConfigDict:
 
 SCALES = {
     function.__name__: function
-    for function in (small, small_start, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
+    for function in (small, small_start, full_start, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
 }

@@ -4,6 +4,7 @@ A study trains its networks, each with several seeds, resumes where it was inter
 its table (STUDY.md, STUDY.json), the result of each run (runs.json), and its figures. Studies share runs.
 
     claims   the paper's claims with its numbers, those of the authors' logs of 2012, and ours
+    map      which initial values, learning rates and numbers of classes let training start (see docs/stuck.md)
 
 DIR is a folder that `alexnet prepare` wrote: CIFAR-10 for --scale small, ImageNet or CIFAR-10 for --scale full. --scale
 smoke takes two steps of everything and judges nothing.
@@ -20,7 +21,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.paper.studies import arms, trials
 from alexnet_jax.paper.studies.claim_rows import CLAIMS, WORTH
 
-STUDIES = ("claims",)
+STUDIES = ("claims", "map")
 NAMES = [claim.id for claim in CLAIMS]
 SMOKE_AT_ONCE = 8  # trials of two steps that one process takes: starting one takes longer than its steps
 
@@ -54,11 +55,14 @@ def run(arguments: argparse.Namespace) -> None:
     setting = arms.Setting(arguments.scale, str(data or ""), directory, arguments.seeds, claims)
     for name in STUDIES if "all" in arguments.studies else arguments.studies:
         study = _study(name)
-        plan = functools.partial(study.plan, setting)
-        trials.carry_out(
-            plan, directory, arguments.jobs, arguments.budget, SMOKE_AT_ONCE if setting.scale == "smoke" else 1
-        )
-        table, files = study.tables(setting)
+        if name == "map":  # its runs take seconds: one process takes them one after another
+            table, files = study.draw(setting, arguments.budget)
+        else:
+            at_once = SMOKE_AT_ONCE if setting.scale == "smoke" else 1
+            trials.carry_out(
+                functools.partial(study.plan, setting), directory, arguments.jobs, arguments.budget, at_once
+            )
+            table, files = study.tables(setting)
         print(f"\n{table}\nwrote {', '.join(map(str, files))}", flush=True)
 
 

@@ -21,7 +21,7 @@ from alexnet_jax.paper.facts import MAX_IMAGES, read
 from alexnet_jax.run import config_files, run_data
 from alexnet_jax.run_config import Config
 
-FAST, SLOW, SHARE = 0.05, 1e-4, 0.05  # of docs/stuck.md: beyond these, most cells of the map do not start
+FAST, SLOW, SHARE = 0.15, 5e-5, 0.02  # of docs/stuck.md: beyond these, most cells of the map do not start
 HEAD = ("layer", "response", "variation", "share", "silent", "kernel", "gradient/kernel")
 
 

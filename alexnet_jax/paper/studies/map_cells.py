@@ -23,10 +23,11 @@ from alexnet_jax.data.datasets import Dataset
 from alexnet_jax.data.files import write_text
 from alexnet_jax.data.loader import Batch, Order
 from alexnet_jax.data.records import spread
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Conv
 from alexnet_jax.run import config_files, log_lines, run_data
+from alexnet_jax.run.stopping import stop_signals
 from alexnet_jax.run_config import Config
 
 DEVIATIONS = ("0.01", "0.03 in conv3-5", "He")  # the paper's; the authors'; sqrt(2 / fan-in) from conv2 to fc7
@@ -67,8 +68,11 @@ def grid(seeds: int) -> list[tuple[Cell, int]]:
 
 
 def open_task(data: str, scale: str) -> Task:
-    """Read the images that cells are trained on: those of a prepared folder, or if `data` is "", handwritten digits."""
-    values = config_files.load("scales:small_start")
+    """Read the images that cells are trained on: those of a prepared folder, or if `data` is "", handwritten digits.
+
+    Scale "full" trains the full network itself, "smoke" the small one for some steps.
+    """
+    values = config_files.load("scales:full_start" if scale == "full" else "scales:small_start")
     if data:
         values.data.directory, values.model.num_classes = data, len(manifest.read(Path(data)).classes)
     else:
@@ -185,7 +189,8 @@ def follow(cell: Cell, seed: int, task: Task) -> dict[str, Any]:
 def carry_out(task: Task, runs: list[tuple[Cell, int]], directory: Path, budget: float) -> list[dict[str, Any]]:
     """The results of `runs`, by `follow`. Those in `directory` already are kept; each new one is written at once.
 
-    None is started once all have used `budget` hours of a core. Raises UserError if `directory` holds other runs.
+    None is started once all have used `budget` hours of a core. Raises UserError if `directory` holds other runs, and
+    Interrupted on a signal, with the run that was going on finished.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RUNS
@@ -194,11 +199,14 @@ def carry_out(task: Task, runs: list[tuple[Cell, int]], directory: Path, budget:
     if lines[0] != json.loads(json.dumps(head)):
         raise UserError(f"{path} holds runs on other data or of another config; give another --output")
     results = {(cell_of(line), line["seed"]): line for line in lines[1:]}
-    for run in runs:
-        if run not in results and sum(line["cpu_seconds"] for line in results.values()) < 3600 * budget:
-            results[run] = follow(*run, task)
-            write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *results.values())))
-            print(f"{len(results)} of {len(runs)}: {_describe(results[run])}", flush=True)
+    with stop_signals() as asked:
+        for run in runs:
+            if run not in results and sum(line["cpu_seconds"] for line in results.values()) < 3600 * budget:
+                results[run] = follow(*run, task)
+                write_text(path, "".join(json.dumps(line) + "\n" for line in (head, *results.values())))
+                print(f"{len(results)} of {len(runs)}: {_describe(results[run])}", flush=True)
+            if asked():
+                raise Interrupted(f"finished runs are kept in {directory}; repeat the command to continue")
     return [results[run] for run in runs if run in results]
 
 

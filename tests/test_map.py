@@ -7,16 +7,17 @@ import pytest
 
 from alexnet_jax import steps
 from alexnet_jax.__main__ import main
-from alexnet_jax.errors import UserError
-from alexnet_jax.paper import signals, start_map, training_start
-from alexnet_jax.paper.training_start import Cell
+from alexnet_jax.paper import signals
+from alexnet_jax.paper.studies import map as start_map
+from alexnet_jax.paper.studies import map_cells
+from alexnet_jax.paper.studies.map_cells import Cell
 from alexnet_jax.run import config_files, log_lines
 
 PAPER = Cell("0.01", 1.0, "on", 0.01, 1)
 
 
 def test_the_grid_begins_with_the_papers_values():
-    runs = training_start.grid(seeds=3)
+    runs = map_cells.grid(seeds=3)
     assert len(set(runs)) == len(runs) == 3 * 3 * 3 * 3 * 2 * 3
     assert runs[0] == (PAPER, 0)
 
@@ -24,17 +25,17 @@ def test_the_grid_begins_with_the_papers_values():
 def test_the_small_network_has_the_signals_and_rates_of_the_full_one():
     """By hand: fc7 has 4096 inputs at full size and 128 in small, so 32 times as many."""
     small = config_files.parse(config_files.load("scales:small_start"))
-    full = training_start.full_config(Cell("0.03 in conv3-5", 0.1, "alpha/n", 0.003, 100), 10)
-    config = training_start.shrunk(full, small)
+    full = map_cells.full_config(Cell("0.03 in conv3-5", 0.1, "alpha/n", 0.003, 100), 10)
+    config = map_cells.shrunk(full, small)
     layers = config.model.layers()
     assert layers["fc7"].init_std == pytest.approx(0.01 * 32**0.5)
     assert layers["conv3"].init_std == pytest.approx(0.03 * (3 * 3 * 256 / (3 * 3 * 24)) ** 0.5)
-    assert config.optim.layers["fc7"].lr_multipliers == ((0, 32**training_start.SPEED, 1.0),)
-    assert config.optim.layers["fc7"].weight_decay == pytest.approx(0.0005 / 32**training_start.SPEED)
+    assert config.optim.layers["fc7"].lr_multipliers == ((0, 32**map_cells.SPEED, 1.0),)
+    assert config.optim.layers["fc7"].weight_decay == pytest.approx(0.0005 / 32**map_cells.SPEED)
     assert [layers[name].init_bias for name in ("conv1", "conv2", "fc7")] == [0, 0.1, 0.1]
     assert config.model.lrn.alpha == pytest.approx(2e-5) and config.model.num_classes == 1000
     assert config.optim.learning_rate == 0.003
-    he = training_start.shrunk(training_start.full_config(PAPER._replace(deviation="He", lrn="off"), 10), small)
+    he = map_cells.shrunk(map_cells.full_config(PAPER._replace(deviation="He", lrn="off"), 10), small)
     assert (
         he.model.layers()["fc6"].init_std == "he"
         and he.model.conv1.init_std != "he"
@@ -42,9 +43,17 @@ def test_the_small_network_has_the_signals_and_rates_of_the_full_one():
     )
 
 
+def test_the_full_network_keeps_its_own_start():
+    same = config_files.parse(config_files.load("scales:full_start"))
+    full = map_cells.full_config(PAPER._replace(bias=0.1), 1000)
+    config = map_cells.shrunk(full, same)
+    assert config.model == full.model
+    assert all(rule.lr_multipliers == ((0, 1.0, 1.0),) for rule in config.optim.layers.values())
+
+
 def test_classes_are_divided_by_brightness():
-    task = training_start.open_task("", "smoke")
-    labels = training_start.finer_labels(task, 4)
+    task = map_cells.open_task("", "smoke")
+    labels = map_cells.finer_labels(task, 4)
     np.testing.assert_array_equal(labels // 4, task.labels)
     brightness = task.pixels.mean(axis=(1, 2, 3))
     for digit in range(10):
@@ -114,17 +123,35 @@ def test_the_table_counts_what_started():
     assert never["steps"] is None and never["share_interval"][0] == 0
 
 
+def test_a_predictor_is_judged_on_cells_that_its_bounds_were_not_fitted_to():
+    """What starts between two learning rates is predicted by the rate, and not by noise."""
+    rates = np.geomspace(1e-4, 1, 40)
+    cells = [{**PAPER._asdict(), "rate": r, "runs": 3, "started": 3 * (0.001 < r < 0.1)} for r in rates]
+    known: dict[start_map.Start, list] = {(PAPER.deviation, PAPER.bias, PAPER.lrn): []}
+    row = start_map.judge("rate", lambda signal, rate, finer: rate, cells, known)
+    assert 0.001 < row["lowest"] < 0.0015 and 0.07 < row["highest"] < 0.1 and row["accuracy"] >= 0.95
+    assert row["always"] == pytest.approx(0.5, abs=0.1)
+    noise = dict(zip(rates, np.random.default_rng(0).random(40), strict=True))
+    assert start_map.judge("noise", lambda signal, rate, finer: noise[rate], cells, known)["accuracy"] < 0.65
+
+
 @pytest.mark.slow
 def test_the_map_at_smoke_scale(tmp_path, capsys):
-    """Two cells are trained, one after the other, and not again; other data is refused."""
-    text, files = start_map.draw("smoke", "", tmp_path, 3)
-    assert "0 of 2" in text and [file.name for file in files] == ["map.md", "map.json", "map.svg"]
-    lines = [json.loads(line) for line in (tmp_path / training_start.RUNS).read_text().splitlines()]
-    assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2
-    assert len(lines[1]["losses"]) == 2
-    capsys.readouterr()
-    assert start_map.draw("smoke", "", tmp_path, 3)[0] == text and capsys.readouterr().out == ""
+    """Two cells are trained, one after the other, and not again; runs on other data are not taken for this one's."""
+    command = ["reproduce", "map", "--scale", "smoke", "--output", str(tmp_path)]
+    home = tmp_path / "smoke-digits/map"
+    outputs = []
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+        outputs.append(capsys.readouterr().out)
+    assert "2 of 2: deviations 0.01" in outputs[0] and "0 of 2" in outputs[0]
+    assert outputs[1] == outputs[0][-len(outputs[1]) :] and outputs[1].startswith("\n2 runs of up to 4 steps")
+    assert all((home / f"map.{ending}").stat().st_size > 500 for ending in ("md", "json", "svg"))
+    lines = [json.loads(line) for line in (home / map_cells.RUNS).read_text().splitlines()]
+    assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2 and len(lines[1]["losses"]) == 2
     lines[0]["data"] = "other"
-    (tmp_path / training_start.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UserError, match="other data or of another config; give another --output"):
-        start_map.draw("smoke", "", tmp_path, 3)
+    (home / map_cells.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "other data or of another config; give another --output" in capsys.readouterr().err
