@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from alexnet_jax import ops, run_config
@@ -45,16 +46,22 @@ def training_view(
     def draw(place_key, key):
         crop_key, flip_key, _ = jax.random.split(place_key, 3)
         colour_key = jax.random.split(key, 3)[2]
-        # Offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32.
-        corner = jax.random.randint(crop_key, (2,), 0, jnp.array([down + 1, right + 1]))
+        if augment.crop == "resized":
+            place = random_box(crop_key, image.shape[1:3], augment.crop_area, augment.crop_aspect)
+        else:  # offsets 0..H-size inclusive, as in the authors' code: 33 x 33 of them where the paper counts 32 x 32
+            place = jax.random.randint(crop_key, (2,), 0, jnp.array([down + 1, right + 1]))
         flip = jax.random.bernoulli(flip_key) if augment.flip else jnp.bool_(False)
         noise = _colour_noise(colour_key, statistics, augment) if augment.colour_noise_std else jnp.zeros(3)
-        return corner, flip, noise
+        return place, flip, noise
 
-    def view_of(image, corner, flip, noise):
-        view = _crop(image, corner, size).astype(jnp.float32)
-        if augment.mean_crop == "same":
-            view = view - _crop(mean_image, corner, size)
+    def view_of(image, place, flip, noise):
+        if augment.crop == "resized":
+            whole = image.astype(jnp.float32)
+            view = resized(whole - mean_image if augment.mean_crop == "same" else whole, place, size)
+        else:
+            view = _crop(image, place, size).astype(jnp.float32)
+            if augment.mean_crop == "same":
+                view = view - _crop(mean_image, place, size)
         view = jnp.where(flip, view[:, ::-1], view)
         if augment.mean_crop == "centre":
             view = view - centre_crop(mean_image, size)
@@ -67,10 +74,10 @@ def training_view(
 
     groups = keys.reshape(-1, augment.shared_by)  # not by indexing, which would communicate where the batch is split
     place_keys = jnp.broadcast_to(groups[:, :1], groups.shape).reshape(keys.shape)
-    corner, flip, noise = jax.vmap(draw)(place_keys, keys)
+    place, flip, noise = jax.vmap(draw)(place_keys, keys)
     noise = ops.in_memory(noise)  # or XLA for CPUs would compute it for each pixel
-    if kernel != "mosaic":
-        return ops.in_memory(jax.vmap(view_of)(image, corner, flip, noise))
+    if kernel != "mosaic" or augment.crop == "resized":
+        return ops.in_memory(jax.vmap(view_of)(image, place, flip, noise))
     from alexnet_jax.kernels import mosaic_views  # Pallas takes long to import
 
     zeros = jnp.zeros_like(mean_image)
@@ -79,7 +86,43 @@ def training_view(
     shrinks = augment.colour_noise_std and augment.colour_noise_shrinks
     divisor = jnp.where(has_noise, 1 + augment.colour_noise_std, 1.0) if shrinks else jnp.ones(())
     shift = jnp.where(has_noise, noise, 0)
-    return mosaic_views.views(image, (corner[:, 0], corner[:, 1]), flip, before, after, shift, divisor, dtype)
+    return mosaic_views.views(image, (place[:, 0], place[:, 1]), flip, before, after, shift, divisor, dtype)
+
+
+def random_box(key: Array, sides: tuple[int, ...], area: tuple[float, float], aspect: tuple[float, float]) -> Array:
+    """A random part (top, left, height, width) of an image [H, W], in pixels: float32 integers.
+
+    As in arXiv:1409.4842, and by the rule of torchvision's RandomResizedCrop: the share of the area is uniform within
+    `area`, the logarithm of width / height within `aspect`; of ten boxes the first that fits, else the whole image.
+    """
+    area_key, aspect_key, corner_key = jax.random.split(key, 3)
+    image = jnp.array(sides, jnp.float32)
+    pixels = image.prod() * jax.random.uniform(area_key, (10,), minval=area[0], maxval=area[1])
+    ratio = jnp.exp(jax.random.uniform(aspect_key, (10,), minval=np.log(aspect[0]), maxval=np.log(aspect[1])))
+    boxes = jnp.round(jnp.stack([jnp.sqrt(pixels / ratio), jnp.sqrt(pixels * ratio)], axis=1))
+    fits = ((boxes > 0) & (boxes <= image[None])).all(axis=1)
+    box = jnp.where(fits.any(), boxes[jnp.argmax(fits)], image)
+    corner = jnp.floor(jax.random.uniform(corner_key, (2,)) * (image - box + 1))
+    return jnp.concatenate([jnp.minimum(corner, image - box), box])
+
+
+def resized(image: Array, box: Array, size: int) -> Array:
+    """The part `box` of an image [H, W, C], as of `random_box`, resized bilinearly to [size, size, C], float32.
+
+    Where it shrinks, the weights are as much wider, as in PIL (antialiasing).
+    """
+
+    def weights(start: Array, length: Array, side: int) -> Array:  # [size, side]
+        pixel, scale = jnp.arange(side, dtype=jnp.float32) + 0.5, length / size
+        centre = start + (jnp.arange(size, dtype=jnp.float32) + 0.5) * scale
+        weight = jnp.maximum(0, 1 - jnp.abs(pixel[None] - centre[:, None]) / jnp.maximum(scale, 1))
+        inside = (pixel > start) & (pixel < start + length)
+        weight = jnp.where(inside[None], weight, 0)
+        return weight / weight.sum(axis=1, keepdims=True)
+
+    rows, columns = (weights(box[axis], box[axis + 2], image.shape[axis]) for axis in (0, 1))
+    image = jnp.einsum("rh,hwc->rwc", rows, image, precision="highest")
+    return jnp.einsum("sw,rwc->rsc", columns, image, precision="highest")
 
 
 def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augment) -> Array:

@@ -57,8 +57,13 @@ class Optim(Section):
 
 
 class Augment(Section):
-    """Random changes to training images (paper 4.1). Crops are always random."""
+    """Random changes to training images (paper 4.1)."""
 
+    # random: a crop of model.image_size pixels; resized: a box of any size, resized to that, as torchvision's
+    # RandomResizedCrop does (arXiv:1409.4842)
+    crop: Literal["random", "resized"]
+    crop_area: tuple[PositiveFloat, PositiveFloat]  # resized: the least and the largest share of the image
+    crop_aspect: tuple[PositiveFloat, PositiveFloat]  # resized: the least and the largest width / height
     flip: bool  # mirror each image with probability 1/2
     shared_by: PositiveInt  # consecutive images of a batch that share one crop and one flip
     mean_crop: Literal["same", "centre"]  # the crop of the mean image to subtract: the image's own, or the central one
@@ -66,6 +71,14 @@ class Augment(Section):
     colour_noise_scale: Literal["eigenvalue", "sqrt_eigenvalue"]  # what alpha multiplies: the paper's, the code's
     colour_noise_shrinks: bool  # True: divide images with colour noise by 1 + colour_noise_std
     colour_noise_epochs: NonNegativeInt  # colour noise ends at this epoch; 0: it never ends
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise ValueError(f"augment.crop_area={self.crop_area} is no range of shares; give two in order, up to 1")
+        if not self.crop_aspect[0] <= 1 <= self.crop_aspect[1]:
+            raise ValueError(f"augment.crop_aspect={self.crop_aspect} leaves out squares; give a range around 1")
+        return self
 
 
 class Data(Section):

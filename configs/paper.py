@@ -107,6 +107,9 @@ def layer(weight_decay=None, lr_multipliers=()) -> dict:
 
 def augment() -> dict:
     return dict(
+        crop="random",  # 4.1
+        crop_area=(0.08, 1.0),  # only for `resized`, of 2014
+        crop_aspect=(3 / 4, 4 / 3),
         flip=True,  # 4.1
         shared_by=1,  # 4.1: each image has a patch of its own
         mean_crop="same",  # 2: "the mean activity over the training set from each pixel"

@@ -130,6 +130,11 @@ def batch_norm(config: ConfigDict) -> None:
                 layer.then = tuple(operation for operation in layer.then if operation != "lrn")
 
 
+def resized_crops(config: ConfigDict) -> None:
+    """Random boxes of 8 to 100 % of the image, resized (arXiv:1409.4842), instead of crops of one size (4.1)."""
+    config.augment.crop = "resized"
+
+
 # --- The paper's networks with pre-training ---
 
 
@@ -219,7 +224,7 @@ VARIANTS = {"code2012": code2012.apply} | {
     function.__name__: function
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
-        *(bias, without, batch_norm, six_conv, from_pretrained, *_programs.PROGRAMS),
+        *(bias, without, batch_norm, resized_crops, six_conv, from_pretrained, *_programs.PROGRAMS),
         *(epochs, half_size, he, cosine, nesterov, adamw, one_device, data_parallel),
     )
 }

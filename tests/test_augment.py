@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax import augment, run_config
 from alexnet_jax.data.statistics import Statistics
@@ -11,6 +12,7 @@ from tests.conftest import random_batch
 
 def settings(**changes) -> run_config.Augment:
     values = {"flip": True, "shared_by": 1, "mean_crop": "same", "colour_noise_std": 0.0}
+    values |= {"crop": "random", "crop_area": (0.08, 1.0), "crop_aspect": (0.75, 4 / 3)}
     values |= {"colour_noise_scale": "sqrt_eigenvalue", "colour_noise_shrinks": False, "colour_noise_epochs": 0}
     return run_config.Augment(**values | changes)
 
@@ -68,6 +70,35 @@ def test_colour_noise_is_one_colour_per_image_spread_along_the_eigenvectors(stat
     expected = 0.1 * (eigenvalues / 255 if scale == "eigenvalue" else np.sqrt(eigenvalues))
     np.testing.assert_allclose(along.std(axis=0), expected, rtol=0.06)
     assert np.abs(along.mean(axis=0) / expected).max() < 0.1
+
+
+def test_resized_boxes_are_those_of_pil(statistics):
+    """Enlarged or shrunk, minus the mean image there; the boxes have the areas and shapes of the config."""
+    area, aspect, image = (0.1, 0.9), (0.5, 2.0), random_batch(1).image[0].astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 500)
+    boxes = np.asarray(jax.jit(jax.vmap(lambda key: augment.random_box(key, (32, 32), area, aspect)))(keys))
+    resize = jax.jit(jax.vmap(augment.resized, (None, 0, None)), static_argnums=2)
+    for size in (12, 28):
+        for ours, (top, left, height, width) in zip(np.asarray(resize(image, boxes[:8], size)), boxes[:8], strict=True):
+            box = (left, top, left + width, top + height)
+            channels = [Image.fromarray(image[..., i]).crop(tuple(map(int, box))) for i in range(3)]
+            theirs = [np.asarray(each.resize((size, size), Image.Resampling.BILINEAR)) for each in channels]
+            np.testing.assert_allclose(ours, np.stack(theirs, axis=-1), atol=1e-2)
+    corners, sides = boxes[:, :2], boxes[:, 2:]
+    assert (boxes == np.round(boxes)).all() and (corners >= 0).all() and (corners + sides <= 32).all()
+    share = sides.prod(axis=1) / 32**2
+    assert 0.08 < share.min() < 0.15 and 0.7 < share.max() < 0.93 and 0.4 < share.mean() < 0.52
+    assert 0.4 < (sides[:, 1] / sides[:, 0]).min() < 0.7 and np.abs(np.log(sides[:, 1] / sides[:, 0]).mean()) < 0.1
+    whole = settings(flip=False, crop="resized", crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    batch = random_batch(2)
+    expected = batch.image.astype(np.float32) - statistics.mean_image
+    np.testing.assert_allclose(views(batch.image, range(2), statistics, whole, size=32), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("changes", [{"crop_area": (0.5, 0.1)}, {"crop_area": (0.5, 2.0)}, {"crop_aspect": (1.5, 2.0)}])
+def test_ranges_of_crops(changes):
+    with pytest.raises(ValueError, match=r"no range of shares; give two in order|leaves out squares; give a range"):
+        settings(**changes)
 
 
 def test_the_papers_ten_views():

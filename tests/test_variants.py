@@ -112,6 +112,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "batch_norm": {f"model.{key}": 0.0 for key in BIASES}
     | {f"model.{name}.batch_norm": True for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")}
     | {"model.conv1.then": POOL, "model.conv2.then": POOL},
+    "resized_crops": {"augment.crop": "resized"},
     "six_conv": SIX_CONV,
     "from_pretrained": SIX_CONV
     | {"start.layers": ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7")},

@@ -69,8 +69,10 @@ def total(costs: list[LayerCosts]) -> LayerCosts:
     return LayerCosts("all", *(sum(column) for column in zip(*(layer[1:] for layer in costs), strict=True)))
 
 
-def crops(config: Config) -> int:
+def crops(config: Config) -> float:
     """The number of different training views of an image: crops, times two if mirrored. The paper counts 2048 (4.1)."""
+    if config.augment.crop == "resized":
+        return math.inf  # so many that nobody counts them
     return (config.data.size - config.model.image_size + 1) ** 2 * (2 if config.augment.flip else 1)
 
 
