@@ -12,6 +12,7 @@ from alexnet_jax.paper.studies import map as start_map
 from alexnet_jax.paper.studies import map_cells
 from alexnet_jax.paper.studies.map_cells import Cell
 from alexnet_jax.run import config_files, log_lines
+from tests.conftest import ROOT
 
 PAPER = Cell("0.01", 1.0, "on", 0.01, 1)
 
@@ -69,6 +70,7 @@ from tests.tiny import tiny_config
 def get_config(starved=""):
     values = tiny_config()
     values.model.conv2 = values.model.conv3 = values.model.conv4 = None
+    values.train.batch_size = values.augment.shared_by = 16  # images of a crop: no divisor of the images there are
     if starved:
         values.model.conv5.update(init_std=1e-6, init_bias=1.0)
     return values
@@ -133,6 +135,13 @@ def test_a_predictor_is_judged_on_cells_that_its_bounds_were_not_fitted_to():
     assert row["always"] == pytest.approx(0.5, abs=0.1)
     noise = dict(zip(rates, np.random.default_rng(0).random(40), strict=True))
     assert start_map.judge("noise", lambda signal, rate, finer: noise[rate], cells, known)["accuracy"] < 0.65
+
+
+def test_the_page_shows_the_published_map():
+    published = ROOT / "alexnet_jax/paper/results/map-cifar10"
+    assert (ROOT / "docs/map.svg").read_text() == (published / "map.svg").read_text()
+    runs = [json.loads(line) for line in (published / map_cells.RUNS).read_text().splitlines()][1:]
+    assert start_map.aggregate(runs) == json.loads((published / "map.json").read_text())["cells"]
 
 
 @pytest.mark.slow

@@ -77,9 +77,10 @@ def _rms(values: np.ndarray | jax.Array) -> float:
 
 
 def _without_start(config: Config) -> Config:
-    """`config` with initial values, which the programs do not depend on, made equal."""
+    """`config` with initial values, which the programs do not depend on, made equal; for a batch of any size."""
     layers = {name: layer.model_dump() for name, layer in config.model.layers().items()}
-    return config_files.changed(config, model={k: v | {"init_std": 1.0, "init_bias": 0.0} for k, v in layers.items()})
+    equal = {name: layer | {"init_std": 1.0, "init_bias": 0.0} for name, layer in layers.items()}
+    return config_files.changed(config, model=equal, augment={"shared_by": 1}, train={"virtual_shards": 0})
 
 
 @functools.lru_cache(maxsize=2)

@@ -40,10 +40,16 @@ def draw(setting: Setting, budget: float) -> tuple[str, list[Path]]:
     results = map_cells.carry_out(task, runs, directory, budget)
     cells = aggregate(results)
     known = _signals(task, cells, directory, shrinks=scale == "smoke")
-    predictors = [judge(name, formula, cells, known) for name, formula in PREDICTORS.items()]
+    classes = task.small.model.num_classes
+    predictors = [
+        {"classes": classes * finer, **judge(name, formula, some, known)}
+        for finer in FINER
+        if (some := [cell for cell in cells if cell["finer"] == finer])
+        for name, formula in PREDICTORS.items()
+    ]
     text = map_tables.text(cells, margins(results), predictors, results, task)
     figure_file, table_file, json_file = (directory / f"map.{ending}" for ending in ("svg", "md", "json"))
-    map_tables.figure(cells, task.small.model.num_classes).savefig(figure_file, metadata={"Date": None})
+    map_tables.figure(cells, classes).savefig(figure_file, metadata={"Date": None})
     write_text(table_file, text)
     content = {"cells": cells, "margins": margins(results), "predictors": predictors, "packages": starts.packages()}
     write_text(json_file, json.dumps(content, indent=1) + "\n")
