@@ -3,12 +3,13 @@
     alexnet reproduce --scale small --data DATA
     alexnet train --config scales:small --config.data.directory=DATA --workdir runs/small
 
-DATA is CIFAR-10 as `alexnet prepare` wrote it.
+DATA is CIFAR-10 as `alexnet prepare` wrote it; for --scale photos, ten classes of photos, prepared with --size 144.
 """
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.configs import cifar_four_layer, digits, paper
+from alexnet_jax.configs import photos as photo_sets
 
 
 def get_config(name: str = "") -> ConfigDict:
@@ -35,6 +36,15 @@ def small() -> ConfigDict:
     config.train.update(
         batch_size=64, epochs=10, eval_batch_size=500, eval_every_epochs=10, log_every_steps=100, plateau_steps=300
     )
+    config.mesh.tower = 1
+    return config
+
+
+def photos() -> ConfigDict:
+    """The paper's network with a quarter of its kernels, for 9,000 photos: about eight minutes of a core a run."""
+    config = photo_sets.get_config("0.25")
+    config.optim.schedule.boundaries_epochs = (14, 18)
+    config.train.update(epochs=20, eval_every_epochs=20)
     config.mesh.tower = 1
     return config
 
@@ -114,5 +124,7 @@ def small_four_layer() -> ConfigDict:
 
 SCALES = {
     function.__name__: function
-    for function in (small, small_start, full_start, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer)
+    for function in (
+        *(small, photos, small_start, full_start, small_cifar, small_cifar_lrn, small_four_layer, full_four_layer),
+    )
 }

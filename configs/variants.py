@@ -99,6 +99,21 @@ def bias(config: ConfigDict, value: str = "0") -> None:
         config.model[name].init_bias = float(value)
 
 
+def paper_start(config: ConfigDict) -> None:
+    """The paper's initial weights and biases (5), for networks that start otherwise."""
+    for name, layer in paper.model().items():
+        if name[:-1] in ("conv", "fc") and layer and config.model[name]:
+            config.model[name].update(init_std=layer["init_std"].get(), init_bias=layer["init_bias"])
+
+
+def width(config: ConfigDict, value: str = "0.5") -> None:
+    """Another width: this many times the kernels and units of every layer."""
+    model = config.model
+    for name in (*(f"conv{number}" for number in range(1, 7)), "fc6", "fc7"):
+        if layer := model[name]:
+            layer.features = model.towers * round(layer.features * float(value) / model.towers)
+
+
 def without(config: ConfigDict, name: str = "conv4") -> None:
     """One layer fewer (7): without a middle layer, "a loss of about 2%" of top-1.
 
@@ -224,7 +239,8 @@ VARIANTS = {"code2012": code2012.apply} | {
     function.__name__: function
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
-        *(bias, without, batch_norm, resized_crops, six_conv, from_pretrained, *_programs.PROGRAMS),
+        *(bias, paper_start, width, without, batch_norm, resized_crops, six_conv, from_pretrained),
+        *_programs.PROGRAMS,
         *(epochs, half_size, he, cosine, nesterov, adamw, one_device, data_parallel),
     )
 }

@@ -27,6 +27,7 @@ PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
     "without=fc6": PAPER - 37_752_832 - 16_781_312 + 37_752_832,
     "without=fc7": PAPER - 16_781_312,
     "batch_norm": PAPER + 3 * (96 + 256 + 384 + 384 + 256 + 4096 + 4096),
+    "width": 592_576 + 4608 * 2048 + 2048 + 2048 * 2048 + 2048 + 2_049_000,
     "six_conv": 61_555_304,
     "from_pretrained": 61_555_304,
     "one_weird_trick": 61_100_840,
@@ -164,6 +165,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.conv1.stride": 2,
         "model.conv1.padding": (3, 4),
     },
+    "paper_start": {},  # the paper's own
+    "width": {f"model.conv{i}.features": n // 2 for i, n in enumerate((96, 256, 384, 384, 256), start=1)}
+    | {f"model.{layer}.features": 2048 for layer in ("fc6", "fc7")},
     "he": {f"model.{layer}.init_std": "he" for layer in HE} | {f"model.{key}": 0.0 for key in BIASES},
     "cosine": {"optim.schedule.name": "cosine", "optim.schedule.warmup_epochs": 5.0},
     "nesterov": {"optim.name": "nesterov"},

@@ -4,10 +4,12 @@ A study trains its networks, each with several seeds, resumes where it was inter
 its table (STUDY.md, STUDY.json), the result of each run (runs.json), and its figures. Studies share runs.
 
     claims   the paper's claims with its numbers, those of the authors' logs of 2012, and ours
+    ladder   from the paper to today's networks, one change after the other, and what else readers ask
+    firsts   error and time of the configs that the documents start with
     map      which initial values, learning rates and numbers of classes let training start (see docs/stuck.md)
 
-DIR is a folder that `alexnet prepare` wrote: CIFAR-10 for --scale small, ImageNet or CIFAR-10 for --scale full. --scale
-smoke takes two steps of everything and judges nothing.
+DIR is a folder that `alexnet prepare` wrote: CIFAR-10 for --scale small, ten classes of photos (--size 144) for --scale
+photos, ImageNet or CIFAR-10 for --scale full. --scale smoke takes two steps of everything and judges nothing.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.paper.studies import arms, trials
 from alexnet_jax.paper.studies.claim_rows import CLAIMS, WORTH
 
-STUDIES = ("claims", "map")
+STUDIES = ("claims", "ladder", "firsts", "map")
 NAMES = [claim.id for claim in CLAIMS]
 SMOKE_AT_ONCE = 8  # trials of two steps that one process takes: starting one takes longer than its steps
 
@@ -44,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
     claims = WORTH if arguments.claims == "all" else tuple(arguments.claims.split(","))
     _require_known("claim", claims, NAMES)
     _require_known("study", arguments.studies, ["all", *STUDIES])
-    if arguments.seeds < 2:
+    if arguments.seeds < 2 and arguments.scale != "smoke":
         raise UserError("--seeds must be 2 or more: claims are judged by an interval over the seeds")
     if arguments.jobs < 1:
         raise UserError("--jobs must be 1 or more")

@@ -9,7 +9,7 @@ from alexnet_jax.paper.studies.trials import Trial
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
-Base = Literal["network", "figure1", "four_layer", "four_layer_lrn"]
+Base = Literal["network", "figure1", "four_layer", "four_layer_lrn", "digits", "cifar10", "half", "whole"]
 
 SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config that the arm starts from
     "small": {
@@ -17,7 +17,10 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "figure1": "scales:small_four_layer",
         "four_layer": "scales:small_cifar",
         "four_layer_lrn": "scales:small_cifar_lrn",
+        "digits": "digits",
+        "cifar10": "cifar10",
     },
+    "photos": {"network": "scales:photos", "half": "photos:0.5", "whole": "photos:1"},
     "full": {
         "network": "paper",
         "figure1": "scales:full_four_layer",
@@ -25,7 +28,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "four_layer_lrn": "cifar_four_layer:lrn",
     },
 }
-SCALES["smoke"] = SCALES["small"]
+SCALES["smoke"] = SCALES["small"] | {"half": "photos:0.1", "whole": "photos:0.2"}
 
 
 class Arm(NamedTuple):
@@ -34,6 +37,7 @@ class Arm(NamedTuple):
     base: Base
     variants: tuple[str, ...] = ()  # of configs/variants.py: NAME or NAME=VALUE
     changes: tuple[tuple[str, Any], ...] = ()  # (key of the config, value)
+    start: str = ""  # the workdir of a network to fine-tune, whose architecture then stands for that of the base
 
 
 class Setting(NamedTuple):
@@ -54,9 +58,10 @@ def trial(setting: Setting, name: str, arm: Arm, seed: int, views: tuple[int, ..
 @functools.cache
 def config(scale: str, data: str, arm: Arm, seed: int) -> Config:
     """The config of an arm on the data: a folder of prepared images, or the embedded digits."""
-    values = config_files.load(SCALES[scale][arm.base]).unlock()  # variants may add keys
+    values = config_files.load(
+        f"finetune:{arm.start}" if arm.start else SCALES[scale][arm.base]
+    ).unlock()  # variants may add keys
     config_files.functions("variants")["apply"](values, arm.variants)
-    values.lock().update_from_flattened_dict(dict(arm.changes))
     values.seed = seed
     values.data.directory = data
     if data:  # the data determines classes and splits; the network determines the size of the images
@@ -66,6 +71,7 @@ def config(scale: str, data: str, arm: Arm, seed: int) -> Config:
         values.data.eval_split = next((split for split in splits if split in prepared.splits), splits[0])
     else:
         values.data.update(source="digits", eval_split="test", train_examples=0)
+    values.lock().update_from_flattened_dict(dict(arm.changes))
     if scale == "smoke":
         values.data.train_examples = 64
         values.train.update(batch_size=32, epochs=1, max_steps=2, log_every_steps=1)
@@ -76,6 +82,9 @@ def obstacle(setting: Setting, arm: Arm) -> str:
     """Why the arm cannot be trained on this data at this scale; "" if it can."""
     if arm.base not in SCALES[setting.scale]:
         return f"not at --scale {setting.scale}"
+    known = config_files.functions("variants")["VARIANTS"]
+    if unknown := [name for name in arm.variants if name.partition("=")[0] not in known]:
+        return f"there is no variant {unknown[0]}"
     if not setting.data:
         return ""
     prepared = manifest.read(Path(setting.data))

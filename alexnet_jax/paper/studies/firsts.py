@@ -1,0 +1,91 @@
+"""The study of what a newcomer trains first: the error, time and steps of the configs that the documents start with.
+
+Fine-tuning is compared with training from scratch on few images of classes that the first network has not seen. For it
+the data lies beside DIR in two parts, each with half of the classes: DIR-first and DIR-second.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data import manifest
+from alexnet_jax.paper import report
+from alexnet_jax.paper.studies import arms, judging, trials
+from alexnet_jax.paper.studies.arms import Arm, Base, Setting
+from alexnet_jax.paper.studies.trials import Results, Trial
+
+IMAGES = 50  # of each class, to fine-tune on
+
+
+class First(NamedTuple):
+    name: str
+    base: Base
+    part: str = ""  # what the folder of its data adds to DIR
+    images: int = 0  # of each class; 0: all
+    start: str = ""  # the row whose network it continues
+
+
+ROWS = (
+    First("digits", "digits"),
+    First("cifar10", "cifar10"),
+    First("photos-half", "half"),
+    First("photos-whole", "whole"),
+    First("first-classes", "half", "-first"),
+    First("scratch", "half", "-second", IMAGES),
+    First("finetune", "half", "-second", IMAGES, "first-classes"),
+)
+
+
+def plan(setting: Setting, results: Results) -> list[Trial]:
+    """Every row that the scale and the data allow, with each seed; a row that continues another's network after it."""
+    able = [row for row in ROWS if not _obstacle(setting, row)]
+    wanted = [(row, seed) for row in able for seed in range(setting.seeds)]
+    ready = [(row, seed) for row, seed in wanted if not row.start or f"{row.start}/seed{seed}" in results]
+    return [_trial(setting, row, seed) for row, seed in ready]
+
+
+def _on(setting: Setting, row: First) -> Setting:
+    """The setting with the row's own data; the digits come with the program."""
+    data = "" if row.base == "digits" or not setting.data else setting.data + row.part
+    return setting._replace(data=data)
+
+
+def _obstacle(setting: Setting, row: First) -> str:
+    own = _on(setting, row)
+    if row.part and own.data and not (Path(own.data) / manifest.NAME).is_file():
+        return f"needs {Path(own.data).name} beside the data"
+    return arms.obstacle(own, Arm(row.base))
+
+
+def _trial(setting: Setting, row: First, seed: int) -> Trial:
+    own = _on(setting, row)
+    changes: tuple = ()
+    if row.images and own.data:
+        changes = (("data.train_examples", row.images * len(manifest.read(Path(own.data)).classes)),)
+    start = str((setting.directory / row.start / f"seed{seed}").absolute()) if row.start else ""
+    return arms.trial(own, row.name, Arm(row.base, changes=changes, start=start), seed, views=(1,))
+
+
+def tables(setting: Setting) -> tuple[str, list[Path]]:
+    """The table, Markdown, from the finished runs, and the files: firsts.md, firsts.json, runs.json."""
+    results = trials.finished(lambda results: plan(setting, results), setting.directory)
+    rows = [{**row._asdict(), **_measured(setting, row, results)} for row in ROWS]
+    text = report.template("firsts.md.j2").render(setting=setting, rows=rows, cost=trials.cost(results), images=IMAGES)
+    return text, trials.write(setting.directory, "firsts", text, rows, {})
+
+
+def _measured(setting: Setting, row: First, results: Results) -> dict[str, str]:
+    names = [f"{row.name}/seed{seed}" for seed in range(setting.seeds)]
+    found = [results[name] for name in names if name in results and not results[name]["diverged"]]
+    shown = dict.fromkeys(("minutes", "cores", "steps", "trained_on"), "-")
+    if len(found) < 2:
+        return shown | {"error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
+    error = judging.mean([100 * result["views1"]["top1_error"] for result in found])
+    return {
+        "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(found)} runs",
+        "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",
+        "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
+        "steps": f"{found[0]['steps']:,}",
+        "trained_on": arms.describe(_on(setting, row), Arm(row.base)),
+    }
