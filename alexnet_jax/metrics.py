@@ -24,18 +24,24 @@ def log_softmax(logits: Array) -> Array:
     return logits - top - jnp.log(lax.psum(jnp.exp(logits - top).sum(-1, keepdims=True), TOWER))
 
 
-def outcomes(log_probabilities: Array, label: Array) -> dict[str, Array]:
+def outcomes(log_probabilities: Array, label: Array, smoothing: float = 0.0) -> dict[str, Array]:
     """The loss (cross-entropy, nats) and the errors (0 or 1) of each example [B], the same in all towers.
 
     `log_probabilities` [B, C] are each tower's own; `label` [B] counts over the classes of all towers. Ties are errors,
-    as `not_below` says, so that chance never counts as a success.
+    as `not_below` says, so that chance never counts as a success. With `smoothing`, that share of the label's
+    probability is spread over all classes (arXiv:1512.00567, section 7): guessing still costs ln(classes).
     """
     classes = log_probabilities.shape[-1]
     own = label[:, None] - lax.axis_index(TOWER) * classes == jnp.arange(classes)[None, :]
     label_score = lax.psum(jnp.where(own, log_probabilities, 0.0).sum(-1), TOWER)
     better = lax.psum((not_below(log_probabilities, label_score[:, None]) & ~own).sum(-1, dtype=jnp.int32), TOWER)
+    loss = -label_score
+    if smoothing:
+        exists = log_probabilities > jnp.finfo(jnp.float32).min / 2  # unlike columns past the last class
+        total, count = jnp.where(exists, log_probabilities, 0.0).sum(-1), exists.sum(-1, dtype=jnp.float32)
+        loss = (1 - smoothing) * loss - smoothing * lax.psum(total, TOWER) / lax.psum(count, TOWER)
     return {
-        "loss": -label_score,
+        "loss": loss,
         "top1_error": (better >= 1).astype(jnp.float32),
         "top5_error": (better >= 5).astype(jnp.float32),
     }

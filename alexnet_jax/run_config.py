@@ -123,6 +123,7 @@ class Train(Section):
     batch_size: PositiveInt  # examples per step, over all devices
     epochs: PositiveInt
     max_steps: NonNegativeInt  # stop after this many steps, or after `epochs` if that is sooner; 0: no limit
+    label_smoothing: Fraction  # share of each label spread over all classes, in training alone; 0: none
     compute_dtype: Literal["float32", "bfloat16", "float16"]  # of activations; parameters are always float32
     loss_scale: LossScale  # float16 only
     matmul_precision: Literal["default", "high", "highest"]  # of float32 products on GPUs and TPUs: see docs/devices.md

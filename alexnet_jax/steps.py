@@ -119,7 +119,7 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
     def tower_program(params, batch, constants):
         inputs = training_input(config, mesh, batch, *constants)
         logits, taken = model.outputs(config.model, params, *inputs, splits_inputs, _kernels(config, mesh))
-        return metrics.outcomes(metrics.log_softmax(logits), batch.label), taken
+        return metrics.outcomes(metrics.log_softmax(logits), batch.label, config.train.label_smoothing), taken
 
     def program(forward):
         def compute_loss(params, batch, constants):

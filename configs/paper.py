@@ -147,6 +147,7 @@ def train() -> dict:
         batch_size=128,  # 5
         epochs=90,  # 5: "roughly 90 cycles"
         max_steps=0,
+        label_smoothing=0.0,  # not in the paper
         compute_dtype="float32",  # the GTX 580 had no other
         loss_scale=dict(initial=2.0**16, largest=2.0**24, growth_interval_steps=2000),  # only for float16
         # "highest" multiplies in float32 throughout, as the GTX 580 did. "default" rounds the factors to TF32 on GPUs

@@ -222,6 +222,16 @@ def adamw(config: ConfigDict) -> None:
     config.optim.biases.weight_decay = 0.0
 
 
+def label_smoothing(config: ConfigDict, value: str = "0.1") -> None:
+    """Labels of which a share is spread over all classes (arXiv:1512.00567)."""
+    config.train.label_smoothing = float(value)
+
+
+def one_tower(config: ConfigDict) -> None:
+    """One tower of full width, whose layers see all maps of those before. 62,378,344 parameters."""
+    config.model.towers = 1
+
+
 def one_device(config: ConfigDict) -> None:
     """Both towers on one device: one program, and the same numbers as on two."""
     config.mesh.tower = 1
@@ -241,6 +251,6 @@ VARIANTS = {"code2012": code2012.apply} | {
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
         *(bias, paper_start, width, without, batch_norm, resized_crops, six_conv, from_pretrained),
         *_programs.PROGRAMS,
-        *(epochs, half_size, he, cosine, nesterov, adamw, one_device, data_parallel),
+        *(epochs, half_size, he, cosine, nesterov, adamw, label_smoothing, one_tower, one_device, data_parallel),
     )
 }

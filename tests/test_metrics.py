@@ -2,15 +2,16 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from alexnet_jax import metrics, sharding
 
 
-def outcomes(log_probabilities, label):
+def outcomes(log_probabilities, label, smoothing=0.0):
     """Outcomes of rows [B, C], split over two towers."""
     halves = np.stack(np.split(np.asarray(log_probabilities, np.float32), 2, axis=-1))
-    run = jax.vmap(lambda x: metrics.outcomes(x, np.asarray(label)), axis_name=sharding.TOWER, out_axes=None)
+    run = jax.vmap(lambda x: metrics.outcomes(x, np.asarray(label), smoothing), axis_name=sharding.TOWER, out_axes=None)
     return jax.tree.map(np.asarray, run(halves))
 
 
@@ -27,6 +28,15 @@ def test_ranks():
     np.testing.assert_allclose(result["loss"], -row, rtol=1e-5)
     assert result["top1_error"].tolist() == [0, 1, 1, 1, 1, 1]
     assert result["top5_error"].tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_smoothed_labels_of_seven_classes_in_eight_columns():
+    logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
+    logits[2], label = 0, [0, 6, 3]  # the last example: guessing
+    columns = np.pad(jax.nn.log_softmax(logits), [(0, 0), (0, 1)], constant_values=np.finfo(np.float32).min)
+    expected = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(label, 7), 0.3))
+    np.testing.assert_allclose(outcomes(columns, label, 0.3)["loss"], expected, rtol=1e-5)
+    assert expected[2] == pytest.approx(np.log(7))
 
 
 def test_ties_and_nan_count_as_errors():

@@ -38,6 +38,21 @@ def test_meshes_agree(mesh, statistics, serial):
     assert worst_difference(state.metrics, serial_state.metrics) < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["2x2", *(pytest.param(each, marks=pytest.mark.long) for each in ("1x2", "2x1"))])
+def test_later_means_agree(mesh, statistics):
+    """Nesterov's momentum and smoothed labels, of classes that do not divide by the towers."""
+    values = tiny_config()
+    values.model.num_classes, values.optim.name, values.train.label_smoothing = 7, "nesterov", 0.3
+    values.model.fc8.init_std = 0.3
+    batches = [random_batch(seed=i, classes=7) for i in range(2)]
+    losses, first, state = train(values, mesh, statistics, batches)
+    serial_losses, serial_first, serial_state = train(values, "1x1", statistics, batches)
+    np.testing.assert_allclose(losses, serial_losses, rtol=1e-5)
+    assert worst_difference(first, serial_first) < 1e-5
+    assert worst_difference(state.params, serial_state.params) < 1e-5
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_normalization_across_towers_agrees(statistics):

@@ -19,6 +19,7 @@ from tests.recipes import flat
 PAPER = 60_965_224
 PARAMETERS = {  # with 1000 classes; by hand, or from the authors' logs
     "one_gpu": 59_798_312,
+    "one_tower": PAPER + 25 * 48 * 256 + 9 * 192 * 384 + 9 * 192 * 256,
     "no_links": 60_698_712,
     "without=conv3": PAPER - 885_120 - 663_936 + 9 * 256 * 384 + 384,
     "without=conv2": PAPER - 307_456 - 885_120 + 9 * 96 * 384 + 384,
@@ -177,6 +178,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "optim.weights.weight_decay": 0.05,
         "optim.biases.weight_decay": 0.0,
     },
+    "one_tower": {"model.towers": 1},
+    "label_smoothing": {"train.label_smoothing": 0.1},
     "one_device": {"mesh.tower": 1},
     "data_parallel": {"mesh.data": 2, "mesh.tower": 1},
     "no_lrn+tanh": {"model.conv1.then": POOL, "model.conv2.then": POOL, "model.activation": "tanh"},
