@@ -27,8 +27,7 @@ def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int)
     """Adapt strides, widths and initial weights to small images; conv1 is 5x5 with stride 1.
 
     For an image size of 28 the maps are 28 -> pool 13 -> pool 6 -> pool 2. In layers this small, signals fade at the
-    paper's standard deviation of 0.01, so weights start with He's and biases at 0; conv1, whose inputs are grey
-    levels, and fc8 keep 0.01.
+    paper's standard deviation of 0.01, so weights start with He's and biases at 0; conv1 and fc8 keep 0.01.
 
     Args:
         model: the section to change.
@@ -41,3 +40,15 @@ def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int)
     layers = (model.conv2, model.conv3, model.conv4, model.conv5, model.fc6, model.fc7)
     for layer, features in zip(layers, (*kernels[1:], units, units), strict=True):
         layer.update(features=features, init_std="he", init_bias=0.0)
+
+
+def grey_levels(config: ConfigDict) -> None:
+    """Start conv1, and let it learn, as the inputs of 0..255 require where the other layers start with He's weights.
+
+    They are some 60 times as large as what those layers see. With weights as much smaller than He's, so are conv1's
+    outputs; and since its gradients are as much larger, it alone would limit how fast the others can learn if its rate
+    were theirs. The authors, too, gave layers rates of their own.
+    """
+    conv1 = config.model.conv1
+    conv1.init_std = (2 / (3 * conv1.kernel**2)) ** 0.5 / 60
+    config.optim.layers.conv1 = paper.layer(lr_multipliers=((0, 0.001, 0.001),))

@@ -11,30 +11,17 @@ pool 15 -> pool 7 -> pool 3.
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import paper
+from alexnet_jax.configs import digits, paper, variants
+from alexnet_jax.configs._later import he
 
 
 def get_config(width: str = "0.5") -> ConfigDict:
     """Return the config at `width` times the paper's number of kernels and units."""
-    try:
-        share = float(width)
-    except ValueError:
-        share = 0.0
-    if not 0.02 <= share <= 4:
-        raise ValueError(
-            f"the width {width} is no number from 0.02 to 4; write photos:0.5 for half the paper's kernels"
-        )
     config = paper.get_config()
-    model = config.model
-    model.update(image_size=128, num_classes=10)
-    layers = [model[name] for name in (*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7")]
-    for layer in layers:
-        layer.features = model.towers * round(layer.features * share / model.towers)
-    conv = [layer.features for layer in layers[:5]]
-    # So few images pass too few steps for the paper's start, in which signals fade from layer to layer.
-    inputs = [25 * conv[0] // 2, 9 * conv[1], 9 * conv[2] // 2, 9 * conv[3] // 2, 9 * conv[4], layers[5].features]
-    for layer, fan_in in zip(layers[1:], inputs, strict=True):
-        layer.update(init_std=(2 / fan_in) ** 0.5, init_bias=0.0)
+    config.model.update(image_size=128, num_classes=10)
+    variants.width(config, width)
+    he(config)  # so few images pass too few steps for the paper's start, in which signals fade from layer to layer
+    digits.grey_levels(config)
     config.optim.schedule.update(name="steps", boundaries_epochs=(40, 52))
     config.augment.colour_noise_scale = "sqrt_eigenvalue"
     config.data.size = 144

@@ -109,9 +109,15 @@ def paper_start(config: ConfigDict) -> None:
 def width(config: ConfigDict, value: str = "0.5") -> None:
     """Another width: this many times the kernels and units of every layer."""
     model = config.model
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0.02 <= share <= 4:
+        raise ValueError(f"the width {value} is no number from 0.02 to 4; 0.5 is half the kernels and units")
     for name in (*(f"conv{number}" for number in range(1, 7)), "fc6", "fc7"):
         if layer := model[name]:
-            layer.features = model.towers * round(layer.features * float(value) / model.towers)
+            layer.features = model.towers * round(layer.features * share / model.towers)
 
 
 def without(config: ConfigDict, name: str = "conv4") -> None:

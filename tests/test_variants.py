@@ -267,7 +267,7 @@ def test_arguments_of_the_other_configs():
     with pytest.raises(UserError, match="the argument norm is unknown; write cifar_four_layer or cifar_four_layer:lrn"):
         config_files.load("cifar_four_layer:norm")
     for width in ("half", "nan", "0", "9"):
-        with pytest.raises(UserError, match=f"the width {width} is no number from 0.02 to 4; write photos:0.5"):
+        with pytest.raises(UserError, match=f"the width {width} is no number from 0.02 to 4; 0.5 is half"):
             config_files.load(f"photos:{width}")
     quarter = config_files.parse(config_files.load("photos:0.25")).model
     assert [conv.features for _, conv in quarter.convs()] == [24, 64, 96, 96, 64]
