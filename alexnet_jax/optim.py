@@ -60,6 +60,15 @@ def _for(params: Any, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, 
     return {name: {kind: values[name][kind] for kind in kinds} for name, kinds in params.items()}
 
 
+def averaged(average: Any, params: Any, decay: float, step: Array) -> Any:
+    """The exponential moving average of the parameters after `step`, counted from 0, from the average before it.
+
+    Its decay rises to `decay` as in TensorFlow's ExponentialMovingAverage, lest the start weigh for long.
+    """
+    part = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: old + part * (new - old), average, params)  # keeps what does not move
+
+
 class LossScale(NamedTuple):
     """What the loss is multiplied by before its gradient is taken, as it adapts. Scalars on the devices."""
 

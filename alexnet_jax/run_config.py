@@ -53,6 +53,7 @@ class Optim(Section):
     weights: Kind
     biases: Kind
     layers: dict[str, LayerOptim]  # by layer name (conv1, ...)
+    ema_decay: Fraction  # of an average of the parameters, which the trained network has instead of the last; 0: none
     schedule: Schedule
 
 

@@ -13,16 +13,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, batch_norm, kernels, metrics, model, optim, sharding, virtual_shards
+from alexnet_jax import augment, batch_norm, compiling, kernels, metrics, model, optim, sharding, virtual_shards
 from alexnet_jax.run_config import Config
-
-# Since jaxlib 0.10, XLA gives convolutions on CPU to YNNPACK, with which a step takes 1.4 times as long. LLVM's level 3
-# makes steps no faster than 2. The analysis saves a copy of fc6's kernel, a twentieth of the full network's step.
-CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-CPU_OPTIONS |= {"xla_backend_optimization_level": 2, "xla_cpu_copy_insertion_use_region_analysis": True}
-
-# On GPUs some kernels add in no fixed order. On CPU and TPU all results have the same bits in every run anyway.
-GPU_DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -30,8 +22,18 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Array  # int32: steps taken
     params: Any  # {layer: {"kernel", "bias"}}, with batch normalization also those of `batch_norm.STARTS`
+    average: Any  # of the parameters over the steps, by `optim.averaged`; None with `optim.ema_decay` 0
     opt_state: Any  # the momentum of `batch_norm.trained(params)`; in float16 also the loss scale
     metrics: metrics.Metrics  # of the steps since the last log line
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters of the trained network: their average, if one is taken."""
+        return self.params if self.average is None else self.average
+
+    def starting_from(self, params: Any) -> "TrainState":
+        """The state with other parameters, which their average starts from too."""
+        return self.replace(params=params, average=self.average and jax.tree.map(jnp.copy, params))
 
 
 class StepReport(NamedTuple):
@@ -50,24 +52,6 @@ class StepReport(NamedTuple):
         return float(self.loss_scale.scale) >= 1 if self.loss_scale else math.isfinite(float(self.loss))
 
 
-def with_precision(function: Callable, config: Config) -> Callable:
-    """The function, with its products, and those of gradients in it, in the precision of the config."""
-
-    @functools.wraps(function)
-    def precise(*arguments, **keywords):
-        with jax.default_matmul_precision(config.train.matmul_precision):
-            return function(*arguments, **keywords)
-
-    return precise
-
-
-def _compiled(function: Callable, mesh: Mesh, config: Config, **options: Any) -> jax.stages.Wrapped:
-    """`jax.jit`, with the precision of the config and the compiler options for the devices of `mesh`."""
-    by_platform = {"cpu": CPU_OPTIONS, "gpu": GPU_DETERMINISTIC if config.train.deterministic else None}
-    compiler_options = by_platform.get(mesh.devices.flat[0].platform)
-    return jax.jit(with_precision(function, config), compiler_options=compiler_options, **options)
-
-
 def _update_rule(config: Config) -> optax.GradientTransformationExtraArgs:
     rule = optim.update_rule(config.optim)
     return optim.with_loss_scale(rule, config.train.loss_scale) if config.train.compute_dtype == "float16" else rule
@@ -77,7 +61,8 @@ def random_state(config: Config, seed: Array | int) -> TrainState:
     """The state at the start of training, wherever JAX puts it; `init_state` creates it on a mesh."""
     params = model.init(config.model, jax.random.fold_in(jax.random.key(seed), 2**31))  # epochs' keys fold in 0, 1, ...
     opt_state = _update_rule(config).init(batch_norm.trained(params))
-    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, metrics.nothing())
+    average = jax.tree.map(jnp.copy, params) if config.optim.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, average, opt_state, metrics.nothing())
 
 
 @functools.cache
@@ -137,7 +122,7 @@ def make_gradient(config: Config, mesh: Mesh, steps_per_epoch: int) -> Callable:
         return mask, epoch, examples / loss_scale.scale if loss_scale else examples
 
     if shards:
-        compiled = functools.partial(_compiled, mesh=mesh, config=config)
+        compiled = functools.partial(compiling.compiled, mesh=mesh, config=config)
         out = (sharding.TOWERS, sharding.REPLICATED)
         gradient = virtual_shards.over_shards(program, tower_program, mesh, shards, out, compiled)
         constants_of = compiled(constants_of)
@@ -177,10 +162,11 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
             updates, opt_state = optimizer.update(grads, state.opt_state, params, rates=rates)
             params = jax.tree.map(jnp.add, params, updates)
             params = batch_norm.with_averages(params, state.params, taken, config.model.batch_norm)
+            average = state.average and optim.averaged(state.average, params, config.optim.ema_decay, state.step)
         if loss_scale := optim.loss_scale(opt_state):  # where the loss is not finite, the step is skipped
             finite = jnp.isfinite(metrics.mean_loss(batch_metrics))
             batch_metrics = jax.tree.map(lambda x: jnp.where(finite, x, 0), batch_metrics)
-        new_state = TrainState(state.step + 1, params, opt_state, metrics.merge(state.metrics, batch_metrics))
+        new_state = TrainState(state.step + 1, params, average, opt_state, metrics.merge(state.metrics, batch_metrics))
         return new_state, StepReport(metrics.mean_loss(batch_metrics), votes.any(), loss_scale)
 
     def train_step(state, batch, rates, statistics, votes):
@@ -190,9 +176,9 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
     shardings = sharding.of_state(abstract_state(config, mesh), mesh, config.mesh.fc_sharding)
     options = {"donate_argnums": 0 if donate else (), "out_shardings": (shardings, None)}
     if config.train.virtual_shards:
-        update = _compiled(update, mesh, config, **options)
+        update = compiling.compiled(update, mesh, config, **options)
         return train_step
-    return _compiled(train_step, mesh, config, **options)
+    return compiling.compiled(train_step, mesh, config, **options)
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
@@ -212,13 +198,13 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
         return measure(params, batch._replace(mask=agreed(batch)), statistics)[0]
 
     if shards := config.train.virtual_shards:
-        compiled = functools.partial(_compiled, mesh=mesh, config=config)
+        compiled = functools.partial(compiling.compiled, mesh=mesh, config=config)
         out = (sharding.REPLICATED,)
         measure = virtual_shards.over_shards(program, tower_program, mesh, shards, out, compiled)
         agreed = compiled(agreed)
         return eval_step
     measure = program(sharding.over_towers(tower_program, mesh, sharding.EXAMPLES))
-    return _compiled(eval_step, mesh, config)
+    return compiling.compiled(eval_step, mesh, config)
 
 
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
@@ -232,7 +218,7 @@ def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.
     def predict(*inputs):
         return log_probabilities(*inputs)[:, : config.model.num_classes]
 
-    return _compiled(predict, mesh, config)
+    return compiling.compiled(predict, mesh, config)
 
 
 def _kernels(config: Config, mesh: Mesh) -> str | None:

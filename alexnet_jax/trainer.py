@@ -72,7 +72,7 @@ def first_state(config: Config, mesh: Mesh) -> steps.TrainState:
     """The state at the start of a run: random, but for layers taken from another run (`config.start`)."""
     state = steps.init_state(config, mesh)
     if config.start.workdir:
-        state = state.replace(params=state.params | warm_start.params(config, mesh))
+        state = state.starting_from(state.params | warm_start.params(config, mesh))
     return state
 
 
@@ -178,10 +178,10 @@ class Trainer:
                 for line in batches.news():
                     self.writer.warning(f"{line}; it is left out")
                 placed = sharding.put(batch, mesh, sharding.EXAMPLES)
-                measured = self._eval_step(state.params, placed, statistics=self.statistics)
+                measured = self._eval_step(state.eval_params, placed, statistics=self.statistics)
                 self.doing("validating")
                 total = metrics.merge(total, jax.device_get(measured))
-        self.writer.parameters(step, jax.device_get(self._summarize(state.params)))
+        self.writer.parameters(step, jax.device_get(self._summarize(state.eval_params)))
         result = metrics.summary(total) | ({"bad_records": len(batches.bad)} if batches.bad else {})
         return json.loads(processes.from_first(lambda: json.dumps(result)))  # one result decides the learning rate
 

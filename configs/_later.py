@@ -59,4 +59,9 @@ def adamw(config: ConfigDict) -> None:
     config.optim.biases.weight_decay = 0.0
 
 
-MEANS = (he, batch_norm, one_tower, cosine, label_smoothing, resized_crops, nesterov, adamw)
+def ema(config: ConfigDict, value: str = "0.999") -> None:
+    """The network of an exponential moving average of the parameters, with this decay (arXiv:1512.00567, section 8)."""
+    config.optim.ema_decay = float(value)
+
+
+MEANS = (he, batch_norm, one_tower, cosine, label_smoothing, resized_crops, nesterov, adamw, ema)

@@ -89,6 +89,7 @@ def optim() -> dict:
         weights=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5
         biases=dict(lr_multiplier=1.0, weight_decay=0.0005, max_drops=3),  # 5: "an equal learning rate for all layers"
         layers=dict(),  # layer -> `layer(...)`: settings that differ from those above
+        ema_decay=0.0,  # not in the paper
         schedule=dict(
             name="plateau",  # 5: divided by 10 when the validation error stops improving
             warmup_epochs=0.0,  # not in the paper

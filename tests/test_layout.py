@@ -32,6 +32,7 @@ TOP_LEVEL = {
         "optim",
     ),
     *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks", "batch_norm"),
+    "compiling",
     *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs", "doctor"),
 }
 ONLY_IN = {  # library -> the modules that may name it

@@ -1,6 +1,7 @@
 """The update rule against the paper's two lines, and the schedules of the learning rate."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -37,6 +38,7 @@ def settings(schedule, **changes):
         weights=kind(),
         biases=kind(),
         layers={},
+        ema_decay=0.0,
         schedule=schedule,
     )
     return run_config.Optim(**values | changes)
@@ -109,6 +111,19 @@ def test_adamw_is_optax_adamw():
         updates, their_state = theirs.update(grads, their_state, their_params)
         their_params = optax.apply_updates(their_params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params, their_params)
+
+
+def test_average_of_the_parameters():
+    """As TensorFlow documents its ExponentialMovingAverage; what does not move keeps its bits."""
+    values = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    values[:, 0] = values[0, 0]
+    average, expected = {"w": jnp.asarray(values[0])}, values[0].astype(np.float64)
+    for step, new in enumerate(values[1:]):
+        average = optim.averaged(average, {"w": jnp.asarray(new)}, 0.7, jnp.int32(step))
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * new
+    np.testing.assert_allclose(average["w"], expected, rtol=1e-5)
+    assert average["w"][0] == values[0, 0]
 
 
 def test_rates_of_the_authors_code():

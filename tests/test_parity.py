@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax import augment, metrics, model, model_config, ops, pooling, sharding, steps
+from alexnet_jax import augment, compiling, metrics, model, model_config, ops, pooling, sharding, steps
 from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
 from alexnet_jax.run import config_files
@@ -41,16 +41,17 @@ def test_meshes_agree(mesh, statistics, serial):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["2x2", *(pytest.param(each, marks=pytest.mark.long) for each in ("1x2", "2x1"))])
 def test_later_means_agree(mesh, statistics):
-    """Nesterov's momentum and smoothed labels, of classes that do not divide by the towers."""
+    """Nesterov's momentum, averaged parameters and smoothed labels, of classes that do not divide by the towers."""
     values = tiny_config()
     values.model.num_classes, values.optim.name, values.train.label_smoothing = 7, "nesterov", 0.3
-    values.model.fc8.init_std = 0.3
+    values.model.fc8.init_std, values.optim.ema_decay = 0.3, 0.5
     batches = [random_batch(seed=i, classes=7) for i in range(2)]
     losses, first, state = train(values, mesh, statistics, batches)
     serial_losses, serial_first, serial_state = train(values, "1x1", statistics, batches)
     np.testing.assert_allclose(losses, serial_losses, rtol=1e-5)
     assert worst_difference(first, serial_first) < 1e-5
-    assert worst_difference(state.params, serial_state.params) < 1e-5
+    for ours, theirs in ((state.params, serial_state.params), (state.average, serial_state.average)):
+        assert worst_difference(ours, theirs) < 1e-5
 
 
 @pytest.mark.long
@@ -105,7 +106,7 @@ def test_200_steps_agree_with_the_plain_operations(statistics, monkeypatch):
     monkeypatch.setattr(ops, "dense", lambda x, kernel: x @ kernel)
     monkeypatch.setattr(ops, "local_response_norm", plain_norm)
     monkeypatch.setattr(pooling, "max_pool", plain_pool)
-    monkeypatch.setattr(steps, "CPU_OPTIONS", {})
+    monkeypatch.setattr(compiling, "CPU_OPTIONS", {})
     plain, _, _ = train(tiny_config(), "1x2", statistics, batches)
     assert fast != plain and min(fast[100:]) < 0.9 * fast[0]
     np.testing.assert_allclose(fast, plain, rtol=1e-3)

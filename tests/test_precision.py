@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import augment, ops, sharding, steps
+from alexnet_jax import augment, compiling, ops, sharding, steps
 from alexnet_jax.inference import activations
 from alexnet_jax.run import config_files, workdir
 from tests.test_sharding import lowered_step
@@ -54,7 +54,7 @@ def test_on_cpu_the_precision_changes_no_bit():
 
     def gradients(precision: str):
         with jax.default_matmul_precision(precision):
-            return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)), compiler_options=steps.CPU_OPTIONS)(*arrays)
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)), compiler_options=compiling.CPU_OPTIONS)(*arrays)
 
     jax.tree.map(np.testing.assert_array_equal, gradients("default"), gradients("highest"))
 

@@ -12,6 +12,7 @@ import pytest
 
 from alexnet_jax import errors, sharding, steps, training
 from alexnet_jax.errors import StorageError
+from alexnet_jax.inference import network
 from alexnet_jax.run import checkpoint, config_files, workdir
 from tests import runs
 from tests.runs import assert_same, final_state, log, run
@@ -26,8 +27,9 @@ def command(tmp_path):
 
 
 def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
-    """Parameters, momentum, data order and metrics, across an exit in the middle of a log interval."""
-    changing = ("--config.optim.schedule.name=cosine", "--config.optim.schedule.warmup_epochs=0.1")  # at every step
+    """Parameters, their average, momentum, data order and metrics, across an exit in the middle of a log interval."""
+    changing = ["--config.optim.schedule.name=cosine", "--config.optim.schedule.warmup_epochs=0.1"]  # at every step
+    changing.append("--config.optim.ema_decay=0.9")
     run(command("whole", *changing, "--config.train.max_steps=4"))
     run(command("parts", *changing, "--config.train.max_steps=2"))
     assert final_state(tmp_path / "parts")[1].next_batch == 2
@@ -38,6 +40,10 @@ def test_two_steps_exit_and_two_more_are_four(command, tmp_path):
     ]
     (tmp_path / "parts" / workdir.METRICS).write_text("\n".join(lines) + "\n")  # the validation at the first end
     assert_same(tmp_path / "whole", tmp_path / "parts")
+    state, trained = final_state(tmp_path / "whole")[0], network.open_workdir(tmp_path / "whole")  # has the average
+    jax.tree.map(np.testing.assert_array_equal, trained.params, state.average)
+    assert not np.array_equal(state.params["fc8"]["kernel"], state.average["fc8"]["kernel"])
+    assert log(tmp_path / "whole")[-1]["loss"] == pytest.approx(trained.evaluate()["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,14 @@ def test_data_parallel_adds_only_the_sum_of_gradients(tiny):
 
 @pytest.mark.slow
 def test_the_state_is_born_sharded(tiny):
-    """Parameters and momentum are created in place: no device ever holds the other's tower."""
+    """Parameters, average and momentum are created in place: no device ever holds the other's tower."""
+    tiny.optim.ema_decay = 0.9
     cfg = config_files.parse(tiny)
     mesh = sharding.make_mesh(2, 2, 2)
     state = steps.init_state(cfg, mesh)
-    arrays = jax.tree.leaves((state.params, state.opt_state))
-    assert len(arrays) == 4 * 8
+    state = state.starting_from(state.params)
+    arrays = jax.tree.leaves((state.params, state.average, state.opt_state))
+    assert len(arrays) == 6 * 8
     for leaf in arrays:
         assert leaf.sharding.spec == sharding.TOWERS
         assert leaf.addressable_shards[0].data.shape == (1, *leaf.shape[1:])

@@ -180,6 +180,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "one_tower": {"model.towers": 1},
     "label_smoothing": {"train.label_smoothing": 0.1},
+    "ema": {"optim.ema_decay": 0.999},
     "one_device": {"mesh.tower": 1},
     "data_parallel": {"mesh.data": 2, "mesh.tower": 1},
     "no_lrn+tanh": {"model.conv1.then": POOL, "model.conv2.then": POOL, "model.activation": "tanh"},

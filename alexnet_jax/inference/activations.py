@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import augment, model, sharding, steps
+from alexnet_jax import augment, compiling, model, sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
@@ -129,4 +129,4 @@ def _flat(
         outputs = {name: activations[name].astype(jnp.float32) for name in names}
         return {name: (pool(x) if x.ndim == 4 else x).reshape(image.shape[0], -1) for name, x in outputs.items()}
 
-    return steps.with_precision(sharding.over_towers(tower_program, mesh, sharding.CLASSES), config)
+    return compiling.with_precision(sharding.over_towers(tower_program, mesh, sharding.CLASSES), config)

@@ -54,7 +54,7 @@ def to_workdir(network: Network, directory: Path) -> None:
         with checkpoint.open_directory(saved, keep=1) as checkpoints:
             position = checkpoint.Position(0, optim.Validation(), 0)
             checkpoint.save(
-                checkpoints, 0, state.replace(params=params), position, {"config": config.model_dump(mode="json")}
+                checkpoints, 0, state.starting_from(params), position, {"config": config.model_dump(mode="json")}
             )
         workdir.prepare(Path(described), config, Dataset(network.classes, {}, lambda: network.statistics, "imported"))
         for path in sorted(Path(described).iterdir(), key=lambda path: path.name == workdir.CONFIG):

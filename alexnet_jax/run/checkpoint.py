@@ -178,18 +178,19 @@ def _restored(checkpoints: Checkpoints, step: int, abstract_state: Any) -> Resto
 
 
 def restore_params(directory: Path, abstract_params: Any, only: int | None = None) -> tuple[int, Any]:
-    """The step and parameters of the newest intact checkpoint in `directory`, or of that of `only`; or UserError."""
+    """The step and `TrainState.eval_params` of the newest intact checkpoint, or of that of `only`; or UserError."""
     with open_for_reading(directory) as checkpoints:
         step, damaged = _newest_intact(checkpoints, math.inf, only)
         for bad, problem in damaged.items():
             processes.report(f"warning: the checkpoint of step {bad} is damaged and is not used: {problem}")
         if step is None:
             raise UserError(f"{directory} holds no complete, intact checkpoint; train on, or give another --workdir")
-        wanted = {"params": abstract_params}
+        sums = json.loads((directory / str(step) / "sums/metadata").read_text())["state"]
+        kind = "average" if any(name.startswith("average/") for name in sums) else "params"
+        wanted = {kind: abstract_params}
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        restored = checkpoints.restore(step, args=ocp.args.Composite(state=arguments))
-    return step, restored.state["params"]
+        return step, checkpoints.restore(step, args=ocp.args.Composite(state=arguments)).state[kind]
 
 
 def _newest_intact(checkpoints: Checkpoints, most: float, only: int | None = None) -> tuple[int | None, dict[int, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from alexnet_jax import metrics, model, sharding, steps
+from alexnet_jax import compiling, metrics, model, sharding, steps
 from alexnet_jax.data.files import write_text
 from alexnet_jax.data.loader import Order
 from alexnet_jax.errors import NonFinite
@@ -110,9 +110,9 @@ class Replay(NamedTuple):
             return jax.tree.map(lambda count: count.sum(dtype=jnp.int32), counts)
 
         if not config.train.virtual_shards:  # else it is several programs already
-            gradient = jax.jit(steps.with_precision(gradient, config))
+            gradient = jax.jit(compiling.with_precision(gradient, config))
         grads, (batch_metrics, _) = gradient(state, batch, self.statistics)
-        counts = jax.jit(steps.with_precision(count, config))(state, batch, self.statistics)
+        counts = jax.jit(compiling.with_precision(count, config))(state, batch, self.statistics)
         return counts, metrics.mean_loss(batch_metrics), jax.jit(_counts)(grads)
 
 
