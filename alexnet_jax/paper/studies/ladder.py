@@ -42,7 +42,7 @@ LADDER = (
     Rung("resized_crops", "label_smoothing", "random resized crops", "1409.4842", ("resized_crops",)),
     Rung("adamw", "resized_crops", "AdamW in place of momentum", "1711.05101", ("adamw",)),
     Rung("nesterov", "resized_crops", "or Nesterov's momentum", "1212.0901", ("nesterov",)),
-    Rung("ema", "nesterov", "average of the weights", "1803.05407", ("ema",)),
+    Rung("ema", "nesterov", "average of the weights", "1512.00567", ("ema=0.99",)),
 )
 QUESTIONS = (
     Rung("bias_one", "scale", "biases of 1", "", ("bias=1",), "Biases of 0 or of 1?"),
