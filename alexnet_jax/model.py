@@ -112,7 +112,7 @@ class Tower(nn.Module):
         """
         spec = self.spec
         normalize = functools.partial(
-            _normalize, spec.batch_norm.epsilon, examples or Examples(jnp.ones(len(image), bool), {})
+            _normalize, spec.batch_norm.epsilon, examples or Examples(jnp.ones(image.shape[0], bool), {})
         )
         map_norm, pool = spec.map_norm, spec.pool
         activation = ACTIVATION_FUNCTIONS[spec.activation]
