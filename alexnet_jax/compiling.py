@@ -31,6 +31,7 @@ def with_precision(function: Callable, config: Config) -> Callable:
 
 def compiled(function: Callable, mesh: Mesh, config: Config, **options: Any) -> jax.stages.Wrapped:
     """`jax.jit`, with the precision of the config and the compiler options for the devices of `mesh`."""
-    by_platform = {"cpu": CPU_OPTIONS, "gpu": GPU_DETERMINISTIC if config.train.deterministic else None}
+    cpu = {} if jax.config.values["jax_disable_most_optimizations"] else CPU_OPTIONS  # which would optimize after all
+    by_platform = {"cpu": cpu, "gpu": GPU_DETERMINISTIC if config.train.deterministic else None}
     compiler_options = by_platform.get(mesh.devices.flat[0].platform)
     return jax.jit(with_precision(function, config), compiler_options=compiler_options, **options)

@@ -195,7 +195,11 @@ def init(spec: model_config.Model, key: Array) -> dict:
             "kernel": model_config.std(layer.init_std, inputs[name]) * draw.reshape(params[name]["kernel"].shape),
             "bias": jnp.full(params[name]["bias"].shape, layer.init_bias, jnp.float32),
         }
-        | {kind: jnp.full(params[name][kind].shape, start) for kind, start in starts.items() if kind in params[name]}
+        | {
+            kind: jnp.full(params[name][kind].shape, start, jnp.float32)
+            for kind, start in starts.items()
+            if kind in params[name]
+        }
         for (name, layer), draw in zip(layers.items(), draws, strict=True)
     }
 

@@ -106,6 +106,7 @@ def test_running_averages_of_a_training_step(statistics):
     values = few_layers()
     values.optim.layers.conv1 = paper.layer(lr_multipliers=((0, 0.0, 0.0), (1, 0.1, 0.1)))
     cfg, mesh, state, batch, constants = on_mesh(values, "1x1", random_batch(), statistics)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))  # the step would be compiled once more
     before = jax.device_get(state.params)
     assert all(
         not {"mean", "variance"} & {key.key for key in path if hasattr(key, "key")}

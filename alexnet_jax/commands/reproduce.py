@@ -1,7 +1,7 @@
 """Reproduce the paper by training: alexnet reproduce [STUDY...] --data DIR [--scale small] [--budget HOURS]
 
 A study trains its networks, each with several seeds, resumes where it was interrupted, and writes to OUTPUT/SCALE-DATA
-its table (STUDY.md, STUDY.json), the result of each run (runs.json), and its figures. Studies share runs.
+its table (STUDY.md, STUDY.json), the result of each run (runs.json), and its figures.
 
     claims   the paper's claims with its numbers, those of the authors' logs of 2012, and ours
     ladder   from the paper to today's networks, one change after the other, and what else readers ask
@@ -13,11 +13,9 @@ photos, ImageNet or CIFAR-10 for --scale full. --scale smoke takes two steps of 
 """
 
 import argparse
-import functools
 import importlib
 import math
 from pathlib import Path
-from types import ModuleType
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper.studies import arms, trials
@@ -25,7 +23,6 @@ from alexnet_jax.paper.studies.claim_rows import CLAIMS, WORTH
 
 STUDIES = ("claims", "ladder", "firsts", "map")
 NAMES = [claim.id for claim in CLAIMS]
-SMOKE_AT_ONCE = 8  # trials of two steps that one process takes: starting one takes longer than its steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("studies", nargs="*", default=["claims"], help=f"some of {', '.join(STUDIES)}, or all (default: claims)")
     add("--claims", default="all", help=f"some of {', '.join(NAMES)}, the first first (default: all, by worth)")
     add("--data", default="", help="folder of prepared images (default, with --scale smoke: embedded digits)")
-    add("--seeds", type=int, default=3, help="runs of each network (default: 3)")
+    add("--seeds", type=int, help="runs of each network (default: 3; with --scale smoke: 1)")
     scales = sorted(arms.SCALES)
     add("--scale", choices=scales, default="small", help="size of the networks and runs (default: small)")
     add("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables (default: %(default)s)")
     add("--jobs", type=int, default=1, help="runs at a time; they share out the cores (default: 1)")
-    hours = "hours of cores (of devices on GPUs and TPUs) after which a study starts no run (default: no limit)"
+    hours = "hours of cores (of devices on GPUs and TPUs) after which no run is started (default: no limit)"
     add("--budget", type=float, default=math.inf, help=hours)
 
 
@@ -46,31 +43,31 @@ def run(arguments: argparse.Namespace) -> None:
     claims = WORTH if arguments.claims == "all" else tuple(arguments.claims.split(","))
     _require_known("claim", claims, NAMES)
     _require_known("study", arguments.studies, ["all", *STUDIES])
-    if arguments.seeds < 2 and arguments.scale != "smoke":
+    smoke = arguments.scale == "smoke"
+    seeds = (1 if smoke else 3) if arguments.seeds is None else arguments.seeds
+    if seeds < (1 if smoke else 2):
         raise UserError("--seeds must be 2 or more: claims are judged by an interval over the seeds")
     if arguments.jobs < 1:
         raise UserError("--jobs must be 1 or more")
-    if not arguments.data and arguments.scale != "smoke":
+    if not arguments.data and not smoke:
         raise UserError("give --data DIR, a folder that `alexnet prepare` wrote (CIFAR-10 for --scale small)")
     data = Path(arguments.data).absolute() if arguments.data else None
     directory = arguments.output / f"{arguments.scale}-{data.name if data else 'digits'}"
-    setting = arms.Setting(arguments.scale, str(data or ""), directory, arguments.seeds, claims)
-    for name in STUDIES if "all" in arguments.studies else arguments.studies:
-        study = _study(name)
-        if name == "map":  # its runs take seconds: one process takes them one after another
-            table, files = study.draw(setting, arguments.budget)
-        else:
-            at_once = SMOKE_AT_ONCE if setting.scale == "smoke" else 1
-            trials.carry_out(
-                functools.partial(study.plan, setting), directory, arguments.jobs, arguments.budget, at_once
-            )
-            table, files = study.tables(setting)
+    setting = arms.Setting(arguments.scale, str(data or ""), directory, seeds, claims)
+    names = STUDIES if "all" in arguments.studies else tuple(arguments.studies)
+    studies = {name: importlib.import_module(f"alexnet_jax.paper.studies.{name}") for name in names}
+    plans = [study.plan for name, study in studies.items() if name != "map"]
+    trials.carry_out(
+        lambda results: [trial for plan in plans for trial in plan(setting, results)],
+        directory,
+        arguments.jobs,
+        arguments.budget,
+        briefly=smoke,
+    )
+    for name, study in studies.items():
+        # The map's runs take seconds: this process takes them one after another.
+        table, files = study.draw(setting, arguments.budget) if name == "map" else study.tables(setting)
         print(f"\n{table}\nwrote {', '.join(map(str, files))}", flush=True)
-
-
-def _study(name: str) -> ModuleType:
-    """The module of a study: `plan(setting, results)`, its trials, and `tables(setting)`, its Markdown and files."""
-    return importlib.import_module(f"alexnet_jax.paper.studies.{name}")
 
 
 def _require_known(kind: str, names: list[str] | tuple[str, ...], known: list[str]) -> None:

@@ -28,7 +28,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "four_layer_lrn": "cifar_four_layer:lrn",
     },
 }
-SCALES["smoke"] = SCALES["small"] | {"half": "photos:0.1", "whole": "photos:0.2"}
+SCALES["smoke"] = SCALES["small"] | {"half": "photos:0.1", "whole": "photos:0.1"}
 
 
 class Arm(NamedTuple):
@@ -52,6 +52,7 @@ class Setting(NamedTuple):
 
 def trial(setting: Setting, name: str, arm: Arm, seed: int, views: tuple[int, ...]) -> Trial:
     """The training of an arm with a seed. Raises UserError if its config is wrong or the data is missing."""
+    views = views[:1] if setting.scale == "smoke" else views
     return Trial(f"{name}/seed{seed}", config(setting.scale, setting.data, arm, seed), views)
 
 
@@ -74,10 +75,11 @@ def config(scale: str, data: str, arm: Arm, seed: int) -> Config:
     values.lock().update_from_flattened_dict(dict(arm.changes))
     if scale == "smoke":
         values.data.train_examples = 64
-        values.train.update(batch_size=32, epochs=1, max_steps=2, log_every_steps=1)
+        values.train.update(batch_size=32, epochs=1, max_steps=2, log_every_steps=1, eval_batch_size=64)
     return config_files.parse(values)
 
 
+@functools.cache
 def obstacle(setting: Setting, arm: Arm) -> str:
     """Why the arm cannot be trained on this data at this scale; "" if it can."""
     if arm.base not in SCALES[setting.scale]:

@@ -58,12 +58,17 @@ def _at_rate(arm: Arm, rate: float) -> Arm:
 
 
 def _grid(setting: Setting, name: str) -> list[Trial]:
-    return [_trial(setting, name, 0, rate) for rate in RATES.get(name, ())]
+    return [_trial(setting, name, 0, rate) for rate in _rates(setting, name)]
+
+
+def _rates(setting: Setting, name: str) -> tuple[float, ...]:
+    """The learning rates to try for an arm; () for one that is trained with its config's. They share a program."""
+    return RATES.get(name, ())[: 1 if setting.scale == "smoke" else None]
 
 
 def best_rate(setting: Setting, name: str, results: Results) -> float | None:
     """The learning rate at which the arm reaches its training error first, with seed 0; None if it has no grid."""
-    steps = {rate: _steps(results[_trial(setting, name, 0, rate).name]) for rate in RATES.get(name, ())}
+    steps = {rate: _steps(results[_trial(setting, name, 0, rate).name]) for rate in _rates(setting, name)}
     return min(steps, key=lambda rate: steps[rate], default=None)
 
 

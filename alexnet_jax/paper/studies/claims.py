@@ -21,7 +21,7 @@ ROUNDING = 0.02  # how far a fact may be from the round number in the paper
 def tables(setting: Setting) -> tuple[str, list[Path]]:
     """The table of all claims, Markdown, from the finished runs in the setting's folder, and the files written.
 
-    They are claims.md, claims.json, claims-runs.json and, if a claim about speed was tested, figure1.svg.
+    They are claims.md, claims.json, runs.json and, if a claim about speed was tested, figure1.svg.
     """
     everything = setting._replace(claims=WORTH)
     results = trials.finished(lambda results: plan(everything, results), setting.directory)

@@ -7,6 +7,7 @@ came out, as with more seeds where the first were not enough.
 import contextlib
 import importlib.metadata
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -43,7 +44,7 @@ Results = dict[str, dict[str, Any]]  # name of a finished trial -> what `_train`
 Plan = Callable[[Results], list[Trial]]
 
 
-def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, at_once: int = 1) -> None:
+def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bool = False) -> None:
     """Train what `plan` wants and is not finished, the first first, until nothing is left or the budget is used.
 
     Args:
@@ -51,7 +52,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, at_once: in
         directory: of the study's runs. Finished ones are not trained again; interrupted ones are resumed.
         jobs: processes at a time; each has its share of the cores.
         budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
-        at_once: trials that a process takes one after another.
+        briefly: for trials of a few steps: a process takes its share of them, one after another, and compiles quickly.
 
     Raises:
         UserError: if a trial fails, or its folder belongs to one with another config or other data.
@@ -66,9 +67,10 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, at_once: in
                 busy = {trial.name for trials, _ in running.values() for trial in trials}
                 left = [trial for trial in plan(results) if trial.name not in results.keys() | busy]
                 while left and free and hours(results) < budget:
-                    taken, left = left[:at_once], left[at_once:]
+                    count = math.ceil(len(left) / len(free)) if briefly else 1
+                    taken, left = left[:count], left[count:]
                     cores = free.pop()
-                    running[_start(taken, directory, cores)] = taken, cores
+                    running[_start(taken, directory, cores, briefly)] = taken, cores
                 if not running:
                     return
                 ended = wait([process.sentinel for process in running], LOOK_SECONDS)
@@ -150,8 +152,8 @@ def training_log(directory: Path) -> list[dict[str, Any]]:
     return [line for line in workdir.read_metrics(directory) if line["phase"] == "train"]
 
 
-def _start(trials: list[Trial], directory: Path, cores: set[int]) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=(trials, directory, cores))
+def _start(*arguments: Any) -> SpawnProcess:
+    process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=arguments)
     process.start()
     return process
 
@@ -175,10 +177,11 @@ def _summary(result: dict[str, Any]) -> str:
     return ", ".join([*shown, f"{result['wall_seconds'] / 60:.1f} minutes"])
 
 
-def _carry_out(trials: list[Trial], directory: Path, cores: set[int]) -> None:
+def _carry_out(trials: list[Trial], directory: Path, cores: set[int], briefly: bool) -> None:
     """Train and evaluate in this process, on `cores`; all output goes to the trial's LOG."""
     os.setpgrp()  # Ctrl-C reaches the command alone, which then ends this process by one signal
     start_up.use_cores(cores)
+    jax.config.update("jax_disable_most_optimizations", briefly)
     for trial in trials:
         folder = directory / trial.name
         folder.mkdir(parents=True, exist_ok=True)
