@@ -55,6 +55,8 @@ def nesterov(config: ConfigDict) -> None:
 def adamw(config: ConfigDict) -> None:
     """AdamW instead of SGD with momentum (5)."""
     config.optim.update(name="adamw", learning_rate=3e-4)
+    # Its steps do not grow with the gradient, which is what conv1's own rate (`digits.grey_levels`) makes up for.
+    config.optim.layers = {}
     config.optim.weights.weight_decay = 0.05
     config.optim.biases.weight_decay = 0.0
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
-from alexnet_jax.configs import _later, _programs, code2012, paper
+from alexnet_jax.configs import _later, _programs, code2012, digits, paper
+from alexnet_jax.run import config_files
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -100,10 +101,16 @@ def bias(config: ConfigDict, value: str = "0") -> None:
 
 
 def paper_start(config: ConfigDict) -> None:
-    """The paper's initial weights and biases (5), for networks that start otherwise."""
-    for name, layer in paper.model().items():
-        if name[:-1] in ("conv", "fc") and layer and config.model[name]:
-            config.model[name].update(init_std=layer["init_std"].get(), init_bias=layer["init_bias"])
+    """The paper's initial weights and biases (5), and one learning rate, for networks that start and learn otherwise.
+
+    Narrow layers have larger weights: their responses are as large as in the paper's network, where 0.01 is enough.
+    """
+    from alexnet_jax.inference import activations  # with JAX, which a command sets up after reading its config
+
+    full = config_files.parse(paper.get_config()).model
+    for name, std in activations.deviations(full, config_files.parse(config).model).items():
+        config.model[name].update(init_std=std, init_bias=full.layers()[name].init_bias)
+    config.optim.layers = {}
 
 
 def width(config: ConfigDict, value: str = "0.5") -> None:
@@ -200,6 +207,6 @@ VARIANTS = {"code2012": code2012.apply} | {
     for function in (
         *(tanh, one_gpu, no_links, no_lrn, non_overlapping_pooling, pooling_147, no_colour_noise, no_dropout),
         *(bias, paper_start, width, without, six_conv, from_pretrained, *_programs.PROGRAMS),
-        *(epochs, half_size, *_later.MEANS, one_device, data_parallel),
+        *(epochs, half_size, digits.grey_levels, *_later.MEANS, one_device, data_parallel),
     )
 }

@@ -225,14 +225,17 @@ def test_a_claim_waits_for_all_its_runs(tmp_path):
 
 
 def test_the_rungs_of_the_ladder_add_up(tmp_path):
-    assert ladder.arm(ladder.ROWS["no_lrn"]).variants == ("paper_start", "he", "no_lrn")
-    assert ladder.arm(ladder.ROWS["ema"]).variants[-2:] == ("nesterov", "ema")
+    assert ladder.arm(ladder.ROWS["no_lrn"]).variants == ("paper_start", "he", "grey_levels", "no_lrn")
+    assert ladder.arm(ladder.ROWS["ema"]).variants[-2:] == ("nesterov", "ema=0.99")
     assert "nesterov" not in ladder.arm(ladder.ROWS["adamw"]).variants
-    assert ladder.arm(ladder.ROWS["bias_one"]).variants == ("bias=1",)  # a question stands beside the ladder
+    assert ladder.arm(ladder.ROWS["bias_one"]).variants[2:] == ("grey_levels", "bias=1")  # beside the ladder
     planned = {trial.name: trial.config for trial in ladder.plan(Setting("photos", "", tmp_path, 2, ()), {})}
     first = planned["ladder-paper/seed1"]
-    starts = {(conv.init_std, conv.init_bias) for _, conv in first.model.convs()}
-    assert starts == {(0.01, 0.0), (0.01, 1.0)} and first.data.size == 144
+    starts = [(layer.init_std, layer.init_bias) for layer in first.model.layers().values()]
+    wide = [0.01, *[0.01 * 4**0.5] * 4, 0.01 * 16**0.5, *[0.01 * 4**0.5] * 2]  # a quarter of the width, maps of 3x3
+    assert starts == list(zip(wide, (0, 1, 0, 1, 1, 1, 1, 0), strict=True)) and first.data.size == 144
+    assert not first.optim.layers and planned["ladder-grey_levels/seed0"].optim.layers["conv1"]
+    assert not planned["ladder-adamw/seed0"].optim.layers
     assert planned["ladder-narrow/seed0"].model.conv1.features == 12
     assert planned["ladder-decay/seed0"].optim.weights.weight_decay == 0.005
     assert len({config_files.to_json(config) for config in planned.values()}) == len(planned)

@@ -170,6 +170,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "width": {f"model.conv{i}.features": n // 2 for i, n in enumerate((96, 256, 384, 384, 256), start=1)}
     | {f"model.{layer}.features": 2048 for layer in ("fc6", "fc7")},
     "he": {f"model.{layer}.init_std": "he" for layer in HE} | {f"model.{key}": 0.0 for key in BIASES},
+    "grey_levels": {
+        "model.conv1.init_std": (2 / 363) ** 0.5 / 60,
+        "optim.layers.conv1.lr_multipliers": ((0, 0.001, 0.001),),
+        "optim.layers.conv1.weight_decay": None,
+    },
     "cosine": {"optim.schedule.name": "cosine", "optim.schedule.warmup_epochs": 5.0},
     "nesterov": {"optim.name": "nesterov"},
     "adamw": {

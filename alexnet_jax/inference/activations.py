@@ -1,8 +1,9 @@
 """What a trained network computes inside, for the centre crop and without dropout."""
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,25 @@ def shapes(spec: Model) -> tuple[dict, dict[str, tuple[int, ...]]]:
     towers = jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER)
     activations = jax.eval_shape(towers, params, image)
     return jax.tree.map(lambda leaf: leaf.shape, params), {name: leaf.shape[2:] for name, leaf in activations.items()}
+
+
+def deviations(full: Model, small: Model) -> dict[str, float | Literal["he"]]:
+    """The deviation at the start for each layer of `small` that makes its responses as large as those in `full`.
+
+    It is sqrt(r) times that of `full`, with r of `fan_in_ratios`.
+    """
+    return {
+        name: "he" if (std := full.layers()[name].init_std) == "he" else std * ratio**0.5
+        for name, ratio in fan_in_ratios(full, small).items()
+    }
+
+
+def fan_in_ratios(full: Model, small: Model) -> dict[str, float]:
+    """The inputs of a unit in `full` / those in `small`, for each layer that both have."""
+    of_full, of_small = (
+        {name: math.prod(leaves["kernel"][1:-1]) for name, leaves in shapes(spec)[0].items()} for spec in (full, small)
+    )
+    return {name: inputs / of_small[name] for name, inputs in of_full.items() if name in of_small}
 
 
 def layers_of(config: Config, layers: str | None) -> tuple[str, ...]:

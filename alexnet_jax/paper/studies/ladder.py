@@ -26,7 +26,7 @@ class Rung(NamedTuple):
     before: str  # the rung it is compared with; "": none
     words: str
     reference: str  # arXiv number
-    variants: tuple[str, ...]  # those that it adds to the rung before; of a question, all
+    variants: tuple[str, ...]  # those that it adds to the rung before
     question: str = ""  # what a row beside the ladder asks
     changes: tuple[tuple[str, float], ...] = ()
 
@@ -34,7 +34,8 @@ class Rung(NamedTuple):
 LADDER = (
     Rung("paper", "", "the paper", "", ("paper_start",)),
     Rung("he", "paper", "He start, zero biases", "1502.01852", ("he",)),
-    Rung("no_lrn", "he", "no local response normalization", "1409.1556", ("no_lrn",)),
+    Rung("grey_levels", "he", "conv1's start and rate for inputs of 0..255", "", ("grey_levels",)),
+    Rung("no_lrn", "grey_levels", "no local response normalization", "1409.1556", ("no_lrn",)),
     Rung("batch_norm", "no_lrn", "batch normalization", "1502.03167", ("batch_norm",)),
     Rung("one_tower", "batch_norm", "one tower", "1404.5997", ("one_tower",)),
     Rung("cosine", "one_tower", "cosine schedule with warm-up", "1608.03983", ("cosine",)),
@@ -45,24 +46,20 @@ LADDER = (
     Rung("ema", "nesterov", "average of the weights", "1512.00567", ("ema=0.99",)),
 )
 QUESTIONS = (
-    Rung("bias_one", "scale", "biases of 1", "", ("bias=1",), "Biases of 0 or of 1?"),
-    Rung("narrow", "scale", "half the width", "", ("width=0.5",), "Width or depth?"),
-    Rung("shallow", "scale", "without conv4", "", ("without=conv4",), "Width or depth?"),
-    Rung("decay", "scale", "no dropout, ten times the weight decay", "", ("no_dropout",), "Dropout as weight decay?",
-        ((DECAY, 0.005),),
+    Rung("bias_one", "grey_levels", "biases of 1", "", ("bias=1",), "Biases of 0 or of 1?"),
+    Rung("narrow", "grey_levels", "half the width", "", ("width=0.5",), "Width or depth?"),
+    Rung("shallow", "grey_levels", "without conv4", "", ("without=conv4",), "Width or depth?"),
+    Rung("decay", "grey_levels", "no dropout, ten times the weight decay", "", ("no_dropout",),
+        "Dropout as weight decay?", ((DECAY, 0.005),),
     ),
-    Rung("paper_adamw", "paper", "AdamW from the paper's start", "1711.05101", ("paper_start", "adamw"),
-        "SGD or Adam?",
-    ),
-    Rung("scale", "", "the network of the scale, which the questions change", "", ()),
+    Rung("paper_adamw", "paper", "AdamW from the paper's start", "1711.05101", ("adamw",), "SGD or Adam?"),
 )  # fmt: skip
 ROWS = {rung.name: rung for rung in (*LADDER, *QUESTIONS)}
 
 
 def arm(rung: Rung) -> Arm:
     """A rung adds to the variants of all rungs below it."""
-    variants = rung.variants
-    below = rung.before if rung in LADDER else ""
+    variants, below = rung.variants, rung.before
     while below:
         variants, below = ROWS[below].variants + variants, ROWS[below].before
     return Arm("network", variants, rung.changes)

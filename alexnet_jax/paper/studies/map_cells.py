@@ -112,12 +112,12 @@ def shrunk(full: Config, small: Config) -> Config:
     `full`, so its responses are as large. Its weights' learning rate is r^SPEED times that of `full`, and the weight
     decay as much smaller, so that a step shrinks the weights by as much.
     """
-    ratios = {name: inputs / _inputs(small)[name] for name, inputs in _inputs(full).items()}
+    ratios = activations.fan_in_ratios(full.model, small.model)
+    deviations = activations.deviations(full.model, small.model)
     model: dict[str, Any] = {"num_classes": full.model.num_classes, "lrn": full.model.lrn.model_dump()}
     rules = {}
     for name, layer in full.model.layers().items():
-        std = "he" if layer.init_std == "he" else layer.init_std * ratios[name] ** 0.5
-        start = {"init_std": std, "init_bias": layer.init_bias}
+        start = {"init_std": deviations[name], "init_bias": layer.init_bias}
         then = {"then": layer.then} if isinstance(layer, Conv) else {}
         model[name] = small.model.layers()[name].model_dump() | start | then
         faster = ratios[name] ** SPEED
@@ -125,11 +125,6 @@ def shrunk(full: Config, small: Config) -> Config:
         rules[name] = {"weight_decay": decay, "lr_multipliers": ((0, faster, 1.0),)}
     rate = {"learning_rate": full.optim.learning_rate, "layers": rules}
     return config_files.changed(small, model=model, optim=rate)
-
-
-def _inputs(config: Config) -> dict[str, int]:
-    """The inputs of a unit of each layer, its fan-in."""
-    return {name: math.prod(leaves["kernel"][1:-1]) for name, leaves in activations.shapes(config.model)[0].items()}
 
 
 def finer_labels(task: Task, finer: int) -> np.ndarray:
