@@ -55,8 +55,10 @@ def nesterov(config: ConfigDict) -> None:
 def adamw(config: ConfigDict) -> None:
     """AdamW instead of SGD with momentum (5)."""
     config.optim.update(name="adamw", learning_rate=3e-4)
-    # Its steps do not grow with the gradient, which is what conv1's own rate (`digits.grey_levels`) makes up for.
-    config.optim.layers = {}
+    # Inputs s times as large multiply what a step changes by s^2 under SGD, whose steps grow with gradients, and by s
+    # under Adam: so conv1's own rate (`digits.grey_levels`), which makes up for it, is the root of what it was.
+    for layer in config.optim.layers.values():
+        layer.lr_multipliers = tuple((epoch, *(x**0.5 for x in rates)) for epoch, *rates in layer.lr_multipliers)
     config.optim.weights.weight_decay = 0.05
     config.optim.biases.weight_decay = 0.0
 

@@ -235,7 +235,8 @@ def test_the_rungs_of_the_ladder_add_up(tmp_path):
     wide = [0.01, *[0.01 * 4**0.5] * 4, 0.01 * 16**0.5, *[0.01 * 4**0.5] * 2]  # a quarter of the width, maps of 3x3
     assert starts == list(zip(wide, (0, 1, 0, 1, 1, 1, 1, 0), strict=True)) and first.data.size == 144
     assert not first.optim.layers and planned["ladder-grey_levels/seed0"].optim.layers["conv1"]
-    assert not planned["ladder-adamw/seed0"].optim.layers
+    ((_, *rates),) = planned["ladder-adamw/seed0"].optim.layers["conv1"].lr_multipliers
+    assert rates == pytest.approx([0.001**0.5] * 2)
     assert planned["ladder-narrow/seed0"].model.conv1.features == 12
     assert planned["ladder-decay/seed0"].optim.weights.weight_decay == 0.005
     assert len({config_files.to_json(config) for config in planned.values()}) == len(planned)
