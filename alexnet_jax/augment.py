@@ -109,7 +109,8 @@ def random_box(key: Array, sides: tuple[int, ...], area: tuple[float, float], as
 def resized(image: Array, box: Array, size: int) -> Array:
     """The part `box` of an image [H, W, C], as of `random_box`, resized bilinearly to [size, size, C], float32.
 
-    Where it shrinks, the weights are as much wider, as in PIL (antialiasing).
+    Where it shrinks, the weights are as much wider, as in PIL (antialiasing). `jax.image.scale_and_translate` would
+    also take pixels beyond the edge of the box.
     """
 
     def weights(start: Array, length: Array, side: int) -> Array:  # [size, side]

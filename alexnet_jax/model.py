@@ -17,7 +17,6 @@ The paper's network, section 3.5 and Figure 2, with what each of its two towers 
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -214,7 +213,11 @@ def outputs(
     kernels: str | None = None,
     collection: str = STATISTICS,
 ) -> tuple[Array, dict]:
-    """The logits of `Tower`, given the parameters of one tower, and the contents of one of its Flax collections."""
+    """The logits of `Tower`, given the parameters of one tower, and the contents of one of its Flax collections.
+
+    As in training if `keys` are given, with the batch statistics of `examples`; otherwise as at test time, where batch
+    normalization is folded into the layers.
+    """
     if keys is None:
         spec, params = batch_norm.folded(spec, params)
     tower = Tower(spec, splits_inputs, kernels)
@@ -222,16 +225,25 @@ def outputs(
     return logits, found.get(collection, {})
 
 
-def logits(*arguments: Any, **keywords: Any) -> Array:
+def logits(
+    spec: model_config.Model, params: dict, image: Array, keys: Array | None, kernels: str | None = None
+) -> Array:
     """The logits of `outputs`."""
-    return outputs(*arguments, **keywords)[0]
+    return outputs(spec, params, image, keys, kernels=kernels)[0]
 
 
-def activations(*arguments: Any, **keywords: Any) -> dict[str, Array]:
-    """The activations of every layer of one tower, for the arguments of `outputs`.
+def activations(
+    spec: model_config.Model,
+    params: dict,
+    image: Array,
+    keys: Array | None = None,
+    examples: Examples | None = None,
+    splits_inputs: bool = False,
+) -> dict[str, Array]:
+    """The activations of every layer of one tower for image [B, S, S, 3]; as in training if `keys` are given.
 
     `convN_response` [B, H, W, C] is a convolution with its bias (normalized, if it is), `convN_output` the result of
     the operations after it, `fcN_output` [B, units] a hidden layer before dropout, and `fc8_output` the logits.
     """
-    logits, found = outputs(*arguments, **keywords | {"collection": INTERMEDIATES})
+    logits, found = outputs(spec, params, image, keys, examples, splits_inputs, collection=INTERMEDIATES)
     return {name: values[0] for name, values in found.items()} | {"fc8_output": logits}

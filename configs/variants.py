@@ -132,7 +132,8 @@ def without(config: ConfigDict, name: str = "conv4") -> None:
 
     The layer's pooling moves to the layer before it, and its connection between the towers to the layer after it.
     """
-    model, order = config.model, ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+    model = config.model
+    order = [each for each in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8") if model[each]]
     if name not in order[1:-1]:
         raise ValueError(f"without={name} names no layer that can be removed; give one of {', '.join(order[1:-1])}")
     before, after = (model[order[order.index(name) + step]] for step in (-1, 1))

@@ -6,7 +6,7 @@ import pytest
 from alexnet_jax.__main__ import main
 from alexnet_jax.configs import paper
 from alexnet_jax.errors import UserError
-from alexnet_jax.paper import facts
+from alexnet_jax.paper import facts, signals
 from alexnet_jax.run import config_files
 from tests.ilsvrc import SAMPLES
 
@@ -169,11 +169,10 @@ def test_an_image_that_cannot_be_read(image_folder):
 def test_the_signal_grows_with_the_deviation_of_fc8(tiny):
     """Logits without biases are linear in the weights of fc8."""
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype="uint8")
-    narrow = facts.signal_at_start(config_files.parse(tiny), images, 0)
+    narrow = signals.at_start(config_files.parse(tiny), images, None)[-1]
     tiny.model.fc8.init_std *= 3
-    assert facts.signal_at_start(config_files.parse(tiny), images, 0) == pytest.approx(
-        [3 * x for x in narrow], rel=1e-4
-    )
+    wide = signals.at_start(config_files.parse(tiny), images, None)[-1]
+    assert (wide.variation, wide.response) == pytest.approx((3 * narrow.variation, 3 * narrow.response), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -184,13 +183,12 @@ def test_the_signal_fades_with_the_papers_deviations():
     """Initially, images differ 15 times less in the logits than with the authors' 0.03 in conv3, conv4 and conv5."""
     images = facts.read(SAMPLES, 256)
     assert 12 <= len(images) <= facts.MAX_IMAGES
-    (weak, size), (strong, other_size) = (
-        facts.signal_at_start(parsed(name), images, 0) for name in ("paper", "code2012")
-    )
-    assert 0.0028 < weak < 0.0042 and 0.040 < strong < 0.065
-    assert 12 < strong / weak < 18
-    assert 0.009 < weak / size < 0.015 and 0.12 < strong / other_size < 0.18
+    weak, strong = (signals.at_start(parsed(name), images, None)[-1] for name in ("paper", "code2012"))
+    assert 0.0028 < weak.variation < 0.0042 and 0.040 < strong.variation < 0.065
+    assert 12 < strong.variation / weak.variation < 18
+    assert 0.007 < weak.share < 0.012 and 0.09 < strong.share < 0.15
     values = paper.get_config()
     for name in ("conv3", "conv4", "conv5"):
         values.model[name].init_std = 0.03
-    assert facts.signal_at_start(config_files.parse(values), images, 0)[0] == pytest.approx(strong, rel=0.2)
+    mixed = signals.at_start(config_files.parse(values), images, None)[-1]
+    assert mixed.variation == pytest.approx(strong.variation, rel=0.2)

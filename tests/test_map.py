@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_jax import steps
 from alexnet_jax.__main__ import main
+from alexnet_jax.errors import UserError
 from alexnet_jax.paper import signals
 from alexnet_jax.paper.studies import map as start_map
 from alexnet_jax.paper.studies import map_cells
@@ -99,6 +100,12 @@ def test_a_layer_that_answers_all_images_alike_is_named(tmp_path, image_folder, 
     assert remark in printed and f"{after['fc7'].share:.2g}" in printed
     pixels, labels, _ = signals.images(sound, image_folder({"cat": 3, "dog": 2}))
     assert pixels.shape == (5, 32, 32, 3) and labels.tolist() == [0, 2, 4, 6, 8]
+
+
+def test_the_start_of_batch_normalization_is_not_measured():
+    config = config_files.parse(config_files.load("variants:batch_norm"))
+    with pytest.raises(UserError, match=r"the start of conv1, .*, fc7 cannot be measured: batch normalization"):
+        signals.at_start(config, *signals.images(config, None)[:2])
 
 
 def test_the_part_of_a_signal_that_weights_hand_on():

@@ -247,6 +247,12 @@ def test_an_unknown_variant_is_an_error_that_lists_them(argument, message):
     assert str(error.value).startswith(f"the config variants:{argument} fails: ")
 
 
+def test_two_neighbours_can_be_removed():
+    model = config_files.parse(config_files.load("variants:without=conv4+without=conv5")).model
+    assert [*model.layers()] == ["conv1", "conv2", "conv3", "fc6", "fc7", "fc8"]
+    assert model.conv3 and model.conv3.then == POOL
+
+
 def test_variants_apply_to_other_networks():
     values = digits.get_config()
     variants.apply(values, ("no_links", "tanh"))

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from alexnet_jax import batch_norm, model, sharding
-from alexnet_jax.data import statistics
+from alexnet_jax import batch_norm
 from alexnet_jax.data.datasets import given
 from alexnet_jax.data.sources.imagenet import EDITIONS
 from alexnet_jax.errors import UserError
@@ -84,21 +82,6 @@ def link_bytes(config: Config, head_split: bool = True) -> int:
     *hidden, head = layers(config)
     received = head.link_bytes // (1 if head_split else config.model.towers)
     return 2 * (sum(layer.link_bytes for layer in hidden) + received)
-
-
-def signal_at_start(config: Config, images: np.ndarray, seed: int) -> tuple[float, float]:
-    """Measure how well an untrained network distinguishes images [N, H, W, 3] uint8.
-
-    It sees centre crops minus the images' own mean, without dropout; its parameters are drawn from `seed`. Returns the
-    standard deviation of each class's logit over the images, as the root mean square over classes; and the mean
-    magnitude of the logits.
-    """
-    own_statistics = statistics.of_sums(statistics.sums_of(list(images)))
-    key = jax.random.key(seed, impl="rbg")  # XLA compiles the default generator ten times as slowly for CPU
-    params = jax.jit(lambda key: model.init(config.model, key))(key)
-    mesh = sharding.make_mesh(1, 1, config.model.towers)
-    logits = np.asarray(jax.jit(activations.logits(config, mesh))(params, images, own_statistics), np.float64)
-    return float(np.sqrt(logits.var(axis=0).mean())), float(np.abs(logits).mean())
 
 
 def table(config: Config) -> list[tuple[str | int | None, ...]]:

@@ -5,6 +5,7 @@ response, in which a small signal drowns. So look at `variation`, the part of th
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from alexnet_jax.data import statistics
 from alexnet_jax.data.datasets import PREPARED, open_dataset
 from alexnet_jax.data.loader import Batch
 from alexnet_jax.data.records import Images, spread
+from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.paper.facts import MAX_IMAGES, read
 from alexnet_jax.run import config_files, run_data
@@ -34,7 +36,7 @@ class Signal(NamedTuple):
     variation: float  # the same of the output minus its mean over the images
     silent: float  # the share of units that are 0 for every image: with ReLU, they do not learn from these images
     kernel: float  # root mean square of the weights
-    gradient: float  # root mean square of the gradient of the training loss for the weights, divided by `kernel`
+    gradient: float  # root mean square of the gradient of the training loss for the weights, by `kernel`; may be nan
 
     @property
     def share(self) -> float:
@@ -48,26 +50,35 @@ class Signal(NamedTuple):
         return (self.layer, *(f"{number:.2g}" for number in numbers))
 
 
-def at_start(config: Config, pixels: np.ndarray, labels: np.ndarray) -> list[Signal]:
+def at_start(config: Config, pixels: np.ndarray, labels: np.ndarray | None) -> list[Signal]:
     """Measure each layer at the start of a run of `config`, with its own initial parameters; exact for any size.
 
     Responses are those to the centre crops of `pixels` [N, H, W, 3] uint8 minus their own mean, without dropout. The
-    gradient is that of a training step on one batch of them, with `labels` [N], dropout and augmentation.
+    gradient is that of a training step on one batch of them, with `labels` [N], dropout and augmentation; nan without
+    labels. Raises UserError for batch normalization, whose averages say nothing before training.
     """
+    if normalized := config.model.normalized():
+        raise UserError(
+            f"the start of {', '.join(normalized)} cannot be measured: batch normalization gives signals the same size "
+            "whatever the initial weights"
+        )
     own_statistics = statistics.of_sums(statistics.sums_of(list(pixels)))
     respond, gradient = _programs(_without_start(config))
     state = steps.random_state(config, config.seed)
-    index = np.arange(len(pixels), dtype=np.int32)
-    batch = Batch(pixels, labels.astype(np.int32), index, np.ones(len(pixels), bool))
-    outputs = respond(state.params, pixels, own_statistics)
-    gradients = gradient(state, batch, own_statistics)
+    outputs, gradients = respond(state.params, pixels, own_statistics), None
+    if labels is not None:
+        index = np.arange(len(pixels), dtype=np.int32)
+        batch = Batch(pixels, labels.astype(np.int32), index, np.ones(len(pixels), bool))
+        gradients = gradient(state, batch, own_statistics)
     signals = []
     for name in config.model.layers():
         output = np.asarray(outputs[name], np.float64).reshape(len(pixels), -1)
         output = output[:, : config.model.num_classes] if name == "fc8" else output
         kernel = _rms(state.params[name]["kernel"])
         silent = float((output == 0).all(axis=0).mean())
-        varying, back = _rms(output - output.mean(axis=0)), _rms(gradients[name]["kernel"]) / kernel
+        varying, back = _rms(output - output.mean(axis=0)), math.nan
+        if gradients is not None:
+            back = _rms(gradients[name]["kernel"]) / kernel
         signals.append(Signal(name, output.shape[1], _rms(output), varying, silent, kernel, back))
     return signals
 

@@ -17,7 +17,7 @@ from alexnet_jax.data.files import write_text
 from alexnet_jax.inference.predictions import interval
 from alexnet_jax.paper import signals
 from alexnet_jax.paper.signals import Signal
-from alexnet_jax.paper.studies import map_cells, map_tables
+from alexnet_jax.paper.studies import judging, map_cells, map_tables
 from alexnet_jax.paper.studies.arms import Setting
 from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES, Cell, Task
 from alexnet_jax.run import starts
@@ -76,8 +76,7 @@ def _summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if logs:
         row["steps"] = round(math.exp(np.mean(logs)))
     if len(logs) > 2 and np.ptp(logs):
-        bounds = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
-        row["steps_interval"] = [round(math.exp(min(bound, 20.0))) for bound in bounds]
+        row["steps_interval"] = [round(math.exp(min(bound, 20.0))) for bound in judging.mean(logs)[1:3]]
     return row
 
 

@@ -35,7 +35,7 @@ BIASES = (1.0, 0.1, 0.0)  # where the paper has 1
 LRNS = ("on", "off", "alpha/n")  # alpha/n: as in the authors' code
 RATES = (0.01, 0.003, 0.03)
 # With 1 the responses of a linear layer change as fast as in the full network, but its few units overshoot more: losses
-# become infinite that do not at full size. With 3/4 the first steps are the most alike (docs/stuck.md).
+# become infinite that do not at full size. With 3/4 the first steps of the three cells compared were the most alike.
 SPEED = 0.75
 FINER = (1, 100)  # classes are divided into so many
 RUNS = "runs.jsonl"

@@ -5,6 +5,7 @@ came out, as with more seeds where the first were not enough.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -186,7 +187,7 @@ def _carry_out(trials: list[Trial], directory: Path, cores: set[int], briefly: b
         folder = directory / trial.name
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            code = errors.exit_code(lambda: _train(trial, folder))  # noqa: B023
+            code = errors.exit_code(functools.partial(_train, trial, folder))
         if code:
             sys.exit(code)
 
@@ -196,8 +197,7 @@ def _train(trial: Trial, directory: Path) -> None:
 
     Its keys: diverged; steps; reached, whether the training error fell to train.stop_error (None without one); train
     and views1, views10: as of `Network.evaluate`, for the trial's views; classes; colours, of several towers: as of
-    `colours.specialization`; wall_seconds, processor_seconds and hours,
-    over all starts; and the environment.
+    `colours.specialization`; wall_seconds, processor_seconds and hours, over all starts; and the environment.
     """
     config, used = trial.config, directory / USED
     clocks = time.monotonic, time.process_time
