@@ -176,12 +176,12 @@ def test_xarray_reads_what_networks_of_two_runs_compute_at_several_steps(trained
             np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-5)
     starts = [features.sel(network=(name, 0)).isel(neuroid=features.layer.values == "fc7") for name in ("run", "other")]
     assert not np.allclose(*starts)
-    command(trained, "--split=test", "--layers=conv3", "--pool=mean", "--output", tmp_path / "mean.nc")
     maps = features.sel(network=("run", 60)).isel(neuroid=features.layer.values == "conv3")
-    means = maps.set_index(neuroid=["tower", "y", "x", "channel"]).unstack("neuroid").mean(["y", "x"])
-    np.testing.assert_allclose(
-        stored(tmp_path / "mean.nc", "conv3"), means.values.reshape(360, -1), rtol=1e-4, atol=1e-5
-    )
+    maps = maps.set_index(neuroid=["tower", "y", "x", "channel"]).unstack("neuroid")
+    for pool, pooled in (("mean", maps.mean(["y", "x"])), ("max", maps.max(["y", "x"]))):
+        command(trained, "--split=test", "--layers=conv3", f"--pool={pool}", "--output", tmp_path / f"{pool}.nc")
+        found = stored(tmp_path / f"{pool}.nc", "conv3")
+        np.testing.assert_allclose(found, pooled.values.reshape(360, -1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_documented_program_reads_a_file(trained, tmp_path, monkeypatch):

@@ -157,6 +157,11 @@ def workdir(tmp_path_factory) -> Path:
     return directory
 
 
+def test_an_import_is_the_network_of_step_0(workdir):
+    """Not drawn from the seed, as that of a run is."""
+    assert_same(open_workdir(workdir, 0), open_workdir(workdir))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_load_opens_exports_as_it_opens_the_workdir(workdir, suffix, tmp_path):

@@ -142,6 +142,33 @@ def test_a_predictor_is_judged_on_cells_that_its_bounds_were_not_fitted_to():
     assert row["always"] == pytest.approx(0.5, abs=0.1)
     noise = dict(zip(rates, np.random.default_rng(0).random(40), strict=True))
     assert start_map.judge("noise", lambda signal, rate, finer: noise[rate], cells, known)["accuracy"] < 0.65
+    # Bounds fitted to all of these are right for three: around one that starts. Without it, none would be found.
+    alternating = [cell | {"started": 3 * (number % 2)} for number, cell in enumerate(cells[:4])]
+    assert start_map.judge("rate", lambda signal, rate, finer: rate, alternating, known)["accuracy"] < 0.75
+
+
+def signal(layer, gradient, share=0.5):
+    return signals.Signal(layer, 10, 1.0, share, 0.0, 1.0, gradient)
+
+
+def test_the_slowest_layer_is_what_predicts():
+    network = [signal("conv1", 0.3), signal("fc7", 0.1), signal("fc8", 2.0)]
+    assert start_map.PREDICTORS["rate x smallest gradient/kernel"](network, 0.01, 1) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "share", "message"),
+    [
+        (1.0, 0.5, None),
+        (100.0, 0.5, "the first step changes the weights of fc7 by 1 of their size, so training may overshoot"),
+        (1e-4, 0.5, "a step changes the weights of fc7 by only 1e-06 of their size"),
+        (1.0, 0.001, "only 0.1% of the output of fc7 depends on the image"),
+    ],
+)
+def test_remarks_on_a_start(gradient, share, message):
+    network = [signal("conv1", 1.0), signal("fc7", gradient, share), signal("fc8", 1.0)]
+    lines = signals.remarks(config_files.parse(config_files.load("paper")), network)
+    assert [line[: len(message or "")] for line in lines] == ([message] if message else [])
 
 
 def test_the_page_shows_the_published_map():

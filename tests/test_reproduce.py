@@ -205,6 +205,9 @@ def test_claims_are_judged_together_and_narrow_ones_with_more_seeds(tmp_path):
     assert outcomes["two_gpus"].verdict == "inconclusive"
     assert outcomes["relu"].ours.startswith("6.2x [") and "learning rates 0.01 and 0.01" in outcomes["relu"].ours
     assert outcomes["lrn"].ours.startswith("+3.8 points [+3.4, +4.2] (30.1 and 33.9 %); 5+3")  # no top-5 of ten classes
+    specialized = outcomes["specialization"].effect
+    by_fisher = stats.chi2.sf(-2 * 5 * np.log(0.001), 2 * 5)  # five seeds, as the first arm is that of two_gpus too
+    assert specialized and specialized.p == pytest.approx(by_fisher)
     assert outcomes["ilsvrc2012"].ours == "needs ImageNet 2012 and --scale full"
     tested = [outcome for outcome in outcomes.values() if outcome.effect]
     assert len(tested) == len(WORTH) - 1
@@ -255,6 +258,21 @@ def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
         assert (tmp_path / "small-x/ladder.svg").exists() and "| he | He start" in text
     else:
         assert rows["digits"]["error"].endswith("; 3 runs") and rows["photos-half"]["error"] == "not at --scale small"
+
+
+def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder):
+    for split in ("train", "val"):
+        image_folder({"cat": 2, "dog": 2, "emu": 2}, f"images/{split}")
+    for part in ("", "-first", "-second"):
+        flags = ["--input", str(tmp_path / "images"), "--size=144", "--output", str(tmp_path / f"photos{part}")]
+        with pytest.raises(SystemExit, match="0"):
+            main(["prepare", "--source=folder", *flags])
+    setting = Setting("photos", str(tmp_path / "photos"), tmp_path, 2, ())
+    planned = {trial.name: trial.config.data for trial in firsts.plan(setting, {})}
+    assert planned["scratch/seed1"].train_examples == 3 * firsts.IMAGES
+    assert planned["scratch/seed1"].directory == f"{tmp_path}/photos-second"
+    assert planned["first-classes/seed0"].directory == f"{tmp_path}/photos-first"
+    assert planned["photos-half/seed0"].train_examples == 0 and "finetune/seed0" not in planned
 
 
 def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):

@@ -97,7 +97,8 @@ def test_the_state_is_born_sharded(tiny):
     cfg = config_files.parse(tiny)
     mesh = sharding.make_mesh(2, 2, 2)
     state = steps.init_state(cfg, mesh)
-    state = state.starting_from(state.params)
+    state = state.starting_from(jax.tree.map(lambda x: x + 1, state.params))
+    jax.tree.map(np.testing.assert_array_equal, state.average, state.params)
     arrays = jax.tree.leaves((state.params, state.average, state.opt_state))
     assert len(arrays) == 6 * 8
     for leaf in arrays:
