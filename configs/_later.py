@@ -1,4 +1,4 @@
-"""Means that networks are trained by today, each as a variant: the rungs of `alexnet reproduce ladder`."""
+"""Methods that came after 2012, each as a variant: the rungs of `alexnet reproduce ladder`."""
 
 from ml_collections import ConfigDict
 

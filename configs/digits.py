@@ -43,11 +43,11 @@ def small_images(model: ConfigDict, image_size: int, kernels: tuple, units: int)
 
 
 def grey_levels(config: ConfigDict) -> None:
-    """Start conv1, and let it learn, as the inputs of 0..255 require where the other layers start with He's weights.
+    """Adapt conv1's initial weights and learning rate to inputs of 0..255, for networks that start with He's weights.
 
-    They are some 60 times as large as what those layers see. With weights as much smaller than He's, so are conv1's
-    outputs; and since its gradients are as much larger, it alone would limit how fast the others can learn if its rate
-    were theirs. The authors, too, gave layers rates of their own.
+    Grey levels are some 60 times as large as the inputs of the other layers. Weights that are as much smaller than He's
+    make the outputs of conv1 as large as theirs. Its gradients remain as much larger, so that at the same learning rate
+    conv1 alone would limit how fast the others can learn. The authors, too, gave some layers rates of their own.
     """
     conv1 = config.model.conv1
     conv1.init_std = (2 / (3 * conv1.kernel**2)) ** 0.5 / 60
