@@ -37,7 +37,7 @@ def write_pth(path: Path, network: Network) -> None:
     import torch
 
     tensors, metadata = to_tensors(network)
-    state = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    state = {name: torch.tensor(array) for name, array in tensors.items()}  # copies: an array may not be writable
     torch.save({"state_dict": state, METADATA: metadata}, path)
 
 
