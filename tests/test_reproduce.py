@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import numpy as np
@@ -168,9 +169,15 @@ def test_all_studies_at_smoke_scale_and_once_more(tmp_path):
     assert tuned["start"]["workdir"] == str(home / "first-classes/seed0")
     again = run(*command, "ladder", "firsts")
     assert "runs, " not in again.split("Scale smoke")[0] and "| finetune | " in again  # nothing is left to do
-    config = home / "paper" / "seed0" / "config.json"
-    config.write_text(config.read_text().replace('"flip": true', '"flip": false'))
-    assert "belongs to a run with another config; give another --output" in run(*command, "--claims=lrn", code=2)
+    published = tmp_path / "published/smoke-digits"
+    published.mkdir(parents=True)
+    shutil.copy(home / "runs.json", published)
+    again = run(*command[:3], f"--output={published.parent}", "claims", "ladder")
+    assert "runs, " not in again.split("Scale smoke")[0] and (published / "claims.md").exists()
+    altered = (published / "runs.json").read_text().replace(result["identity"], "0")
+    (published / "runs.json").write_text(altered)
+    message = run(*command[:3], f"--output={published.parent}", "--claims=lrn", code=2)
+    assert "no_lrn/seed0 belongs to a run with another config or other data; give another --output" in message
 
 
 def made_up_results(setting: Setting, errors: dict[str, float], plan=claim_effects.plan) -> dict:

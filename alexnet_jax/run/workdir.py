@@ -76,7 +76,7 @@ def prepare(directory: Path, config: Config, dataset: Dataset) -> RunFile:
     known = (directory / CONFIG).exists()
     if not known and (directory / CHECKPOINTS).exists():
         raise UserError(f"{directory} has checkpoints but no {CONFIG}; put it back, or give another --workdir")
-    run_file = require_same(directory, config, dataset, "--workdir") if known else None
+    run_file = require_same(directory, config, dataset) if known else None
     run_file = run_file or RunFile(classes=dataset.classes, data=dataset.fingerprint, starts=[])
 
     def write() -> None:
@@ -148,7 +148,7 @@ def require_idle(directory: Path) -> None:
             pass
 
 
-def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -> RunFile:
+def require_same(directory: Path, config: Config, dataset: Dataset) -> RunFile:
     """The content of RUN. Raises UserError if the workdir belongs to another config or other data."""
     different = differences(_config(directory), config)
     run_file = read_run_file(directory)
@@ -156,7 +156,7 @@ def require_same(directory: Path, config: Config, dataset: Dataset, flag: str) -
         different.append(f"the data: {run_file.data[:12]} -> {dataset.fingerprint[:12]} (fingerprints)")
     if different:
         raise UserError(
-            f"{directory} belongs to a run with another config; give another {flag}, or the same config again. "
+            f"{directory} belongs to a run with another config; give another --workdir, or the same config again. "
             f"Then -> now: {'; '.join(different)}"
         )
     return run_file
@@ -203,7 +203,7 @@ def read_evaluation(directory: Path) -> dict[str, Any] | None:
 
 def differences(old: Config, new: Config) -> list[str]:
     """The keys, beyond MAY_CHANGE, in which two configs differ, each as `key: old -> new`."""
-    a, b = (flatten_dict(config.model_dump(), sep=".") for config in (old, new))
+    a, b = flattened(old), flattened(new)
     keys = [key for key in sorted(a | b) if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys if not may_change(key)]
 
@@ -215,7 +215,12 @@ def may_change(key: str) -> bool:
 
 def flat_config(directory: Path) -> dict[str, Any]:
     """The config of a workdir as `section.key` -> value. Raises DataError if it is damaged."""
-    return flatten_dict(_config(directory).model_dump(), sep=".")
+    return flattened(_config(directory))
+
+
+def flattened(config: Config) -> dict[str, Any]:
+    """A config as `section.key` -> value."""
+    return flatten_dict(config.model_dump(), sep=".")
 
 
 def _config(directory: Path) -> Config:

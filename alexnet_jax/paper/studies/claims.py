@@ -36,7 +36,7 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
         setting=setting,
         cost=trials.cost(results),
     )
-    logs = {name: trials.training_log(setting.directory / name) for name in results if name.split("-rate")[0] in RATES}
+    logs = {name: result["training"] for name, result in results.items() if name.split("-rate")[0] in RATES}
     figure = figures.training_error(logs)
     return text, trials.write(setting.directory, "claims", text, rows, {} if figure is None else {"figure1": figure})
 

@@ -41,7 +41,11 @@ def plan(setting: Setting, results: Results) -> list[Trial]:
     """Every row that the scale and the data allow, with each seed; a row that continues another's network after it."""
     able = [row for row in ROWS if not _obstacle(setting, row)]
     wanted = [(row, seed) for row in able for seed in range(setting.seeds)]
-    ready = [(row, seed) for row, seed in wanted if not row.start or f"{row.start}/seed{seed}" in results]
+    ready = [
+        (row, seed)
+        for row, seed in wanted
+        if not row.start or (f"{row.start}/seed{seed}" in results and (setting.directory / row.start).exists())
+    ]
     return [_trial(setting, row, seed) for row, seed in ready]
 
 

@@ -27,11 +27,13 @@ from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import Interrupted, NonFinite, UserError
 from alexnet_jax.inference import network
 from alexnet_jax.paper import colours
-from alexnet_jax.run import run_data, start_up, starts, workdir
+from alexnet_jax.run import checksums, run_data, start_up, starts, workdir
 from alexnet_jax.run.stopping import stop_signals
 from alexnet_jax.run_config import Config
 
 RESULT, USED, LOG = "result.json", "used.json", "log.txt"
+RUNS = "runs.json"  # of a study: the results of all its trials
+PLACE = ("mesh.", "data.directory", "data.threads", "data.prefetch_batches", "start.workdir")  # keys without influence
 LOOK_SECONDS = 1.0  # between two looks for a signal
 
 
@@ -50,7 +52,8 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
 
     Args:
         plan: the trials of a study, in the order of their worth, given the results so far.
-        directory: of the study's runs. Finished ones are not trained again; interrupted ones are resumed.
+        directory: of the study's runs. Finished ones are not trained again, also if only RUNS has them; interrupted
+            ones are resumed.
         jobs: processes at a time; each has its share of the cores.
         budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
         briefly: for trials of a few steps: a process takes its share of them, one after another, and compiles quickly.
@@ -95,6 +98,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
 def finished(plan: Plan, directory: Path) -> Results:
     """The results of the finished trials of a plan. Raises UserError if one had another config or other data."""
     results: Results = {}
+    known = _recorded(directory)
     checked: set[str] = set()
     while True:
         trials = [trial for trial in plan(results) if trial.name not in checked]
@@ -102,10 +106,29 @@ def finished(plan: Plan, directory: Path) -> Results:
             return results
         for trial in trials:
             checked.add(trial.name)
-            folder = directory / trial.name
-            if (folder / RESULT).exists():
-                workdir.require_same(folder, trial.config, run_data.of_config(trial.config), "--output")
-                results[trial.name] = json.loads((folder / RESULT).read_text())
+            if trial.name in known:
+                if known[trial.name]["identity"] != _identity(trial.config):
+                    raise UserError(
+                        f"{directory / trial.name} belongs to a run with another config or other data; give another "
+                        "--output, or the same again"
+                    )
+                results[trial.name] = known[trial.name]
+
+
+def _recorded(directory: Path) -> Results:
+    """The results in RUNS, and of the runs in the folder."""
+    runs = json.loads((directory / RUNS).read_text()) if (directory / RUNS).exists() else []
+    folders = sorted(path.parent for path in directory.rglob(RESULT))
+    return {run["run"]: run for run in runs} | {
+        str(folder.relative_to(directory)): json.loads((folder / RESULT).read_text()) for folder in folders
+    }
+
+
+def _identity(config: Config) -> str:
+    """A hash of what determines a trial's result."""
+    values = workdir.flattened(config)
+    relevant = {key: value for key, value in values.items() if not key.startswith(PLACE)}
+    return checksums.of_json({"config": relevant, "data": run_data.of_config(config).fingerprint})
 
 
 def hours(results: Results) -> float:
@@ -132,25 +155,17 @@ def cost(results: Results) -> str:
 def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], figures: dict[str, Figure]) -> list[Path]:
     """Write NAME.md, NAME.json, FIGURE.svg, and runs.json of all runs in the folder. Returns the files."""
     directory.mkdir(parents=True, exist_ok=True)
-    runs = []
-    for path in sorted(directory.rglob(RESULT)):
-        curve = [(line["step"], line["top1_error"]) for line in training_log(path.parent)]
-        run = {"run": str(path.parent.relative_to(directory)), **json.loads(path.read_text()), "training": curve}
-        runs.append(json.dumps(run))
+    runs = [json.dumps({"run": run, **result}) for run, result in sorted(_recorded(directory).items())]
     texts = {
         f"{name}.md": text,
         f"{name}.json": json.dumps(rows, indent=2) + "\n",
-        "runs.json": "[\n" + ",\n".join(runs) + "\n]\n",
+        RUNS: "[\n" + ",\n".join(runs) + "\n]\n",
     }
     for file, content in texts.items():
         write_text(directory / file, content)
     for figure_name, figure in figures.items():
         figure.savefig(directory / f"{figure_name}.svg", metadata={"Date": None})
     return [directory / file for file in (*texts, *(f"{figure}.svg" for figure in figures))]
-
-
-def training_log(directory: Path) -> list[dict[str, Any]]:
-    return [line for line in workdir.read_metrics(directory) if line["phase"] == "train"]
 
 
 def _start(*arguments: Any) -> SpawnProcess:
@@ -197,19 +212,25 @@ def _train(trial: Trial, directory: Path) -> None:
 
     Its keys: diverged; steps; reached, whether the training error fell to train.stop_error (None without one); train
     and views1, views10: as of `Network.evaluate`, for the trial's views; classes; colours, of several towers: as of
-    `colours.specialization`; wall_seconds, processor_seconds and hours, over all starts; and the environment.
+    `colours.specialization`; training: the logged steps, with epoch and top-1 error; wall_seconds, processor_seconds
+    and hours, over all starts; the environment; and the `_identity`.
     """
     config, used = trial.config, directory / USED
     clocks = time.monotonic, time.process_time
     before = json.loads(used.read_text()) if used.exists() else [0.0, 0.0]
     begun = [clock() for clock in clocks]
-    result: dict[str, Any] = {"diverged": False}
+    result: dict[str, Any] = {"diverged": False, "identity": _identity(config)}
     try:
         try:
             training.train_and_evaluate(config, directory)
         except NonFinite:
             result["diverged"] = True
-        log, target = training_log(directory), config.train.stop_error
+        log = [
+            {key: line[key] for key in ("phase", "step", "epoch", "top1_error")}
+            for line in workdir.read_metrics(directory)
+            if line["phase"] == "train"
+        ]
+        target, result["training"] = config.train.stop_error, log
         result["steps"] = max((line["step"] for line in log), default=0)
         result["reached"] = any(line["top1_error"] <= target for line in log) if target else None
         if trial.views and not result["diverged"]:
