@@ -8,12 +8,14 @@
  * units/LAYER.js      Units, one file for each convolutional layer
  * neighbours.js       Neighbours, where training images are bundled
  * programs/STEP.N.js  piece N of the network of a step: base64 of a part of the gzip-compressed ONNX program
- * runtime/...         the runtime of such programs, pieces in the same form
+ * runtime/KIND.js     onnxruntime-web's glue for a kind of runtime, "wasm" or "webgpu", as it is in built/runtime/
+ * runtime/KIND.N.js   piece N of its WebAssembly, in the same form: built/runtime/KIND.wasm.xz, unpacked
  *
  * The program's inputs: image [batch, size, size, 3] uint8, pixels as `alexnet prepare` stores them, and links
- * [Description.links.length] float32, 1 or 0: whether the towers see each other in that layer. Its outputs, float32:
- * probabilities [batch, classes], and LAYER.STAGE for every stage: [batch, features, height, width] of convolutional
- * layers, [batch, features] of others, the towers' shares one after another.
+ * [Description.links.length] float32, 1 or 0: whether the towers see each other in that layer (an empty
+ * tensor where there are none). Its outputs, float32: probabilities [batch, classes], and LAYER.STAGE for every stage:
+ * [batch, features, height, width] of convolutional layers, [batch, features] of others, the towers' shares one after
+ * another. All shares are ceil(features / towers) long but fc8's last, which ends with the classes.
  */
 
 export interface Description {
@@ -26,12 +28,14 @@ export interface Description {
   classes: string[];
   parameters: number;
   precision: "float32" | "float16"; // of the stored weights; the program computes in float32
+  runtime: Record<string, Pieces>; // by kind, "wasm" and "webgpu"; {} of a server
   steps: Step[]; // the network along training, in order; the last is the newest
   layers: Layer[];
   links: string[]; // names of the layers in which the towers meet
   examples: Picture[]; // of the validation images, for visitors without an image of their own
-  units: number; // strongest patches of each unit in units/LAYER.js; 0: there are no such files
-  neighbours: number; // training images in neighbours.js; 0: there is no such file
+  units: number; // strongest patches of each unit in units/LAYER.js, in the newest step; 0: there are no such files
+  searched: number; // training images that they were searched for in
+  neighbours: number; // training images in neighbours.js, seen by the newest step; 0: there is no such file
   sources: Record<string, string>; // name of a layer's kind or of an operation, as in Stage.name -> "file:line" of its code
 }
 
