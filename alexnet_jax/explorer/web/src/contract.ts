@@ -8,7 +8,9 @@
  * units/LAYER.js      Units, one file for each convolutional layer
  * neighbours.js       Neighbours, where training images are bundled
  * programs/STEP.N.js  piece N of the network of a step: base64 of a part of the gzip-compressed ONNX program
- * runtime/KIND.js     onnxruntime-web's glue for a kind of runtime, "wasm" or "webgpu", as it is in built/runtime/
+ * runtime/KIND.js     a function to run in a worker: onnxruntime-web's glue for a kind of runtime, "wasm" or "webgpu",
+ *                     and what answers the page; copied from built/runtime/, as index.html, explorer.js and
+ *                     explorer.css are from built/
  * runtime/KIND.N.js   piece N of its WebAssembly, in the same form: built/runtime/KIND.wasm.xz, unpacked
  *
  * The program's inputs: image [batch, size, size, 3] uint8, pixels as `alexnet prepare` stores them, and links
@@ -24,6 +26,7 @@ export interface Description {
   version: string; // of alexnet_jax
   backend: "browser" | "server"; // where the network runs; a server has no programs
   image: { size: number; crop: number }; // sides of stored images and of the centre crop that the network sees, pixels
+  mean: [number, number, number]; // colour of the training images, 0..255: what squares of the image are covered with
   towers: number;
   classes: string[];
   parameters: number;
@@ -66,7 +69,8 @@ export interface Stage {
   name: "response" | "activation" | "lrn" | "map_norm" | "pool";
   height: number; // 0 unless convolutional
   width: number;
-  text: Record<string, number | string>; // the numbers of the operation: window and stride of pool, k n alpha beta of lrn
+  text: Record<string, number | string>; // of the operation: window and stride of pool, k, n, alpha and beta of lrn and
+  // of map_norm (without k), function of activation ("relu" or "tanh")
 }
 
 export interface Picture {
