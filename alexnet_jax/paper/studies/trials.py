@@ -107,7 +107,7 @@ def finished(plan: Plan, directory: Path) -> Results:
         for trial in trials:
             checked.add(trial.name)
             if trial.name in known:
-                if known[trial.name]["identity"] != _identity(trial.config):
+                if known[trial.name].get("identity") != _identity(trial.config):
                     raise UserError(
                         f"{directory / trial.name} belongs to a run with another config or other data; give another "
                         "--output, or the same again"
