@@ -32,8 +32,8 @@ ROWS = (
     First("photos-half", "half"),
     First("photos-whole", "whole"),
     First("first-classes", "half", "-first"),
-    First("scratch", "half", "-second", IMAGES),
-    First("finetune", "half", "-second", IMAGES, "first-classes"),
+    First("scratch", "few", "-second", IMAGES),
+    First("finetune", "few", "-second", IMAGES, "first-classes"),
 )
 
 
