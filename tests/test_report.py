@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import model, optim, sharding, steps
+from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data.datasets import open_dataset
-from alexnet_jax.data.records import Images
+from alexnet_jax.data.records import Images, Subset
 from alexnet_jax.errors import DataError, UserError
-from alexnet_jax.inference import activations, feature_store
+from alexnet_jax.inference import activations, feature_store, patches
 from alexnet_jax.inference.network import Network, open_workdir
-from alexnet_jax.paper import colours, examples, figures, page, report
+from alexnet_jax.paper import colours, figures, page, report
 from alexnet_jax.paper.report import Splits
 from alexnet_jax.run import checkpoint, config_files, pictures, workdir
 from tests.conftest import made_up_statistics, random_batch
@@ -162,63 +162,18 @@ def test_units_show_their_highest_responses(network, splits):
     pixels, _ = read(splits.evaluation, index)
     step = activations.make_step(network.config, network.mesh, "response", ("conv3",))
     responses = np.asarray(step(*placed(network, network.mesh, pixels))["conv3"])  # [120, tower, H, W, 8]
-    strongest = examples.strongest(network, ("conv3",), splits.evaluation, index)["conv3"]
-    assert strongest.image.shape == (2, 8, examples.PATCHES) and list(strongest.units) == list(range(8))
+    strongest = patches.strongest(network, ("conv3",), Subset(splits.evaluation, index), 6)["conv3"]
+    assert strongest.image.shape == (6, 2, 8)
     for tower in range(2):
         for unit in range(8):
             highest = responses[:, tower, :, :, unit].max(axis=(1, 2))
-            rows = [int(np.flatnonzero(index == i)[0]) for i in strongest.image[tower, unit]]
-            assert len(set(rows)) == examples.PATCHES
-            np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][: examples.PATCHES], rtol=1e-5)
-            for i, (row, column) in zip(rows, strongest.position[tower, unit], strict=True):
+            rows = strongest.image[:, tower, unit]
+            assert len(set(rows)) == 6
+            np.testing.assert_allclose(highest[rows], np.sort(highest)[::-1][:6], rtol=1e-5)
+            np.testing.assert_allclose(strongest.response[:, tower, unit], highest[rows], rtol=1e-5)
+            places = np.divmod(strongest.position[:, tower, unit], responses.shape[3])
+            for i, row, column in zip(rows, *places, strict=True):
                 assert responses[i, tower, row, column, unit] == pytest.approx(highest[i], rel=1e-5)
-
-
-def code_like():
-    """The order of operations of the authors' code, strides, and windows that extend beyond the edges."""
-    values = tiny_config()
-    values.model.conv1.update(kernel=7, stride=2, padding=(0, 3), then=("lrn", "activation"))
-    values.model.conv2.then = ("activation", "lrn", "map_norm", "pool")
-    values.model.map_norm.alpha = 0.1
-    values.model.pool.ceil = True
-    return values
-
-
-@pytest.mark.parametrize("make", [tiny_config, code_like])
-def test_a_receptive_field_is_all_that_a_response_depends_on(make):
-    config = config_files.parse(make())
-    spec = config.model
-    params = jax.jit(lambda key: model.init(spec, key))(jax.random.key(3))
-    _, shapes = activations.shapes(spec)
-    rng = np.random.default_rng(0)
-    image = rng.normal(0, 50, (6, spec.image_size, spec.image_size, 3)).astype(np.float32)
-    compute = jax.jit(jax.vmap(lambda p, x: model.activations(spec, p, x), in_axes=(0, None), axis_name=sharding.TOWER))
-    before = compute(params, image)
-    for layer in ("conv1", "conv2", "conv3", "conv5"):
-        side = shapes[f"{layer}_response"][0]
-        for place in {0, side // 2, side - 1}:
-            first, last = examples.receptive_field(spec, layer, place)
-            low, high = examples.receptive_field(spec, layer, place, clipped=False)
-            assert 0 <= first <= last < spec.image_size and low <= first and last <= high
-
-            def changed(rows: slice | list[int], layer=layer, place=place) -> bool:
-                other = image.copy()
-                other[:, rows] += rng.normal(0, 100, other[:, rows].shape).astype(np.float32)
-                name = f"{layer}_response"
-                after = compute(params, other)[name][:, :, place]
-                return not np.array_equal(after, before[name][:, :, place])
-
-            outside = [row for row in range(spec.image_size) if not first <= row <= last]
-            assert not outside or not changed(outside)
-            assert changed([first]) and changed([last])
-
-
-def test_a_patch_is_cut_at_its_position():
-    spec = config_files.parse(tiny_config()).model
-    image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), dtype=np.uint8)
-    patch = examples.cut(image, spec, "conv1", (10, 0))
-    assert patch.shape == (5, 5, 3)  # rows 8..12, columns -2..2
-    assert (patch[:, :2] == examples.GREY).all() and (patch[:, 2:] == image[8:13, :3]).all()
 
 
 def test_chroma_shares():

@@ -1,17 +1,15 @@
 """What the network makes of single images: the paper's Figure 4, and the patches to which units respond most."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from alexnet_jax.data.records import Images
-from alexnet_jax.inference import activations, feature_store
+from alexnet_jax.data.records import Subset
+from alexnet_jax.inference import activations, feature_store, patches
 from alexnet_jax.inference.confusion import short
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.predictions import best
-from alexnet_jax.model_config import Model
 from alexnet_jax.paper.report import WIDTH, Splits, centre_crops, compute, sample
 from alexnet_jax.run import pictures
 
@@ -22,7 +20,6 @@ MOST_TRAIN = 5000  # training images to search
 LAYERS = ("conv3", "conv5")  # with UNITS in each tower, and PATCHES for each unit
 UNITS, PATCHES = 8, 6
 MOST_IMAGES = 2000  # to search for patches
-GREY = 128  # where a receptive field extends beyond the image
 
 
 def figure4_left(network: Network, splits: Splits) -> dict[str, Any]:
@@ -80,84 +77,21 @@ def figure4_right(network: Network, splits: Splits) -> dict[str, Any]:
     }
 
 
-def receptive_field(spec: Model, layer: str, position: int, clipped: bool = True) -> tuple[int, int]:
-    """The first and last pixel, along one axis, on which the response of `layer` at `position` depends.
-
-    Unless clipped, the field may extend beyond the image, and includes what padding adds to it.
-    """
-    operations, side = [], spec.image_size  # from the image to the layer: (window, stride, padding, input's side)
-    for name, conv in spec.convs():
-        operations.append((conv.kernel, conv.stride, conv.padding[0], side))
-        if name == layer:
-            break
-        side = (side + sum(conv.padding) - conv.kernel) // conv.stride + 1
-        for operation in conv.then:
-            if operation == "pool":
-                operations.append((spec.pool.window, spec.pool.stride, 0, side))
-                side = spec.pool.output(side)
-            elif operation == "map_norm":
-                operations.append((spec.map_norm.n, 1, spec.map_norm.n // 2, side))
-    first = last = position
-    for window, stride, padding, side in reversed(operations):
-        first, last = first * stride - padding, last * stride - padding + window - 1
-        if clipped:  # padding is zero whatever the image
-            first, last = max(first, 0), min(last, side - 1)
-    return first, last
-
-
-class Strongest(NamedTuple):
-    """The images to which units respond most strongly, the strongest first."""
-
-    units: np.ndarray  # [units] indices within a tower, the same in every tower
-    image: np.ndarray  # [tower, units, patches] indices of images
-    position: np.ndarray  # [tower, units, patches, 2] row and column of the unit's highest response in the image
-
-
-def strongest(network: Network, layers: tuple[str, ...], images: Images, index: np.ndarray) -> dict[str, Strongest]:
-    """Find, among the images `index`, those to which units of each layer respond most strongly."""
-    units, columns = {}, {}
-    for name in layers:
-        _, columns[name], count = activations.shapes(network.config.model)[1][f"{name}_response"]
-        units[name] = np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int))
-    respond = network.activations_step("response", layers)
-
-    @jax.jit
-    def highest(params, image, statistics):
-        """Each image's highest response and where it is: {layer: two of [B, tower, units]}."""
-        maps = {name: x[..., units[name]] for name, x in respond(params, image, statistics).items()}
-        flat = {name: x.reshape(*x.shape[:2], -1, x.shape[-1]) for name, x in maps.items()}
-        return {name: (x.max(axis=2), x.argmax(axis=2)) for name, x in flat.items()}
-
-    readable, results = compute(network, highest, images, index)
-    best_of_layers = {}
-    for name, (responses, positions) in results.items():
-        order = np.apply_along_axis(best, 0, responses, PATCHES)  # [patches, tower, units]
-        rows_columns = np.divmod(np.take_along_axis(positions, order, axis=0), columns[name])
-        position = np.moveaxis(np.stack(rows_columns, axis=-1), 0, 2)
-        best_of_layers[name] = Strongest(units[name], np.moveaxis(readable[order], 0, 2), position)
-    return best_of_layers
-
-
-def cut(image: np.ndarray, spec: Model, layer: str, position: tuple[int, int]) -> np.ndarray:
-    """Cut the receptive field of `layer` at `position` out of an image [S, S, 3] uint8; grey beyond its edges."""
-    (top, bottom), (left, right) = (receptive_field(spec, layer, i, clipped=False) for i in position)
-    margin = max(-min(top, left), max(bottom, right) + 1 - len(image), 0)
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), constant_values=GREY)
-    return padded[margin + top : margin + bottom + 1, margin + left : margin + right + 1]
-
-
 def units(network: Network, splits: Splits) -> dict[str, Any]:
     """The patches of the evaluation images to which units respond most strongly, a mosaic for each layer and tower."""
     spec, images = network.config.model, splits.evaluation
     layers = tuple(name for name, _ in spec.convs() if name in LAYERS)
-    index = sample(len(images.labels), MOST_IMAGES)
+    searched = Subset(images, sample(len(images.labels), MOST_IMAGES))
     mosaics = []
-    for name, layer in (strongest(network, layers, images, index) if layers else {}).items():
+    for name, layer in (patches.strongest(network, layers, searched, PATCHES) if layers else {}).items():
+        _, columns, count = activations.shapes(spec)[1][f"{name}_response"]
+        shown = np.unique(np.linspace(0, count - 1, min(UNITS, count)).astype(int))
         for tower in range(spec.towers):
-            crops = centre_crops(network, images, layer.image[tower].ravel())
-            places = zip(crops, layer.position[tower].reshape(-1, 2), strict=True)
-            cuts = np.stack([cut(crop, spec, name, tuple(position)) for crop, position in places])
-            mosaic = pictures.mosaic(cuts, layer.image.shape[-1], gap=2)
-            mosaics.append((name, tower, layer.units, cuts.shape, mosaic))
+            image, position = (x[:, tower, shown].T.ravel() for x in (layer.image, layer.position))
+            places = zip(*np.divmod(position, columns), strict=True)
+            crops = zip(centre_crops(network, searched, image), places, strict=True)
+            cuts = np.stack([patches.cut(crop, spec, name, place) for crop, place in crops])
+            mosaic = pictures.mosaic(cuts, len(layer.image), gap=2)
+            mosaics.append((name, tower, shown, cuts.shape, mosaic))
     missing = [name for name in LAYERS if name not in layers]
-    return {"missing": missing, "mosaics": mosaics, "searched": len(index), "all": len(images.labels)}
+    return {"missing": missing, "mosaics": mosaics, "searched": len(searched.labels), "all": len(images.labels)}
