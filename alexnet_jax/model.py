@@ -133,6 +133,7 @@ class Tower(nn.Module):
             for operation in then:
                 with jax.named_scope(operation):  # `alexnet bench step` reports the time of each
                     x = operations[operation](x)
+                self.sow(INTERMEDIATES, f"{name}_{operation}", x)
             self.sow(INTERMEDIATES, f"{name}_output", x)
         for number, (name, dense) in enumerate(spec.hidden()):
             x = sharding.exchange(x) if dense.exchange else x

@@ -33,6 +33,7 @@ TOP_LEVEL = {
     ),
     *("augment", "metrics", "run_config", "model_config", "errors", "replay", "virtual_shards", "blocks", "batch_norm"),
     "compiling",
+    "explorer",
     *("kernels", "run", "inference", "commands", "data", "paper", "interop", "serving", "bench", "configs", "doctor"),
 }
 ONLY_IN = {  # library -> the modules that may name it

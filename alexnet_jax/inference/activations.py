@@ -111,7 +111,7 @@ def make_step(config: Config, mesh: Mesh, kind: str, layers: tuple[str, ...] | N
         raise UserError(f"there are no activations of the kind {kind!r}; give one of {', '.join(KINDS)}")
     ending = f"_{kind}"
     shape = {name.removesuffix(ending): x for name, x in shapes(config.model)[1].items() if name.endswith(ending)}
-    flat = _flat(config, mesh, [name + ending for name in layers or shape])
+    flat = flat_outputs(config, mesh, [name + ending for name in layers or shape])
 
     def step(*inputs):
         outputs = ((name.removesuffix(ending), x) for name, x in flat(*inputs).items())
@@ -126,7 +126,7 @@ def logits(config: Config, mesh: Mesh) -> Callable[[Any, Array, Any], Array]:
 
 
 def _features(config: Config, mesh: Mesh, layers: tuple[str, ...], pool: str) -> Callable[[Any, Array, Any], Array]:
-    flat = _flat(config, mesh, [f"{layer}_output" for layer in layers], POOLS[pool])
+    flat = flat_outputs(config, mesh, [f"{layer}_output" for layer in layers], POOLS[pool])
 
     def features(*inputs):
         outputs = flat(*inputs)
@@ -137,7 +137,7 @@ def _features(config: Config, mesh: Mesh, layers: tuple[str, ...], pool: str) ->
     return features
 
 
-def _flat(
+def flat_outputs(
     config: Config, mesh: Mesh, names: list[str], pool: Callable[[Array], Array] = POOLS["none"]
 ) -> Callable[[Any, Array, Any], dict[str, Array]]:
     """The `names` of `model.activations`, with maps pooled, each [B, the units of all towers] float32."""

@@ -121,11 +121,18 @@ def imported(
 
 @contextlib.contextmanager
 def _function(path: Path, functions: Mapping[str, str], verb: str) -> Iterator[Callable[..., Any]]:
-    """The function for the suffix of `path`. The absence of a library that it imports becomes UserError."""
+    """The function for the suffix of `path`. UserError if there is none, or a library that it imports is missing."""
     if path.suffix not in functions:
         raise UserError(f"{path}: '{path.suffix}' files cannot be {verb}; give one of {', '.join(functions)}")
-    try:
+    with needing_libraries():
         yield pkgutil.resolve_name(f"alexnet_jax.interop.{functions[path.suffix]}")
+
+
+@contextlib.contextmanager
+def needing_libraries() -> Iterator[None]:
+    """The absence of a library of a format becomes UserError."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         package = "torch" if error.name == "torch" else '"alexnet_jax[interop]"'
         raise UserError(f"{error.name} is not installed: pip install {package}") from None

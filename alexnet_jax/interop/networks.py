@@ -125,14 +125,22 @@ def check_layers(spec: Model) -> None:
             f"{', '.join(names)} has batch normalization, which files of weights hold folded into kernels and biases; "
             "give a config without batch_norm"
         )
-    local = [name for name, conv in spec.convs() if not conv.shared]
+    check_shared(spec)
     sees_all = {name: dense.exchange for name, dense in spec.hidden()} | {"fc8": spec.fc8.exchange}
-    apart = [name for name, exchange in sees_all.items() if not exchange and spec.towers > 1]
-    if local or apart:
-        what = "has separate kernels for every position" if local else "sees only its own tower"
+    if spec.towers > 1:
+        _check_none([name for name, exchange in sees_all.items() if not exchange], "sees only its own tower")
+
+
+def check_shared(spec: Model) -> None:
+    """Raise UserError if a layer has a kernel for each place, for which neither PyTorch nor ONNX has an operator."""
+    _check_none([name for name, conv in spec.convs() if not conv.shared], "has separate kernels for every position")
+
+
+def _check_none(names: list[str], what: str) -> None:
+    if names:
         raise UserError(
-            f"{', '.join(local or apart)} {what}, which other programs have no layer for; export to .stablehlo, which "
-            "can hold any network"
+            f"{', '.join(names)} {what}, which other programs have no layer for; export to .stablehlo, which can hold "
+            "any network"
         )
 
 

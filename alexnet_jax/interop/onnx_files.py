@@ -25,8 +25,8 @@ OPSET = 26
 IGNORED = {"Dropout", "Flatten", "Identity", "Reshape", "Softmax"}  # without effect at test time
 
 
-class _Graph:
-    """Nodes in sequence: each takes the output of the one before, or of `after`."""
+class Graph:
+    """Nodes in sequence: each takes the output of the one before, or of `after`. The first takes the image."""
 
     def __init__(self, tensors: dict[str, np.ndarray]):
         self.nodes: list[Any] = []
@@ -44,23 +44,38 @@ class _Graph:
         self.tensors[name] = np.asarray(value, dtype)
         return name
 
+    def call(self, name: str) -> str:
+        """Give the last output, which no node takes yet, another name."""
+        node = self.nodes[-1]
+        node.name = node.output[0] = self.last = name
+        return name
+
+    def program(self, inputs: list[Any], outputs: list[Any], opset: int = OPSET, **options: Any) -> Any:
+        """The checked ONNX model; `inputs` and `outputs` are those of `value`, and `options` of `helper.make_model`."""
+        tensors = [numpy_helper.from_array(array, name) for name, array in self.tensors.items()]
+        graph = helper.make_graph(self.nodes, "alexnet", inputs, outputs, tensors)
+        options["opset_imports"] = [helper.make_opsetid("", opset)]
+        model = helper.make_model(graph, producer_name=METADATA, **options)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def value(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> Any:
+    """The description of an input or output [batch, *shape]."""
+    return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+
 
 def write(path: Path, network: Network) -> None:
     """Write the network. Raises UserError if ONNX has no operator for one of its layers."""
     tensors, metadata = to_tensors(network)
     spec, size = network.config.model, network.config.data.size
-    graph, groups = _Graph(tensors), networks.groups(spec)
-    graph.add("Cast", to=TensorProto.FLOAT)
-    graph.add("Sub", MEAN)  # before the crop: for the centre, augment.mean_crop makes no difference
-    start = (size - spec.image_size) // 2
-    edges = [graph.constant([edge, edge], np.int64) for edge in (start, start + spec.image_size)]
-    graph.add("Slice", *edges, graph.constant([1, 2], np.int64))
-    graph.add("Transpose", perm=[0, 3, 1, 2])
+    graph, groups = Graph(tensors), networks.groups(spec)
+    image = add_input(graph, spec, size)
     for name, conv in spec.convs():
-        strides, pads = [conv.stride] * 2, [edge for edge in conv.padding for _ in range(2)]
         parameters = f"{name}.weight", f"{name}.bias"
-        graph.add("Conv", *parameters, output=name, group=groups[name], strides=strides, pads=pads)
-        _add_operations(graph, spec, conv)
+        graph.add("Conv", *parameters, output=name, group=groups[name], **conv_attributes(conv))
+        for operation in conv.then:
+            add_operation(graph, spec, conv, operation)
     graph.add("Flatten", axis=1)
     for name, dense in spec.hidden():
         graph.add("Gemm", f"{name}.weight", f"{name}.bias", output=name, transB=1)
@@ -69,42 +84,47 @@ def write(path: Path, network: Network) -> None:
             graph.add("Mul", graph.constant(1 - spec.dropout_rate))
     graph.add("Gemm", "fc8.weight", "fc8.bias", output="logits", transB=1)
     graph.add("Softmax", output="probabilities", axis=1)
-    shape: list[str | int | None] = ["batch", spec.num_classes]
-    graph_proto = helper.make_graph(
-        graph.nodes,
-        "alexnet",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", size, size, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("logits", "probabilities")],
-        [numpy_helper.from_array(array, name) for name, array in graph.tensors.items()],
-    )
-    model = helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name=METADATA)
+    model = graph.program([image], [value(name, spec.num_classes) for name in ("logits", "probabilities")])
     helper.set_model_props(model, {METADATA: metadata})
-    onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString())
 
 
-def _add_operations(graph: _Graph, spec: Model, conv: Conv) -> None:
-    """What follows a convolution."""
+def add_input(graph: Graph, spec: Model, size: int) -> Any:
+    """The input, stored pixels, of which the network sees the centre crop without the mean; and what makes that."""
+    graph.add("Cast", to=TensorProto.FLOAT)
+    graph.add("Sub", MEAN)  # before the crop: for the centre, augment.mean_crop makes no difference
+    start = (size - spec.image_size) // 2
+    edges = [graph.constant([edge, edge], np.int64) for edge in (start, start + spec.image_size)]
+    graph.add("Slice", *edges, graph.constant([1, 2], np.int64))
+    graph.add("Transpose", perm=[0, 3, 1, 2])
+    return value("image", size, size, 3, kind=TensorProto.UINT8)
+
+
+def conv_attributes(conv: Conv) -> dict[str, Any]:
+    return {"strides": [conv.stride] * 2, "pads": [edge for edge in conv.padding for _ in range(2)]}
+
+
+def add_operation(graph: Graph, spec: Model, conv: Conv, operation: str) -> None:
+    """One of the operations that follow a convolution."""
     lrn, norm = spec.lrn, spec.map_norm
-    for operation in conv.then:
-        if operation == "activation":
-            graph.add(spec.activation.capitalize())
-        elif operation == "pool":
-            window, stride = [spec.pool.window] * 2, [spec.pool.stride] * 2
-            graph.add("MaxPool", kernel_shape=window, strides=stride, ceil_mode=int(spec.pool.ceil))
-        elif operation == "lrn":
-            if separate := spec.towers > 1 and not lrn.across_towers:  # towers become examples
-                graph.add("Reshape", graph.constant([-1, conv.features // spec.towers, 0, 0], np.int64))
-            graph.add("LRN", size=lrn.n, alpha=lrn.alpha * lrn.n, beta=lrn.beta, bias=lrn.k)
-            if separate:
-                graph.add("Reshape", graph.constant([-1, conv.features, 0, 0], np.int64))
-        else:
-            source, pads = graph.last, [norm.n // 2] * 4
-            graph.add("Mul", source)
-            graph.add("AveragePool", kernel_shape=[norm.n] * 2, pads=pads, strides=[1, 1], count_include_pad=1)
-            graph.add("Mul", graph.constant(norm.alpha * norm.n**2))
-            graph.add("Add", graph.constant(1.0))
-            graph.add("Div", graph.add("Pow", graph.constant(norm.beta)), after=source)
+    if operation == "activation":
+        graph.add(spec.activation.capitalize())
+    elif operation == "pool":
+        window, stride = [spec.pool.window] * 2, [spec.pool.stride] * 2
+        graph.add("MaxPool", kernel_shape=window, strides=stride, ceil_mode=int(spec.pool.ceil))
+    elif operation == "lrn":
+        if separate := spec.towers > 1 and not lrn.across_towers:  # towers become examples
+            graph.add("Reshape", graph.constant([-1, conv.features // spec.towers, 0, 0], np.int64))
+        graph.add("LRN", size=lrn.n, alpha=lrn.alpha * lrn.n, beta=lrn.beta, bias=lrn.k)
+        if separate:
+            graph.add("Reshape", graph.constant([-1, conv.features, 0, 0], np.int64))
+    else:
+        source, pads = graph.last, [norm.n // 2] * 4
+        graph.add("Mul", source)
+        graph.add("AveragePool", kernel_shape=[norm.n] * 2, pads=pads, strides=[1, 1], count_include_pad=1)
+        graph.add("Mul", graph.constant(norm.alpha * norm.n**2))
+        graph.add("Add", graph.constant(1.0))
+        graph.add("Div", graph.add("Pow", graph.constant(norm.beta)), after=source)
 
 
 def read(path: Path) -> Network | ForeignNetwork:

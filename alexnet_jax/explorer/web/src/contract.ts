@@ -61,7 +61,7 @@ export interface Layer {
   kernel: number; // side, pixels; 0 unless convolutional, as are the next two
   stride: number;
   field: { size: number; stride: number; start: number }; // of its convolution's outputs, in pixels of the crop
-  stages: Stage[]; // in order; the last is the layer's output
+  stages: Stage[]; // in order; the last is the layer's output, which hidden dense layers alone have
   section: string; // of the paper
 }
 
