@@ -6,7 +6,9 @@
 .stablehlo     a program with its weights, which JAX runs without this package
 FOLDER/        for the Hugging Face Hub: .safetensors, .onnx, and a model card with the errors and the verification
 
-All but .stablehlo can be opened by `alexnet_jax.load` and imported again, bit for bit.
+All but .stablehlo can be opened by `alexnet_jax.load` and imported again, bit for bit. With --explorer, write a page
+instead that shows the network at work, in any browser, from disk or a web host: alexnet export --explorer FOLDER/
+--workdir DIR
 """
 
 import argparse
@@ -22,14 +24,20 @@ from alexnet_jax.interop import files, model_card
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="folder of a run")
-    add("--output", required=True, metavar="FILE", help="its suffix is one of those above; or FOLDER/")
+    where = parser.add_mutually_exclusive_group(required=True).add_argument
+    where("--output", metavar="FILE", help="its suffix is one of those above; or FOLDER/")
+    where("--explorer", type=Path, metavar="FOLDER", help="write a page that shows the network at work")
     add("--push", metavar="USER/NAME", help="push the folder to this model of the Hugging Face Hub, made if missing")
     add("--license", metavar="ID", help="of the weights, for the card, such as cc-by-nc-4.0")
     add("--dataset", metavar="ID", help="the Hub's name of the training data, for the card: ILSVRC/imagenet-1k")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    path, stated = Path(arguments.output), model_card.Stated(arguments.push, arguments.license, arguments.dataset)
+    stated = model_card.Stated(arguments.push, arguments.license, arguments.dataset)
+    if arguments.explorer:
+        _write_explorer(arguments)
+        return
+    path = Path(arguments.output)
     if not arguments.output.endswith("/") and path.suffix and not path.is_dir():
         if any(stated):
             raise UserError(f"--push, --license and --dataset are for folders; give --output {path.stem}/")
@@ -42,3 +50,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {path}: {', '.join(model_card.FILES)}")
     if arguments.push:
         print(f"pushed {hub.push(path, arguments.push, model_card.FILES)}")
+
+
+def _write_explorer(arguments: argparse.Namespace) -> None:
+    with files.needing_libraries():
+        from alexnet_jax.explorer import folder
+    written = folder.export(arguments.workdir, arguments.explorer)
+    for note in written.notes:
+        print(note)
+    print(f"wrote {arguments.explorer}: {written.bytes / 1e6:,.1f} MB; open {arguments.explorer / 'index.html'}")

@@ -6,6 +6,7 @@ import fcntl
 import os
 import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -27,6 +28,19 @@ def replacing(path: Path) -> Iterator[Path]:
         replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which replaces `path` at the end. After an error, `path` is as before."""
+    path = path.resolve()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as home:
+        temporary = Path(home) / "new"
+        temporary.mkdir()  # with the rights of any folder; `home` is for this user alone
+        yield temporary
+        if path.exists():
+            path.rename(Path(home) / "old")
+        temporary.rename(path)
 
 
 def replace(temporary: Path, path: Path) -> None:
