@@ -98,7 +98,10 @@ export interface Neighbours {
   vectors: string; // base64 of float16 [images, features]
 }
 
-/** What POST api/run of a server answers to raw pixels [batch, size, size, 3]: the query names step, links, outputs. */
+/**
+ * What POST api/run?step=N&links=1,0&outputs=NAME,NAME of a server answers to raw pixels [batch, size, size, 3]. `links`
+ * are as in the program, "" where there are none. Refusals are JSON: {"detail": "why"}.
+ */
 export interface ServerAnswer {
   // 4 bytes: the length N of the header, little-endian; N bytes: this header as JSON; then float32 of all, little-endian
   outputs: { name: string; shape: number[] }[];

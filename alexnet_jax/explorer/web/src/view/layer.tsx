@@ -1,0 +1,133 @@
+/** A layer: its strongest maps in each tower, at any of its stages, and what happens in it. */
+
+import { useEffect, useMemo, useState } from "preact/hooks";
+import type { Layer } from "../contract";
+import { type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
+import type { Tensor } from "../runtime/messages";
+import { Choice, MapCanvas, Tiles, useShown } from "./shared";
+
+const FEW = 12; // maps shown of each tower at first
+
+export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }) {
+  const { words, explorer } = useShown();
+  const { answer, description } = explorer;
+  const [index, setIndex] = useState(layer.stages.length - 1);
+  const [open, setOpen] = useState(false);
+  const [all, setAll] = useState(false);
+  const stage = layer.stages[index];
+  const output = `${layer.name}.${stage.name}`;
+  useEffect(() => void explorer.need([output]), [output, answer?.outputs]);
+  const tensor = answer?.outputs[output];
+  const share = Math.ceil(layer.features / description.towers);
+  const kindOrOperation = stage.name === "response" ? layer.kind : stage.name;
+  return (
+    <section class="layer" aria-labelledby={layer.name}>
+      <header>
+        <h3 id={layer.name}>
+          <button type="button" aria-expanded={open} title={words.whatHappens(layer.name)} onClick={() => setOpen(!open)}>
+            {layer.name}
+          </button>
+        </h3>
+        <p>{words.shape(layer, stage)}</p>
+        {layer.stages.length > 1 && (
+          <Choice
+            name={`${layer.name}.stage`}
+            label={words.stages(layer.name)}
+            value={String(index)}
+            change={(value) => setIndex(Number(value))}
+            options={layer.stages.map((each, i) => ({ value: String(i), text: words.stage(each) }))}
+          />
+        )}
+      </header>
+      {open && (
+        <div class="about">
+          <p>{words.about(layer, stage, description.towers)}</p>
+          <p class="note">{words.source(layer.section, description.sources[kindOrOperation])}</p>
+        </div>
+      )}
+      {tensor && (
+        <div class="towers">
+          {Array.from({ length: description.towers }, (_, tower) => (
+            <div class="tower" key={tower} data-tower={tower}>
+              {layer.kind === "conv" && <Maps {...{ layer, tensor, tower, measure, width: stage.width, all }} />}
+              {layer.kind === "dense" && <Units {...{ layer, tensor, tower }} />}
+              {layer.kind === "head" && <Classes tower={tower} layer={layer} />}
+            </div>
+          ))}
+        </div>
+      )}
+      {tensor && layer.kind === "conv" && share > FEW && (
+        <button type="button" class="link more" aria-expanded={all} onClick={() => setAll(!all)}>
+          {all ? words.showFewer : words.showAll(layer.features)}
+        </button>
+      )}
+    </section>
+  );
+}
+
+interface OfTower {
+  layer: Layer;
+  tensor: Tensor;
+  tower: number;
+}
+
+function Maps(props: OfTower & { measure: Measure; width: number; all: boolean }) {
+  const { layer, tensor, tower, measure, width, all } = props;
+  const { words, explorer, openUnit } = useShown();
+  const { towers } = explorer.description;
+  const order = useMemo(() => ranked(tensor, shareOf(layer, towers, tower), measure), [tensor, measure]);
+  const scale = useMemo(() => scaleOf(tensor), [tensor]);
+  const tiles = order.slice(0, all ? order.length : FEW).map(({ unit, strength }) => ({
+    key: unit,
+    label: words.mapName(unit, strength),
+    picture: <MapCanvas values={valuesOf(tensor, unit)} width={width} scale={scale} tower={tower} />,
+    open: () => openUnit(layer.name, unit),
+  }));
+  return <Tiles label={words.mapsOf(layer.name, tower)} tiles={tiles} />;
+}
+
+/** All units of a fully connected layer as a field of small squares. */
+function Units({ layer, tensor, tower }: OfTower) {
+  const { words, explorer } = useShown();
+  const [start, end] = shareOf(layer, explorer.description.towers, tower);
+  const count = end - start;
+  const width = Math.ceil(Math.sqrt(3 * count)); // three times as wide as high
+  const values = useMemo(() => {
+    const padded = new Float32Array(width * Math.ceil(count / width));
+    padded.set(tensor.data.subarray(start, end));
+    return padded;
+  }, [tensor]);
+  const active = tensor.data.subarray(start, end).filter((value) => value > 0).length;
+  const scale = useMemo(() => scaleOf(tensor), [tensor]);
+  return (
+    <div class="units">
+      <MapCanvas values={values} width={width} scale={scale} tower={tower} label={words.unitsOf(layer.name, tower)} />
+      <p class="note">{words.unitsActive(active, count)}</p>
+    </div>
+  );
+}
+
+const BEST = 3;
+
+/** The best of the classes that a tower holds. */
+function Classes({ layer, tower }: { layer: Layer; tower: number }) {
+  const { words, explorer } = useShown();
+  const { description, answer } = explorer;
+  const [start, end] = shareOf(layer, description.towers, tower);
+  const { probabilities } = answer!;
+  const own = Array.from({ length: end - start }, (_, i) => start + i);
+  own.sort((a, b) => probabilities[b] - probabilities[a]);
+  return (
+    <ol class="classes" aria-label={words.classesOf(tower)}>
+      {own.slice(0, BEST).map((label) => (
+        <li key={label}>
+          <span class="name">{description.classes[label]}</span>
+          <span class="number">{words.percent(probabilities[label])}</span>
+          <span class="track">
+            <span class="fill" style={{ width: `${100 * probabilities[label]}%` }} />
+          </span>
+        </li>
+      ))}
+    </ol>
+  );
+}

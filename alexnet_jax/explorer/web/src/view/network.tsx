@@ -1,0 +1,56 @@
+/** The network as the paper's Figure 2 draws it: layer by layer, its towers side by side, with their crossings. */
+
+import { Fragment } from "preact";
+import { useState } from "preact/hooks";
+import type { Layer } from "../contract";
+import type { Measure } from "../maps";
+import { Crossing } from "./crossing";
+import { Kernels } from "./kernels";
+import { LayerView } from "./layer";
+import { drawCrop } from "./picture";
+import { Canvas, Choice, useShown } from "./shared";
+
+export function Network() {
+  const { words, explorer } = useShown();
+  const { description, answer } = explorer;
+  const [measure, setMeasure] = useState<Measure>("maximum");
+  const { image, towers } = description;
+  return (
+    <section class="network" aria-labelledby="network" style={{ "--towers": towers }}>
+      <header>
+        <h2 id="network">{words.network}</h2>
+        <div class="sort">
+          {words.sortBy}
+          <Choice
+            name="measure"
+            label={words.sortBy}
+            value={measure}
+            change={setMeasure}
+            options={[
+              { value: "maximum", text: words.maximum },
+              { value: "mean", text: words.mean },
+            ]}
+          />
+        </div>
+      </header>
+      <Kernels />
+      <figure class="input">
+        {answer && (
+          <Canvas
+            width={image.crop}
+            height={image.crop}
+            inputs={[answer.stored]}
+            draw={(context) => drawCrop(context, answer.stored, image.size, image.crop)}
+          />
+        )}
+        <figcaption>{answer ? words.input(image.crop) : words.noImageYet}</figcaption>
+      </figure>
+      {description.layers.map((layer: Layer, i) => (
+        <Fragment key={layer.name}>
+          <Crossing layer={layer} first={i === 0} />
+          <LayerView layer={layer} measure={measure} />
+        </Fragment>
+      ))}
+    </section>
+  );
+}
