@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True).add_argument
     where("--output", metavar="FILE", help="its suffix is one of those above; or FOLDER/")
     where("--explorer", type=Path, metavar="FOLDER", help="write a page that shows the network at work")
+    add("--data", help="with --explorer: folder of the prepared data, if it has moved since training")
+    searched = "with --explorer: most training images in which the patches are searched that units respond to, and of \
+which at most 500 are shown whole; 0: the folder holds no images of the data (default: 2000)"
+    add("--images", type=int, default=2000, metavar="N", help=searched)
     add("--push", metavar="USER/NAME", help="push the folder to this model of the Hugging Face Hub, made if missing")
     add("--license", metavar="ID", help="of the weights, for the card, such as cc-by-nc-4.0")
     add("--dataset", metavar="ID", help="the Hub's name of the training data, for the card: ILSVRC/imagenet-1k")
@@ -55,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _write_explorer(arguments: argparse.Namespace) -> None:
     with files.needing_libraries():
         from alexnet_jax.explorer import folder
-    written = folder.export(arguments.workdir, arguments.explorer)
+    written = folder.export(arguments.workdir, arguments.explorer, arguments.data, arguments.images)
     for note in written.notes:
         print(note)
     print(f"wrote {arguments.explorer}: {written.bytes / 1e6:,.1f} MB; open {arguments.explorer / 'index.html'}")

@@ -1,19 +1,14 @@
 """What an explorer's page is given about a network: the Description of web/src/contract.ts."""
 
-import base64
 import importlib.metadata
 from pathlib import Path
 from typing import Any
-
-import cv2
-import numpy as np
 
 import alexnet_jax
 from alexnet_jax.explorer import stages
 from alexnet_jax.inference import patches
 from alexnet_jax.inference.network import Network
 from alexnet_jax.model_config import Conv, Dense, Model
-from alexnet_jax.run import pictures
 
 FORMAT = 1
 SOURCES = {  # what happens in a network -> the file and the start of the line where its code begins
@@ -38,7 +33,7 @@ def describe(network: Network) -> dict[str, Any]:
         "name": network.name,
         "version": importlib.metadata.version("alexnet_jax"),
         "image": {"size": size, "crop": spec.image_size},
-        "mean": network.statistics.mean_image.mean(axis=(0, 1)).round(2).tolist(),
+        "mean": [round(float(x), 2) for x in network.statistics.mean_image.mean(axis=(0, 1))],
         "towers": spec.towers,
         "classes": network.classes,
         "parameters": parameters(network),
@@ -50,20 +45,6 @@ def describe(network: Network) -> dict[str, Any]:
 
 def parameters(network: Network) -> int:
     return sum(leaf.size for kinds in network.params.values() for leaf in kinds.values())
-
-
-def conv1(network: Network) -> str:
-    """The kernels of conv1 in one row, as a data URL; "" if each place has its own."""
-    if not network.config.model.conv1.shared:
-        return ""
-    kernels = pictures.as_images(np.asarray(network.params["conv1"]["kernel"], np.float32))
-    return data_url(np.concatenate([*kernels.reshape(-1, *kernels.shape[2:])], axis=1))
-
-
-def data_url(pixels: np.ndarray, kind: str = "png", *options: int) -> str:
-    """An image [H, W, 3] or [H, W] uint8 as a data URL."""
-    content = cv2.imencode(f".{kind}", pixels[..., ::-1] if pixels.ndim == 3 else pixels, options)[1].tobytes()
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _layer(spec: Model, name: str) -> dict[str, Any]:
@@ -78,19 +59,13 @@ def _layer(spec: Model, name: str) -> dict[str, Any]:
         "exchange": layer.exchange,
         "kernel": conv.kernel if conv else 0,
         "stride": conv.stride if conv else 0,
-        "field": _field(spec, name) if conv else {"size": 0, "stride": 0, "start": 0},
+        "field": (patches.field(spec, name) if conv else patches.Field(0, 0, 0))._asdict(),
         "stages": [
             {"name": stage, "height": height, "width": width, "text": _text(spec, layer, stage)}
             for stage, (_, height, width) in ((stage, (*shape, 0, 0)[:3]) for stage, shape in shapes.items())
         ],
         "section": "" if name == "conv6" else "3.5",
     }
-
-
-def _field(spec: Model, name: str) -> dict[str, int]:
-    """The receptive field of a convolution's outputs."""
-    (start, end), (second, _) = (patches.receptive_field(spec, name, place, clipped=False) for place in (0, 1))
-    return {"size": end - start + 1, "stride": second - start, "start": start}
 
 
 def _text(spec: Model, layer: Any, stage: str) -> dict[str, Any]:

@@ -11,40 +11,45 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from alexnet_jax.data.files import replacing_folder
 from alexnet_jax.errors import UserError
-from alexnet_jax.explorer import description, program
+from alexnet_jax.explorer import bundle, description, program, sprites
 from alexnet_jax.inference.network import Network, open_workdir
+from alexnet_jax.interop import networks
 from alexnet_jax.run import workdir
 
 BUILT = Path(__file__).with_name("built")  # the page, and the runtime of programs
 DESCRIPTION = "network"
 LARGE = 10_000_000  # parameters; with more, weights are float16, and only the newest step is exported
+EARLIER = 4  # most steps besides the newest, with weights in float16
 PIECE = 12_000_000  # most bytes in a file, before base64: a third more after it, which web hosts accept
 
 
 class Written(NamedTuple):
     bytes: int
-    steps: list[int]
     notes: list[str]  # on what was left out
 
 
-def export(directory: Path, folder: Path) -> Written:
+def export(directory: Path, folder: Path, data: str | None, images: int) -> Written:
     """Write the explorer of the run in `directory` to `folder`, completely or not at all.
 
-    Raises UserError if `folder` holds something else, or a layer has no equivalent in ONNX.
+    `data` and `images` are as for `bundle.of_network`, with the same errors. Raises UserError too if `folder` holds
+    something else, or a layer has no equivalent in ONNX.
     """
     newest = open_workdir(directory)
     check_folder(folder)
+    networks.check_shared(newest.config.model)
     large = description.parameters(newest) > LARGE
-    kept = [step for step in workdir.saved_steps(directory) if step < newest.step]
-    notes = []
-    if large and kept:
-        notes.append(f"only the newest of {len(kept) + 1} steps, since the network has more than {LARGE:,} parameters")
-    steps = [*([] if large else kept), newest.step]
+    earlier = [] if large else _earlier(newest)
+    shown = bundle.of_network(newest, data, images)
+    notes = [f"without images of the data: {shown.missing}"] if shown.missing else []
+    if large:
+        notes.append(f"of step {newest.step} alone, since the network has more than {LARGE:,} parameters")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as temporary:
-        shutil.copytree(BUILT, temporary, ignore=shutil.ignore_patterns("*.xz"), dirs_exist_ok=True)
+        shutil.copytree(BUILT, temporary, ignore=shutil.ignore_patterns("*.xz", "*.sha256"), dirs_exist_ok=True)
         runtime = {path.name.partition(".")[0]: path for path in (BUILT / "runtime").glob("*.wasm.xz")}
         described = description.describe(newest) | {
             "backend": "browser",
@@ -54,17 +59,21 @@ def export(directory: Path, folder: Path) -> Written:
                 for kind, path in runtime.items()
             },
             "steps": [
-                _write_step(temporary, newest if step == newest.step else open_workdir(directory, step), large)
-                for step in steps
+                *(_write_step(temporary, open_workdir(directory, step), half=True) for step in earlier),
+                _write_step(temporary, newest, large),
             ],
-            "examples": [],
-            "units": 0,
-            "searched": 0,
-            "neighbours": 0,
         }
-        write(temporary, DESCRIPTION, described)
+        for name, value in (shown.files | {DESCRIPTION: described | shown.described}).items():
+            write(temporary, name, value)
         size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
-    return Written(size, steps, notes)
+    return Written(size, notes)
+
+
+def _earlier(newest: Network) -> list[int]:
+    """The steps shown before the newest: the start, unless it is another run's, and kept ones, evenly spread."""
+    start = () if newest.config.start.workdir else (0,)
+    steps = sorted({*start, *workdir.saved_steps(newest.path)} - {newest.step})
+    return [steps[i * len(steps) // EARLIER] for i in range(EARLIER)] if len(steps) > EARLIER else steps
 
 
 def check_folder(folder: Path) -> None:
@@ -90,7 +99,13 @@ def _call(name: str) -> str:
 
 def _write_step(folder: Path, network: Network, half: bool) -> dict[str, Any]:
     pieces = _write_pieces(folder, f"programs/{network.step}", program.serialized(network, half))
-    return {"step": network.step, "program": pieces, "conv1": description.conv1(network)}
+    return {"step": network.step, "program": pieces, "conv1": _conv1(network)}
+
+
+def _conv1(network: Network) -> str:
+    """The kernels of conv1 in one row."""
+    kernels = sprites.conv1(network)
+    return sprites.data_url(np.concatenate([*kernels.reshape(-1, *kernels.shape[2:])], axis=1))
 
 
 def _write_pieces(folder: Path, name: str, content: bytes) -> dict[str, Any]:

@@ -37,6 +37,20 @@ def receptive_field(spec: Model, layer: str, position: int, clipped: bool = True
     return first, last
 
 
+class Field(NamedTuple):
+    """The receptive fields of a layer's responses, along one axis."""
+
+    size: int  # pixels
+    stride: int  # pixels from one to the next
+    start: int  # first pixel of the first, below 0 where padding comes first
+
+
+def field(spec: Model, layer: str) -> Field:
+    """The receptive fields of a convolutional layer, not clipped."""
+    (first, last), (second, _) = (receptive_field(spec, layer, position, clipped=False) for position in (0, 1))
+    return Field(last - first + 1, second - first, first)
+
+
 class Strongest(NamedTuple):
     """The images to which each unit of a layer responds most strongly, the strongest first."""
 

@@ -73,4 +73,4 @@ def mosaic(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     padded = np.pad(images, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=255)
     height, width = padded.shape[1:3]
     grid = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    return grid.reshape(rows * height, columns * width, 3)[:-gap, :-gap]
+    return grid.reshape(rows * height, columns * width, 3)[: rows * height - gap, : columns * width - gap]

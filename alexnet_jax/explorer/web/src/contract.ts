@@ -30,7 +30,7 @@ export interface Description {
   towers: number;
   classes: string[];
   parameters: number;
-  precision: "float32" | "float16"; // of the stored weights; the program computes in float32
+  precision: "float32" | "float16"; // of the newest step's weights, as stored; the others' are float16
   runtime: Record<string, Pieces>; // by kind, "wasm" and "webgpu"; {} of a server
   steps: Step[]; // the network along training, in order; the last is the newest
   layers: Layer[];
