@@ -310,8 +310,14 @@ def test_any_network_has_a_page(make, tmp_path):
 def test_several_runs_share_a_page(trained, tmp_path):
     shutil.copytree(trained, tmp_path / trained.name)
     directories, path = [trained, tmp_path / trained.name], tmp_path / "page.html"
-    assert f"wrote {path}" in run("alexnet_jax", "report", "--images=20", "--output", path, "--workdir", *directories)
+    command = ["alexnet_jax", "report", "--images=20", "--output", path, f"--explorer={tmp_path / 'our explorer'}"]
+    assert "is no explorer; make one by `alexnet export" in run(*command, "--workdir", *directories, code=2)
+    explorer = tmp_path / "our explorer/index.html"
+    explorer.parent.mkdir()
+    explorer.touch()
+    assert f"wrote {path}" in run(*command, "--workdir", *directories)
     html = path.read_text()
+    assert '<a href="our%20explorer/index.html">' in html
     for directory in directories:  # both named after their whole path
         assert html.count(f"<td>{directory}</td>".replace("& <b>", "&amp; &lt;b&gt;")) == 2
     assert len(re.findall(r"<tr><td>\w+</td><td>1.00 / 1.00</td><td>-?[\d.]+ / [\d.]+</td><td>[\d.]+ /", html)) == 8

@@ -22,10 +22,10 @@ IMAGES = 300  # on which representations are compared
 MOSAIC_PIXELS = 900  # small pictures are enlarged, by a whole factor, to about this width
 
 
-def render(runs: list[ReportedRun], data: str | None, images: int = IMAGES) -> str:
+def render(runs: list[ReportedRun], data: str | None, images: int = IMAGES, explorer: str | None = None) -> str:
     """The page as HTML. Sections on one network show the first run's, with the data in folder `data`, or UserError.
 
-    Representations are compared on at most `images` images.
+    Representations are compared on at most `images` images. `explorer`: where the page links to, for the first network.
     """
     network = runs[0].network
     splits = functools.cache(lambda: report.open_splits(network, data))
@@ -56,6 +56,7 @@ def render(runs: list[ReportedRun], data: str | None, images: int = IMAGES) -> s
     return report.template("report.html.j2").render(
         runs=runs,
         sections=contents,
+        explorer=explorer,
         uri=data_uri,
         is_imagenet=is_imagenet,
         to_json=config_files.to_json,
