@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where("--output", metavar="FILE", help="its suffix is one of those above; or FOLDER/")
     where("--explorer", type=Path, metavar="FOLDER", help="write a page that shows the network at work")
     add("--data", help="with --explorer: folder of the prepared data, if it has moved since training")
-    searched = "with --explorer: most training images in which the patches are searched that units respond to, and of \
-which at most 500 are shown whole; 0: the folder holds no images of the data (default: 2000)"
-    add("--images", type=int, default=2000, metavar="N", help=searched)
+    searched = "with --explorer: most training images to search for what units respond to, of which the folder holds "
+    kept = "up to 500 whole; 0: the folder holds no images of the data (default: 2000)"
+    add("--images", type=int, default=2000, metavar="N", help=searched + kept)
     add("--push", metavar="USER/NAME", help="push the folder to this model of the Hugging Face Hub, made if missing")
     add("--license", metavar="ID", help="of the weights, for the card, such as cc-by-nc-4.0")
     add("--dataset", metavar="ID", help="the Hub's name of the training data, for the card: ILSVRC/imagenet-1k")
@@ -39,6 +39,8 @@ which at most 500 are shown whole; 0: the folder holds no images of the data (de
 def run(arguments: argparse.Namespace) -> None:
     stated = model_card.Stated(arguments.push, arguments.license, arguments.dataset)
     if arguments.explorer:
+        if any(stated):
+            raise UserError("--push, --license and --dataset are for folders of the Hub; leave them out")
         _write_explorer(arguments)
         return
     path = Path(arguments.output)
@@ -57,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _write_explorer(arguments: argparse.Namespace) -> None:
+    if arguments.images < 0:
+        raise UserError("--images must be 0, for none, or more")
     with files.needing_libraries():
         from alexnet_jax.explorer import folder
     written = folder.export(arguments.workdir, arguments.explorer, arguments.data, arguments.images)

@@ -1,16 +1,22 @@
 """What an explorer's page is given about a network: the Description of web/src/contract.ts."""
 
 import importlib.metadata
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import alexnet_jax
 from alexnet_jax.explorer import stages
 from alexnet_jax.inference import patches
-from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.network import Network, open_workdir
 from alexnet_jax.model_config import Conv, Dense, Model
+from alexnet_jax.run import workdir
 
-FORMAT = 1
+BUILT = Path(__file__).with_name("built")  # the page, and the runtime of programs
+FORMAT, NAME = 1, "network"
+LARGE = 10_000_000  # parameters; with more, weights are stored as float16, and only the newest step is shown
+EARLIER = 4  # most steps before the newest
 SOURCES = {  # what happens in a network -> the file and the start of the line where its code begins
     "conv": "model.py:class Conv",
     "dense": "model.py:class Dense",
@@ -41,6 +47,29 @@ def describe(network: Network) -> dict[str, Any]:
         "links": list(stages.links(spec)),
         "sources": {name: _place(source) for name, source in SOURCES.items()},
     }
+
+
+def along_training(newest: Network) -> Iterator[Network]:
+    """The steps that are shown: the start, unless it is another run's, kept ones, evenly spread, and the newest."""
+    start = () if newest.config.start.workdir else (0,)
+    steps = [] if is_large(newest) else sorted({*start, *workdir.saved_steps(newest.path)} - {newest.step})
+    if len(steps) > EARLIER:
+        steps = [steps[i * len(steps) // EARLIER] for i in range(EARLIER)]
+    yield from (open_workdir(newest.path, step) for step in steps)
+    yield newest
+
+
+def is_large(network: Network) -> bool:
+    return parameters(network) > LARGE
+
+
+def script(name: str, value: Any) -> str:
+    """The content of the file NAME.js, which gives the page a value."""
+    return f"{call(name)}{json.dumps(value, separators=(',', ':'))});\n"
+
+
+def call(name: str) -> str:
+    return f"explorer({json.dumps(name)},"
 
 
 def parameters(network: Network) -> int:

@@ -5,25 +5,18 @@ web/src/contract.ts says what the files hold.
 
 import base64
 import gzip
-import json
 import lzma
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from alexnet_jax.data.files import replacing_folder
 from alexnet_jax.errors import UserError
 from alexnet_jax.explorer import bundle, description, program, sprites
+from alexnet_jax.explorer.description import BUILT, LARGE, NAME
 from alexnet_jax.inference.network import Network, open_workdir
 from alexnet_jax.interop import networks
-from alexnet_jax.run import workdir
 
-BUILT = Path(__file__).with_name("built")  # the page, and the runtime of programs
-DESCRIPTION = "network"
-LARGE = 10_000_000  # parameters; with more, weights are float16, and only the newest step is exported
-EARLIER = 4  # most steps besides the newest, with weights in float16
 PIECE = 12_000_000  # most bytes in a file, before base64: a third more after it, which web hosts accept
 
 
@@ -41,8 +34,7 @@ def export(directory: Path, folder: Path, data: str | None, images: int) -> Writ
     newest = open_workdir(directory)
     check_folder(folder)
     networks.check_shared(newest.config.model)
-    large = description.parameters(newest) > LARGE
-    earlier = [] if large else _earlier(newest)
+    large = description.is_large(newest)
     shown = bundle.of_network(newest, data, images)
     notes = [f"without images of the data: {shown.missing}"] if shown.missing else []
     if large:
@@ -59,29 +51,22 @@ def export(directory: Path, folder: Path, data: str | None, images: int) -> Writ
                 for kind, path in runtime.items()
             },
             "steps": [
-                *(_write_step(temporary, open_workdir(directory, step), half=True) for step in earlier),
-                _write_step(temporary, newest, large),
+                _write_step(temporary, network, half=large or network is not newest)
+                for network in description.along_training(newest)
             ],
         }
-        for name, value in (shown.files | {DESCRIPTION: described | shown.described}).items():
+        for name, value in (shown.files | {NAME: described | shown.described}).items():
             write(temporary, name, value)
         size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
     return Written(size, notes)
-
-
-def _earlier(newest: Network) -> list[int]:
-    """The steps shown before the newest: the start, unless it is another run's, and kept ones, evenly spread."""
-    start = () if newest.config.start.workdir else (0,)
-    steps = sorted({*start, *workdir.saved_steps(newest.path)} - {newest.step})
-    return [steps[i * len(steps) // EARLIER] for i in range(EARLIER)] if len(steps) > EARLIER else steps
 
 
 def check_folder(folder: Path) -> None:
     """Raise UserError if `folder` is something other than an explorer, an empty folder, or nothing."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give the --explorer a folder of its own")
-    described = folder / f"{DESCRIPTION}.js"
-    ours = described.is_file() and described.open("rb").read(30).startswith(_call(DESCRIPTION).encode())
+    described = folder / f"{NAME}.js"
+    ours = described.is_file() and described.read_text(errors="replace").startswith(description.call(NAME))
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise UserError(f"{folder} holds files that are not an explorer's; give the --explorer a folder of its own")
 
@@ -90,22 +75,12 @@ def write(folder: Path, name: str, value: Any) -> None:
     """Write a value as the script of that name."""
     path = folder / f"{name}.js"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{_call(name)}{json.dumps(value, separators=(',', ':'))});\n")
-
-
-def _call(name: str) -> str:
-    return f"explorer({json.dumps(name)},"
+    path.write_text(description.script(name, value))
 
 
 def _write_step(folder: Path, network: Network, half: bool) -> dict[str, Any]:
     pieces = _write_pieces(folder, f"programs/{network.step}", program.serialized(network, half))
-    return {"step": network.step, "program": pieces, "conv1": _conv1(network)}
-
-
-def _conv1(network: Network) -> str:
-    """The kernels of conv1 in one row."""
-    kernels = sprites.conv1(network)
-    return sprites.data_url(np.concatenate([*kernels.reshape(-1, *kernels.shape[2:])], axis=1))
+    return {"step": network.step, "program": pieces, "conv1": sprites.conv1_row(network)}
 
 
 def _write_pieces(folder: Path, name: str, content: bytes) -> dict[str, Any]:

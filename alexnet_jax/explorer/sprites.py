@@ -31,6 +31,12 @@ def data_url(pixels: np.ndarray, side: int = 0) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def conv1_row(network: Network) -> str:
+    """The kernels of conv1 in one row, the towers' shares one after another, as a data URL."""
+    kernels = conv1(network)
+    return data_url(np.concatenate([*kernels.reshape(-1, *kernels.shape[2:])], axis=1))
+
+
 def conv1(network: Network) -> np.ndarray:
     """The kernels of conv1, or those of its middle place: [tower, F, k, k, 3] uint8."""
     kernels = np.asarray(network.params["conv1"]["kernel"], np.float32)

@@ -45,7 +45,7 @@ export interface Description {
 export interface Step {
   step: number; // training steps taken
   program: Pieces | null; // null: asked of the server
-  conv1: string; // data URL: conv1's kernels in one row, all of tower 0, then all of tower 1, ...; "" if not shared
+  conv1: string; // data URL: conv1's kernels in one row, all of tower 0, then all of tower 1, ...
 }
 
 export interface Pieces {
