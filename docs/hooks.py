@@ -25,6 +25,8 @@ ELSEWHERE |= {f"{Path(path).stem}.md": path for path in NOTEBOOKS}
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.M | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(docs/")
+EXPLORER = "explorer/index.html"  # in docs/, where the site is published from; not kept in the repository
+NO_EXPLORER = "<!doctype html><title>Not here</title><p>This copy of the site was built without the explorer."
 QUOTE = re.compile(r"<!-- source: (\S+) (\S+) -->")
 
 
@@ -35,6 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text, pictures = notebook(source, config.repo_url) if is_notebook else ((ROOT / source).read_text(), {})
         for name, content in {page: text, **pictures}.items():
             files.append(File.generated(config, name, content=content))
+    if EXPLORER not in files.src_uris:
+        files.append(File.generated(config, EXPLORER, content=NO_EXPLORER))
     return files
 
 

@@ -38,7 +38,7 @@ nbformat.write(notebook, sys.argv[2])
 def start(notebook: Path, done: Path, parameters: str = "") -> subprocess.Popen:
     """Run a notebook, with other `parameters` after its own, and write it with its outputs to `done`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {"PATH": path, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1"}
+    variables = {"PATH": path, "PYTHONPATH": str(ROOT), "PIP_NO_INDEX": "1", "BROWSER": "true"}
     arguments = [sys.executable, "-c", EXECUTE, str(notebook), str(done), parameters]
     return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment() | variables)
 

@@ -62,7 +62,10 @@ def test_actions_are_those_of_github_at_a_major_version(path):
 
 def test_the_site_is_built_as_documented_and_published_from_main_only():
     path = ROOT / ".github/workflows/docs.yml"
-    assert shell(path) == ['pip install -e ".[docs]" -c launch/constraints.txt', "mkdocs build --strict"]
+    install, train, export, build = shell(path)
+    assert install == 'pip install -e ".[docs,interop]" -c launch/constraints.txt' and build == "mkdocs build --strict"
+    assert train.startswith("alexnet train --config digits --workdir runs/digits ")
+    assert export == "alexnet export --workdir runs/digits --explorer docs/explorer/"
     assert "docs" in PROJECT["optional-dependencies"]
     publish = parsed(path)["jobs"]["publish"]
     assert publish["if"] == "github.ref == 'refs/heads/main'" and publish["needs"] == "build"
