@@ -1,9 +1,9 @@
 """The program of an explorer, run by onnxruntime, gives the numbers of JAX: all stages, with links whole and cut."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
-import jax
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,9 +11,8 @@ import pytest
 from alexnet_jax.configs import variants
 from alexnet_jax.errors import UserError
 from alexnet_jax.explorer import program, stages
-from alexnet_jax.inference import activations
 from alexnet_jax.inference.network import Network
-from tests.networks import NETWORKS, log_softmax, pictures, random_network, small
+from tests.networks import NETWORKS, log_probabilities, pictures, random_network, small
 from tests.tiny import tiny_config
 
 
@@ -43,22 +42,8 @@ def ours(network: Network, half: bool = False) -> Outputs:
 
 def expected(network: Network) -> Outputs:
     """The same by JAX, by parameters without the blocks that are cut."""
-    spec = network.config.model
-    known = activations.shapes(spec)[1]
-    step = jax.jit(activations.flat_outputs(network.config, network.mesh, list(known)))
-
-    def run(links: Links) -> dict[str, np.ndarray]:
-        parted = dataclasses.replace(network, params=stages.cut(spec, network.params, links))
-        outputs, found = {}, parted.ask(step, pictures(32))
-        for name, shapes in stages.shapes(spec).items():
-            for stage, shape in shapes.items():
-                key = stages.key(spec, name, stage)
-                towers = found[key].reshape(3, spec.towers, *known[key])
-                maps = towers.transpose(0, 1, 4, 2, 3) if towers.ndim == 5 else towers
-                outputs[f"{name}.{stage}"] = maps.reshape(3, -1, *shape[1:])[:, : shape[0]]
-        return outputs | {"probabilities": np.exp(log_softmax(outputs["fc8.response"]))}
-
-    return run
+    step = stages.make_step(network.config, network.mesh, len(network.classes))
+    return lambda links: network.ask(functools.partial(step, links=np.array(links, np.float32)), pictures(32))
 
 
 @pytest.mark.slow
@@ -67,6 +52,8 @@ def test_a_program_gives_all_stages_with_links_whole_and_cut(kind):
     network = random_network(KINDS[kind]())
     count = len(stages.links(network.config.model))
     by_onnx, by_jax = ours(network), expected(network)
+    whole = np.exp(log_probabilities(network, pictures(32)))
+    np.testing.assert_allclose(by_jax((1.0,) * count)["probabilities"], whole, atol=1e-6)
     for links in {(1.0,) * count, (0.0,) * count, (1.0, 0.0, 1.0, 0.0)[:count]}:
         outputs, right = by_onnx(links), by_jax(links)
         assert outputs.keys() == right.keys()

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import Mesh
 
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Model
+from alexnet_jax.run_config import Config
 
 Params = dict[str, dict[str, Any]]
 
@@ -64,3 +67,24 @@ def cut(spec: Model, params: Params, states: Sequence[float] | Array) -> Params:
         linked = by_tower(spec, name, kernel) * (own + (1 - own) * state)
         changed[name] = params[name] | {"kernel": linked.reshape(kernel.shape)}
     return params | changed
+
+
+def make_step(config: Config, mesh: Mesh, classes: int) -> jax.stages.Wrapped:
+    """`(params, image, statistics, links) -> outputs`: those of `program`, of stored images [B, size, size, 3] uint8.
+
+    `links` [links] is as for `cut`; None leaves all whole, at no cost.
+    """
+    spec, known = config.model, activations.shapes(config.model)[1]
+    keys = {f"{name}.{stage}": key(spec, name, stage) for name, each in stages(spec).items() for stage in each}
+    flat = activations.flat_outputs(config, mesh, list(keys.values()))
+
+    def step(params, image, statistics, links=None):
+        found = flat(params if links is None else cut(spec, params, links), image, statistics)
+        outputs = {}
+        for name, each in keys.items():
+            units = jnp.moveaxis(found[each].reshape(len(image), spec.towers, *known[each]), -1, 2)
+            outputs[name] = units.reshape(len(image), -1, *units.shape[3:])
+        outputs["fc8.response"] = outputs["fc8.response"][:, : spec.num_classes]  # the towers' shares may hold more
+        return outputs | {"probabilities": jax.nn.softmax(outputs["fc8.response"])[:, :classes]}
+
+    return jax.jit(step)
