@@ -1,11 +1,10 @@
 """The web page in a real server and a real browser, its endpoints, bad requests, and load."""
 
-import asyncio
 import base64
 import contextlib
 import dataclasses
 import gzip
-import io
+import json
 import signal
 import socket
 import subprocess
@@ -20,16 +19,14 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 import pytest
-from fastapi import HTTPException
-from PIL import Image
 
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.images import stored_pixels
+from alexnet_jax.explorer import description, stages
 from alexnet_jax.inference import network
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import networks
 from alexnet_jax.run import config_files
-from alexnet_jax.serving import batching, explain
 from tests.conftest import ROOT, encoded
 from tests.networks import log_probabilities, random_network
 from tests.runs import environment
@@ -130,52 +127,72 @@ def test_one_image_and_several(server):
     assert "default-src 'self'" in answer.headers["content-security-policy"]
 
 
-def test_an_explanation(server):
-    content = photos(1)[0]
-    answer = httpx.post(f"{server.url}/api/explain", files={"image": ("a.png", content)}, timeout=60).json()
-    check(server, content, answer["top"])
-    evidence = np.array(answer["evidence"])
-    assert evidence.shape == (7, 7) and np.isfinite(evidence).all() and evidence.std() > 0
-    assert [len(tower) for tower in answer["kernels"]] == [4, 4]  # all kernels of tiny_config; the page shows up to 8
-    responses = [kernel["response"] for kernel in answer["kernels"][0]]
-    assert responses == sorted(responses, reverse=True)
-    assert len(answer["neighbours"]) == 6 and {image["name"] for image in answer["neighbours"]} <= set(CLASSES)
-    distances = [image["distance"] for image in answer["neighbours"]]
-    assert distances == sorted(distances)
-    with Image.open(io.BytesIO(base64.b64decode(answer["crop"].partition(",")[2]))) as crop:
-        np.testing.assert_array_equal(np.asarray(crop), stored_pixels(content, 32)[0][2:30, 2:30])
-    request = {"files": {"image": content}, "data": {"label": CLASSES[0]}}
-    other = httpx.post(f"{server.url}/api/explain", **request, timeout=60).json()
-    assert other["label"] == CLASSES[0] and answer["label"] == answer["top"][0]["name"]
+def ask(url: str, pixels: np.ndarray, **query: str | int) -> dict[str, np.ndarray]:
+    """The outputs of api/run for stored pixels [N, 32, 32, 3]."""
+    answer = httpx.post(f"{url}/api/run", params={"step": 0, **query}, content=pixels.tobytes(), timeout=60)
+    assert answer.status_code == 200, answer.text
+    start = 4 + int.from_bytes(answer.content[:4], "little")
+    found = {}
+    for output in json.loads(answer.content[4:start])["outputs"]:
+        count = np.prod(output["shape"], dtype=int)
+        found[output["name"]] = np.frombuffer(answer.content, "<f4", count, start).reshape(output["shape"])
+        start += 4 * count
+    assert start == len(answer.content)
+    return found
 
 
-def test_neighbours_are_those_of_features(server, workdir):
-    """The page's neighbours are what Network.features says of the same training images."""
-    net, content = server.network, photos(1)[0]
-    train = net.dataset().splits["train"]
-    pixels = np.empty((len(train.labels), 32, 32, 3), np.uint8)
-    train.read(np.arange(len(pixels)), pixels)
-    distances = np.linalg.norm(net.features(list(pixels)) - net.features(content), axis=1)
-    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, timeout=60).json()
-    np.testing.assert_allclose(
-        [image["distance"] for image in answer["neighbours"]], np.sort(distances)[:6], rtol=1e-4, atol=1e-5
-    )
-    nearest = np.argsort(distances, kind="stable")[:6]
-    assert [image["name"] for image in answer["neighbours"]] == [net.classes[label] for label in train.labels[nearest]]
+def stored(count: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def test_evidence_covers_squares_by_the_mean_image():
-    """Squares that cover only what equals the mean image change nothing."""
-    pixels, mean_image = np.full((32, 32, 3), 7, np.uint8), np.full((32, 32, 3), 7.2, np.float32)
-    np.testing.assert_array_equal(explain.covered(pixels, mean_image, 28), np.repeat(pixels[None], 49, axis=0))
-    pixels[2:9, 2:9] = 200
-    changed = (explain.covered(pixels, mean_image, 28) != pixels).any(axis=(1, 2, 3)).reshape(7, 7)
-    assert changed[0, 0] and not changed[3:, 3:].any() and not changed[:, 3:].any()
+def test_a_run_of_the_network(server):
+    """Of more images than are computed at a time."""
+    net, pixels = server.network, stored(11)
+    outputs = "probabilities,conv1.response,conv5.pool,fc6.activation"
+    found = ask(server.url, pixels, links="1,1,1,1", outputs=outputs)
+    assert list(found) == outputs.split(",")
+    np.testing.assert_allclose(found["probabilities"], np.exp(log_probabilities(net, pixels)), atol=1e-5)
+    for name, kind in (("conv1.response", "response"), ("conv5.pool", "output")):
+        layer = name.partition(".")[0]
+        maps = net.ask(net.activations_step(kind, (layer,)), pixels)[layer].transpose(0, 1, 4, 2, 3)
+        np.testing.assert_allclose(found[name], maps.reshape(11, -1, *maps.shape[3:]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["fc6.activation"], net.ask(net.features_step("fc6"), pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_links_are_cut(server):
+    net, pixels = server.network, stored(1)
+    params = stages.cut(net.config.model, net.params, (1, 0, 1, 1))
+    parted = np.exp(log_probabilities(dataclasses.replace(net, params=params), pixels))
+    found = ask(server.url, pixels, links="1,0,1,1")["probabilities"]
+    np.testing.assert_allclose(found, parted, atol=1e-5)
+    assert np.abs(found - np.exp(log_probabilities(net, pixels))).max() > 1e-3
+
+
+def test_the_page_and_its_files(server):
+    """The same as in a folder of `alexnet export --explorer`, but for the programs."""
+    page = httpx.get(server.url)
+    assert page.status_code == 200 and page.text == (description.BUILT / "index.html").read_text()
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy and "script-src" not in policy
+    described = httpx.get(f"{server.url}/network.js").text
+    assert described.startswith('explorer("network",')
+    described = json.loads(described[len('explorer("network",') : -3])
+    assert (described["backend"], described["classes"], described["runtime"]) == ("server", server.network.classes, {})
+    assert [(step["step"], step["program"]) for step in described["steps"]] == [(0, None)]
+    assert (described["units"], described["searched"], described["neighbours"]) == (4, 30, 30)
+    for name in ("units/conv1", "units/conv5", "neighbours"):
+        script = httpx.get(f"{server.url}/{name}.js")
+        assert script.text.startswith(f'explorer("{name}",') and "javascript" in script.headers["content-type"]
+    for path in ("explorer.js", "explorer.css"):
+        assert httpx.get(f"{server.url}/{path}").text == (description.BUILT / path).read_text()
+    for path in ("index.html", "runtime/wasm.js", "sources.sha256", "units/", "../app.py"):
+        assert httpx.get(f"{server.url}/{path}").status_code == 404
 
 
 def test_the_endpoints_are_described(server):
     described = httpx.get(f"{server.url}/openapi.json").json()
-    assert set(described["paths"]) == {"/api/health", "/api/predict", "/api/explain"}
+    assert set(described["paths"]) == {"/api/health", "/api/predict", "/api/run"}
     answers = described["paths"]["/api/predict"]["post"]["responses"]
     assert {"200", "413", "422", "503"} <= set(answers)
     assert described["components"]["schemas"]["Prediction"]["properties"]["top"]["description"]
@@ -221,15 +238,44 @@ def test_bad_requests_get_clean_answers(server, kind):
     check(server, content, httpx.post(f"{server.url}/api/predict", files={"images": content}).json()[0]["top"])
 
 
-def test_other_methods_paths_hosts_and_classes(server):
+RUN: dict[str, str | int] = {"step": 0, "links": "1,1,1,1"}
+BAD_RUNS: dict[str, tuple[int, dict]] = {
+    "no body": (422, {"content": b""}),
+    "half an image": (422, {"content": bytes(1000)}),
+    "more images than allowed": (413, {"content": bytes(21 * 32 * 32 * 3)}),
+    "more bytes than allowed": (413, {"content": bytes(2_100_000)}),
+    "no step": (422, {"params": {"links": "1,1,1,1"}}),
+    "a step that is not kept": (422, {"params": RUN | {"step": 3}}),
+    "a step that is no number": (422, {"params": RUN | {"step": "x"}}),
+    "too few links": (422, {"params": RUN | {"links": "1,1"}}),
+    "links that are no states": (422, {"params": RUN | {"links": "1,1,1,0.5"}}),
+    "an unknown output": (422, {"params": RUN | {"outputs": "conv1.nothing"}}),
+    "no output": (422, {"params": RUN | {"outputs": ""}}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_RUNS)
+def test_bad_runs_get_clean_answers(server, kind):
+    code, request = BAD_RUNS[kind]
+    whole = {"params": RUN, "content": stored(1).tobytes()}
+    answer = httpx.post(f"{server.url}/api/run", **whole | request)
+    assert answer.status_code == code and answer.json()["detail"], answer.text
+    assert ask(server.url, stored(1), links="1,1,1,1")["probabilities"].shape == (1, 3)
+
+
+def test_an_answer_that_is_too_large_is_refused(server):
+    """Which takes an output many times over, in a network as small as this one."""
+    outputs = ",".join(["conv1.response"] * 700)
+    params = RUN | {"outputs": outputs}
+    answer = httpx.post(f"{server.url}/api/run", params=params, content=stored(20).tobytes())
+    assert answer.status_code == 413 and "an answer of 351 MB is too large" in answer.json()["detail"]
+
+
+def test_other_methods_paths_and_hosts(server):
     assert httpx.get(f"{server.url}/api/predict").status_code == 405
     assert httpx.get(f"{server.url}/../../etc/passwd").status_code == 404
     assert httpx.get(server.url, headers={"host": "evil.example"}).status_code == 400
-    content = photos(1)[0]
-    answer = httpx.post(f"{server.url}/api/explain", files={"image": content}, data={"label": "x"}, timeout=60)
-    assert answer.status_code == 422 and "there is no class x" in answer.text
-    answer = httpx.post(f"{server.url}/api/explain", files={"image": b"x"})
-    assert answer.status_code == 422 and "not a valid image" in answer.json()["detail"]
+    assert httpx.get(f"{server.url}/api/run").status_code == 405
     with socket.create_connection(server.url.removeprefix("http://").split(":")) as raw:
         raw.sendall(b"\x00\xff no HTTP\r\n\r\n")
         assert raw.recv(100).startswith(b"HTTP/1.1 400")
@@ -246,7 +292,9 @@ def test_fifty_clients_at_once_some_of_them_hostile(server):
         with httpx.Client(timeout=60) as session:
             for i in range(6):
                 content, probabilities = contents[(number + i) % 10], correct[(number + i) % 10]
-                if number % 5 == 4:
+                if number % 5 == 3:
+                    answer = session.post(f"{server.url}/api/run", params=RUN, content=stored(1 + i).tobytes())
+                elif number % 5 == 4:
                     answer = session.post(f"{server.url}/api/predict", files={"images": content[: 50 + number]})
                 else:
                     answer = session.post(f"{server.url}/api/predict", files={"images": content})
@@ -260,52 +308,8 @@ def test_fifty_clients_at_once_some_of_them_hostile(server):
         codes = list(threads.map(client, range(50)))
     assert all(set(got) == ({422} if number % 5 == 4 else {200}) for number, got in enumerate(codes))
     after = httpx.get(f"{server.url}/api/health").json()
-    assert after["images"] - before["images"] == 240
-    assert after["passes"] - before["passes"] < 200  # alone, each would take one
-
-
-def test_a_batch_is_padded_to_a_compiled_size():
-    for count, size in ((1, 1), (2, 8), (8, 8), (9, 32), (32, 32)):
-        images = np.ones((count, 2, 2, 3), np.uint8)
-        padded = batching.padded(images)
-        assert padded.shape == (size, 2, 2, 3) and padded.sum() == images.sum()
-
-
-def test_a_full_queue_is_answered_with_503(monkeypatch):
-    """No worker empties the queue here, so the second image finds it full."""
-    monkeypatch.setattr(batching, "MAX_WAITING", 1)
-
-    async def ask_twice() -> None:
-        batcher, image = batching.Batcher(lambda images: images), np.zeros((2, 2, 3), np.uint8)
-        first = asyncio.ensure_future(batcher.ask(image))
-        await asyncio.sleep(0)
-        with pytest.raises(HTTPException, match=r"503.*too many images are waiting"):
-            await batcher.ask(image)
-        first.cancel()
-
-    asyncio.run(ask_twice())
-
-
-def test_a_failed_pass_is_the_error_of_its_requests_alone():
-    """The worker goes on with the next ones; who has left meanwhile is not answered."""
-
-    def step(images: np.ndarray) -> np.ndarray:
-        if images.any():
-            raise ValueError("a failed pass")
-        return images
-
-    async def ask() -> None:
-        batcher, image = batching.Batcher(step), np.ones((2, 2, 3), np.uint8)
-        worker = asyncio.ensure_future(batcher.work())
-        waiting = [asyncio.ensure_future(batcher.ask(image)) for _ in range(3)]
-        await asyncio.sleep(0)
-        waiting[0].cancel()
-        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, ValueError, ValueError]
-        assert not (await batcher.ask(0 * image)).any() and not worker.done()
-        worker.cancel()
-
-    asyncio.run(ask())
+    assert after["images"] - before["images"] == 180
+    assert after["passes"] - before["passes"] < 150  # alone, each would take one
 
 
 DROP = """([content, type]) => {
@@ -318,60 +322,48 @@ DROP = """([content, type]) => {
 }"""
 
 
-@pytest.mark.parametrize(("width", "how"), [(1200, "drop"), (390, "paste"), (390, "file")])
+@pytest.mark.parametrize(("width", "how"), [(1200, "drop"), (390, "file")])
 def test_the_page_in_a_browser(server, browser, width, how):
     content = photos(1)[0]
     page = browser.new_page(viewport={"width": width, "height": 900})
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.append(request.url) if server.url not in request.url[:60]
-            and not request.url.startswith("data:") else None)  # fmt: skip
+            and not request.url.startswith(("data:", "blob:")) else None)  # fmt: skip
     page.goto(server.url)
+    page.locator(".bars li").first.wait_for()  # of the first example
     assert page.title().startswith("run <&>")
+    before = page.inner_text(".bars")
     if how == "file":
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
     else:
         page.evaluate(DROP, [base64.b64encode(content).decode(), how])
-    page.wait_for_selector("#answer:not([hidden])")
-    page.locator("#message", has_text="%").wait_for()
+    page.wait_for_function("(before) => document.querySelector('.bars').innerText !== before", arg=before)
     probabilities = expected(server, content)
     names = [name for _, name in sorted(zip(-probabilities, server.network.classes, strict=True))]
-    assert page.locator("#top .name span:first-child").all_inner_texts() == names  # as text, whatever they contain
-    widths = page.locator("#top .fill").evaluate_all(
-        "(all) => all.map((bar) => bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width)"
-    )
-    assert widths == pytest.approx(sorted(probabilities.tolist(), reverse=True), abs=0.01)
-    assert page.locator("#towers img").count() == 8 and page.locator("#near img").count() == 6
-    assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert page.locator(".bars .name").all_inner_texts() == names  # as text, whatever they contain
+    widths = page.locator(".bars .fill").evaluate_all("(all) => all.map((bar) => parseFloat(bar.style.width))")
+    assert widths == pytest.approx(sorted((100 * probabilities).tolist(), reverse=True), abs=0.1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.locator(".picture").scroll_into_view_if_needed()
-    shot = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
-    page.click("#toggle")  # without the evidence on it
-    plain = Image.open(io.BytesIO(page.locator(".picture").screenshot())).convert("RGB")
-    drawn = np.abs(np.asarray(shot, int) - np.asarray(plain, int)).max(axis=2) > 8
-    assert 0.1 < drawn.mean() < 1
-    crop = np.asarray(plain.resize((28, 28), Image.Resampling.BOX), int)
-    assert np.corrcoef(crop.ravel(), stored_pixels(content, 32)[0][2:30, 2:30].ravel())[0, 1] > 0.9
-    page.locator("#top .bar").nth(2).click()
-    page.locator("#legend", has_text=f"“{names[2]}”").wait_for()
+    page.locator(".bars button").nth(2).click()
+    page.wait_for_function("document.querySelector('canvas.evidence') !== null")
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
-    page.wait_for_selector("#message.bad")
-    assert "not a valid image" in page.inner_text("#message") and not page.is_visible("#answer")
-    expected_noise = "the server responded with a status of 422"  # browsers log it as an error
-    assert [problem for problem in problems if expected_noise not in problem] == []
+    page.locator("[role=alert]").wait_for()
+    assert problems == []
     page.close()
 
 
-def test_the_page_says_why_there_are_no_neighbours(workdir):
-    with started(workdir, signal.SIGINT, "--neighbours_of=0") as (url, _):
-        answer = httpx.post(f"{url}/api/explain", files={"image": photos(1)[0]}, timeout=60).json()
-    assert answer["neighbours"] == [] and "--neighbours_of 0" in answer["no_neighbours"]
+def test_without_images_of_the_data(workdir):
+    with started(workdir, signal.SIGINT, "--images=0") as (url, _):
+        described = httpx.get(f"{url}/network.js").text
+        assert '"examples":[],"units":0,"searched":0,"neighbours":0' in described
+        assert httpx.get(f"{url}/neighbours.js").status_code == 404
 
 
 @pytest.mark.long
 def test_a_stalled_upload_does_not_keep_the_server_from_stopping(workdir):
-    line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", "--neighbours_of=0"]
+    line = [sys.executable, "-m", "alexnet_jax", "serve", "--workdir", str(workdir), "--port=0", "--images=0"]
     process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     assert process.stdout
     port = int(process.stdout.readline().rpartition(":")[2])
@@ -393,7 +385,7 @@ def test_errors_at_the_start(workdir, tmp_path):
         assert f"cannot listen on 127.0.0.1, port {port}" in output and "give another --port" in output
     assert "is not a workdir" in run("alexnet_jax", "serve", "--workdir", tmp_path, "--port=0", code=2)
     assert "--max_images must be" in run("alexnet_jax", "serve", "--workdir", workdir, "--max_images=0", code=2)
-    for flag in ("--max_megabytes=nan", "--neighbours_of=-3"):
+    for flag in ("--max_megabytes=nan", "--images=-3"):
         assert f"{flag.partition('=')[0]} must be" in run("alexnet_jax", "serve", "--workdir", workdir, flag, code=2)
     assert "no prepared data" in run(
         "alexnet_jax", "serve", "--workdir", workdir, f"--data={tmp_path}", "--port=0", code=2

@@ -29,7 +29,7 @@ def memory(kind: str) -> int:
 async def most_taken() -> int:
     """The bytes that the application takes for two requests at once, of eight images each."""
     net = SimpleNamespace(name="net", step=1, classes=["a"], config=config_files.parse(tiny_config()), path=Path("net"))
-    served: Any = SimpleNamespace(net=net, kernels=[], searched="", log_probabilities=lambda x: np.zeros((len(x), 1)))
+    served: Any = SimpleNamespace(net=net, files={}, log_probabilities=lambda x: np.zeros((len(x), 1)))
     app = make_app(served, Limits(max_bytes=10**7, max_images=8, max_pixels=PIXELS), "localhost", lambda: None)
     part = ("images", ("a.png", encoded(np.zeros((2000, PIXELS // 2000, 3), np.uint8), "PNG")))
     transport = httpx.ASGITransport(app)

@@ -1,8 +1,9 @@
-"""Serve a web page that classifies and explains images: alexnet serve --workdir DIR
+"""Serve a web page that classifies images and shows the network at work: alexnet serve --workdir DIR
 
-Drop, paste or photograph an image, and see its classes, where the evidence for them lies, which kernels of conv1
-respond in each tower, and the training images nearest to it. Programs use POST /api/predict; /openapi.json describes
-it. Only this machine can reach the page unless --host says otherwise. Ctrl-C stops the server.
+Drop, paste or photograph an image, and see its classes, the towers at work, where the evidence lies, what the units
+respond to, and the training images nearest to it. `alexnet export --explorer` writes the same page as files, which
+need no server. Programs use POST /api/predict; /openapi.json describes it. Only this machine can reach the page unless
+--host says otherwise. Ctrl-C stops the server.
 """
 
 import argparse
@@ -23,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, for this machine only)")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes any free one (default: 8000)")
     add("--data", help="folder of the prepared data, if it has moved since training")
-    searched = "most training images to search for neighbours; 0 for none (default: 10000)"
-    add("--neighbours_of", type=int, default=10_000, metavar="N", help=searched)
+    searched = "most training images to search for what units respond to, of which the page shows up to 500 as "
+    nearest = "neighbours; 0: it shows no images of the data (default: 2000)"
+    add("--images", type=int, default=2000, metavar="N", help=searched + nearest)
     add("--max_megabytes", type=float, default=20, help="largest request (default: 20)")
     add("--max_images", type=int, default=32, help="most images in a request (default: 32)")
     add("--max_megapixels", type=float, default=25, help="largest image, and most decoded at a time (default: 25)")
@@ -36,14 +38,15 @@ def run(arguments: argparse.Namespace) -> None:
     for name in ("max_megabytes", "max_images", "max_megapixels"):
         if not 0 < getattr(arguments, name) < math.inf:
             raise UserError(f"--{name} must be a number above 0")
-    if arguments.neighbours_of < 0:
-        raise UserError("--neighbours_of must be 0, for none, or more")
+    if arguments.images < 0:
+        raise UserError("--images must be 0, for none, or more")
     import uvicorn
 
-    from alexnet_jax.serving import app, explain
+    from alexnet_jax.serving import app
+    from alexnet_jax.serving.served import open_served
 
     with _listen(arguments.host, arguments.port) as listener:  # first, so that a port in use is reported at once
-        served = explain.open_served(arguments.workdir, arguments.data, arguments.neighbours_of)
+        served = open_served(arguments.workdir, arguments.data, arguments.images)
         limits = app.Limits(
             max_bytes=int(arguments.max_megabytes * 1e6),
             max_images=arguments.max_images,
@@ -51,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         message = f"serving {arguments.workdir}, step {served.net.step}, at http://{host}:{listener.getsockname()[1]}"
+        message += f"\nwithout images of the data: {served.missing}" * bool(served.missing)
         application = app.make_app(served, limits, arguments.host, lambda: print(message, flush=True))
         for stop in (signal.SIGINT, signal.SIGTERM):  # uvicorn stops on them, and then raises them again
             signal.signal(stop, lambda *_: None)

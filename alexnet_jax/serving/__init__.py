@@ -1,1 +1,1 @@
-"""A web page that classifies images and explains the result."""
+"""A web page that classifies images and shows the network at work: the explorer's, with the network on the server."""

@@ -3,28 +3,33 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import json
+import math
+import re
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import numpy as np
-from fastapi import FastAPI, File, Form, HTTPException, UploadFile
+from fastapi import FastAPI, File, HTTPException, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from alexnet_jax.data.images import GZIP_MAGIC, CorruptImage, claimed_pixels, stored_pixels
 from alexnet_jax.inference import predictions
-from alexnet_jax.serving import explain
 from alexnet_jax.serving.batching import Batcher, Budget
-from alexnet_jax.serving.explain import Kernel, Neighbour, Served
+from alexnet_jax.serving.served import Served
 
 BEST = 5  # classes in an answer
+MAX_ANSWER = 64_000_000  # bytes of outputs
+MAX_RUNS = 64  # that wait, each with its images
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
-    b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-    b"script-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+    b"content-security-policy": b"default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
     b"cache-control": b"no-store",
@@ -49,20 +54,6 @@ class Prediction(BaseModel):
     error: str | None = Field(description="why the image cannot be read")
 
 
-class Explanation(BaseModel):
-    name: str = Field(description="name of the file")
-    crop: str = Field(description="picture of the centre crop, the network's input")
-    top: list[Scored]
-    label: str = Field(description="the class that the evidence is for")
-    evidence: list[list[float]] = Field(
-        description="rows of squares: how far the log probability of the class falls if that square is covered, nats"
-    )
-    square: float = Field(description="side of a square, as a share of the crop's")
-    kernels: list[list[Kernel]] = Field(description="for each tower, the kernels of conv1 that respond most strongly")
-    neighbours: list[Neighbour] = Field(description="the nearest training images, nearest first")
-    no_neighbours: str = Field(description="why there are none")
-
-
 class Health(BaseModel):
     network: str
     step: int
@@ -72,7 +63,6 @@ class Health(BaseModel):
 
 
 Images = Annotated[list[UploadFile], File(description="one image or several")]
-Label = Annotated[str | None, Form(description="the class to show evidence for (default: the best)")]
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"description": "the request is larger, or has more images, than allowed"},
     422: {"description": "no image was sent, or none of them can be read"},
@@ -87,6 +77,7 @@ class Endpoints:
     served: Served
     batcher: Batcher
     decoding: Budget  # pixels
+    passes: Budget  # of a network, at a time
     limits: Limits
 
     async def health(self) -> Health:
@@ -103,34 +94,44 @@ class Endpoints:
             raise HTTPException(422, "; ".join(f"{answer.name}: {answer.error}" for answer in answers))
         return answers
 
-    async def explain(self, image: Annotated[UploadFile, File()], label: Label = None) -> Explanation:
-        """The best classes of an image, and why: evidence, kernels, neighbours."""
-        net, name = self.served.net, image.filename or "image"
-        if label is not None and label not in net.classes:
-            raise HTTPException(422, f"there is no class {label}")
-        try:
-            pixels = await self._pixels(image)
-        except CorruptImage as error:
-            raise HTTPException(422, f"{name}: {error}") from None
-        copies = explain.covered(pixels, net.statistics.mean_image, net.config.model.image_size)
-        kernels, neighbours, (whole, *covered) = await asyncio.gather(
-            run_in_threadpool(explain.strongest_kernels, self.served, pixels),
-            run_in_threadpool(explain.neighbours, self.served, pixels),
-            asyncio.gather(*map(self.batcher.ask, (pixels, *copies))),
-        )
-        target = int(whole.argmax()) if label is None else net.classes.index(label)
-        lost = whole[target] - np.array([log_probabilities[target] for log_probabilities in covered])
-        return Explanation(
-            name=name,
-            crop=explain.picture(net.centre_crop(pixels)),
-            top=self._top(whole),
-            label=net.classes[target],
-            evidence=lost.reshape(explain.GRID, explain.GRID).tolist(),
-            square=explain.SHARE,
-            kernels=kernels,
-            neighbours=neighbours,
-            no_neighbours=self.served.searched if isinstance(self.served.searched, str) else "",
-        )
+    async def run(self, request: Request, step: int, links: str = "", outputs: str = "probabilities") -> Response:
+        """What the network computes of stored images, the body: [N, size, size, 3] bytes.
+
+        `links` has a 1 or 0 for each layer in which the towers meet, and `outputs` the names of some outputs, both
+        separated by commas. The answer is the length of a header, 4 bytes, little-endian; the header, JSON with the
+        name and shape of each output; and their numbers, float32, little-endian.
+        """
+        names, states = outputs.split(","), [float(state == "1") for state in links.split(",") if state]
+        if step not in self.served.steps:
+            raise HTTPException(422, f"there is no step {step}, only {', '.join(map(str, self.served.steps))}")
+        if unknown := [name for name in names if name not in self.served.outputs]:
+            raise HTTPException(422, f"there is no output {unknown[0]}")
+        if not re.fullmatch(r"([01](,[01])*)?", links) or len(states) != len(self.served.links):
+            raise HTTPException(422, f"links must be 1 or 0 for each of {', '.join(self.served.links) or 'no layer'}")
+        pixels = await self._stored(request)
+        answer = 4 * len(pixels) * sum(math.prod(self.served.outputs[name]) for name in names)
+        if answer > MAX_ANSWER:
+            raise HTTPException(413, f"an answer of {answer / 1e6:,.0f} MB is too large; ask for fewer outputs")
+        if self.passes.waiting >= MAX_RUNS:
+            raise HTTPException(503, "too many requests are waiting; try again", {"retry-after": "1"})
+        async with self.passes.lend(1):
+            found = await run_in_threadpool(self.served.run, step, states, pixels, names)
+        header = json.dumps({"outputs": [{"name": name, "shape": x.shape} for name, x in found.items()]}).encode()
+        numbers = (x.astype("<f4").tobytes() for x in found.values())
+        content = b"".join([len(header).to_bytes(4, "little"), header, *numbers])
+        return Response(content, media_type="application/octet-stream")
+
+    async def _stored(self, request: Request) -> np.ndarray:
+        """The images of a request's body, at most `max_images`."""
+        size, body = self.served.net.config.data.size, bytearray()
+        image = 3 * size**2
+        async for part in request.stream():
+            body += part
+            if len(body) > self.limits.max_images * image:
+                raise HTTPException(413, f"send at most {self.limits.max_images} images", CLOSE)
+        if not body or len(body) % image:
+            raise HTTPException(422, f"the body must be images of {size}x{size}x3 bytes")
+        return np.frombuffer(body, np.uint8).reshape(-1, size, size, 3)
 
     async def _predict_one(self, image: UploadFile) -> Prediction:
         name = image.filename or "image"
@@ -189,7 +190,8 @@ def guard(app: Any, max_bytes: int) -> Callable:
 
 def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None]) -> FastAPI:
     """The application; `ready` is called once it answers. On a loopback `host` it only answers to loopback names."""
-    batcher = Batcher(served.log_probabilities)
+    passes = Budget(1)
+    batcher = Batcher(served.log_probabilities, passes)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -204,12 +206,11 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
-    loader = jinja2.PackageLoader("alexnet_jax", "serving")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.get_template("page.html.j2").render(net=served.net, limits=limits)
-    app.get("/", response_class=HTMLResponse, include_in_schema=False)(lambda: page)
-    endpoints = Endpoints(served, batcher, Budget(limits.max_pixels), limits)
+    for path, content in served.files.items():
+        answer = functools.partial(Response, content, media_type=TYPES[Path(path).suffix])
+        app.get("/" if path == "index.html" else f"/{path}", include_in_schema=False)(lambda answer=answer: answer())
+    endpoints = Endpoints(served, batcher, Budget(limits.max_pixels), passes, limits)
     app.get("/api/health")(endpoints.health)
     app.post("/api/predict", responses=PROBLEMS)(endpoints.predict)
-    app.post("/api/explain", responses=PROBLEMS)(endpoints.explain)
+    app.post("/api/run", responses=PROBLEMS, response_class=Response)(endpoints.run)
     return app

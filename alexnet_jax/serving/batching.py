@@ -16,16 +16,20 @@ class Budget:
     """Lends at most `total` at a time; whoever asks first is served first."""
 
     def __init__(self, total: int):
-        self._free = total
+        self._free, self.waiting = total, 0
         self._turn, self._returned = asyncio.Lock(), asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def lend(self, amount: int) -> AsyncIterator[None]:
-        async with self._turn:
-            while self._free < amount:
-                self._returned.clear()
-                await self._returned.wait()
-            self._free -= amount
+        self.waiting += 1
+        try:
+            async with self._turn:
+                while self._free < amount:
+                    self._returned.clear()
+                    await self._returned.wait()
+                self._free -= amount
+        finally:
+            self.waiting -= 1
         try:
             yield
         finally:
@@ -36,11 +40,11 @@ class Budget:
 class Batcher:
     """Applies `step` to images from any number of requests, up to SIZES[-1] of them at a time.
 
-    `step` maps [B, H, W, 3] uint8 to [B, ...]; it runs in a thread, one pass at a time.
+    `step` maps [B, H, W, 3] uint8 to [B, ...]; it runs in a thread, one pass at a time, when `passes` lends it one.
     """
 
-    def __init__(self, step: Callable[[np.ndarray], np.ndarray]):
-        self._step = step
+    def __init__(self, step: Callable[[np.ndarray], np.ndarray], passes: Budget):
+        self._step, self._passes = step, passes
         self._queue: asyncio.Queue[tuple[np.ndarray, asyncio.Future]] = asyncio.Queue(MAX_WAITING)
         self.images = self.passes = 0  # so far
 
@@ -64,7 +68,8 @@ class Batcher:
             images, answers = zip(*batch, strict=True)
             self.images, self.passes = self.images + len(batch), self.passes + 1
             try:
-                results = await asyncio.to_thread(self._step, padded(np.stack(images)))
+                async with self._passes.lend(1):
+                    results = await asyncio.to_thread(self._step, padded(np.stack(images)))
                 for answer, result in zip(answers, results, strict=False):
                     if not answer.done():  # else the client has left
                         answer.set_result(result)

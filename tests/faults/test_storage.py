@@ -79,14 +79,14 @@ def test_read_only_workdir(tmp_path, survived):
 COMMANDS = """
 from pathlib import Path
 from alexnet_jax import __main__
-from alexnet_jax.serving import explain
+from alexnet_jax.serving.served import open_served
 for command in {commands}:
     try:
         __main__.main(command)
     except SystemExit as ended:
         print(f"{{command[0]}} exits with {{ended.code}}")
-searched = explain.open_served(Path("{run}"), None, 20).searched
-print(f"serve searches {{len(searched[0])}} images")
+page = open_served(Path("{run}"), None, 20).files
+print("serve shows", *(name for name in page if name.startswith("units")))
 """
 
 
@@ -110,8 +110,8 @@ def test_commands_on_a_run_that_cannot_be_written(tmp_path):
     codes = [errors.EXIT_USER_ERROR, 0, errors.EXIT_USER_ERROR, 0]
     expected = [f"{command[0]} exits with {code}" for command, code in zip(commands, codes, strict=True)]
     assert [line for line in said.splitlines() if " exits with " in line] == expected
-    assert said.count("top-1 error  ") == 1 and "serve searches 20 images" in said
-    for name in ("predictions-test-1.npz", "evaluation.json", "neighbours.npz"):
+    assert said.count("top-1 error  ") == 1 and "serve shows units/conv1.js units/conv2.js" in said
+    for name in ("predictions-test-1.npz", "evaluation.json", "explorer.json"):
         assert f"warning: {run / name} is not kept: " in said
     assert f"error: {run} cannot be written; give another folder, as --details DIR" in said
     assert f"error: {run} cannot be written; give another file as --output" in said
