@@ -13,6 +13,7 @@ from alexnet_jax.data.images import to_square
 from alexnet_jax.data.records import Images, spread
 from alexnet_jax.errors import UserError, keeping
 from alexnet_jax.explorer import sprites, stages, units
+from alexnet_jax.explorer.description import FORMAT
 from alexnet_jax.inference import activations
 from alexnet_jax.inference.network import Network
 from alexnet_jax.run import pictures
@@ -21,6 +22,7 @@ KEPT = "explorer.json"  # in the workdir: the bundle made last
 NEIGHBOURS = 500  # most training images whose likeness to an image is shown
 THUMBNAIL, COLUMNS = 64, 20  # most of their sides, pixels; in a row of the sprite
 EXAMPLES = 10
+LARGE = 128  # pixels from which examples are JPEGs
 
 
 class Bundle(NamedTuple):
@@ -47,7 +49,7 @@ def of_network(network: Network, data: str | None, most: int) -> Bundle:
             raise
         return Bundle({}, nothing, str(error))
     train = spread(train, min(most, len(train.labels)))
-    path, origin = network.path / KEPT, f"{network.identity} {dataset.fingerprint} {len(train.labels)}"
+    path, origin = network.path / KEPT, f"{FORMAT} {network.identity} {dataset.fingerprint} {len(train.labels)}"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged file is written again
         saved = json.loads(path.read_text())
         if saved["origin"] == origin:
@@ -97,8 +99,9 @@ def _examples(network: Network, images: Images) -> list[dict[str, str]]:
     chosen = first[np.arange(count) * len(present) // count]
     pixels = np.empty((count, images.size, images.size, 3), np.uint8)
     bad = images.read(chosen, pixels)
+    side = images.size if images.size >= LARGE else 0
     return [
-        {"picture": sprites.data_url(pixels[row]), "label": network.classes[images.labels[i]]}
+        {"picture": sprites.data_url(pixels[row], side), "label": network.classes[images.labels[i]]}
         for row, i in enumerate(chosen)
         if row not in bad
     ]
