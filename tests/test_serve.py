@@ -186,6 +186,7 @@ def test_the_page_and_its_files(server):
         assert script.text.startswith(f'explorer("{name}",') and "javascript" in script.headers["content-type"]
     for path in ("explorer.js", "explorer.css"):
         assert httpx.get(f"{server.url}/{path}").text == (description.BUILT / path).read_text()
+    assert httpx.get(f"{server.url}/?answer=1").text == page.text
     for path in ("index.html", "runtime/wasm.js", "sources.sha256", "units/", "../app.py"):
         assert httpx.get(f"{server.url}/{path}").status_code == 404
 

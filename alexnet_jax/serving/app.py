@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import re
@@ -206,9 +205,12 @@ def make_app(served: Served, limits: Limits, host: str, ready: Callable[[], None
     if host in LOOPBACK:  # else a page of another site could reach it under a name of its own
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
 
-    for path, content in served.files.items():
-        answer = functools.partial(Response, content, media_type=TYPES[Path(path).suffix])
-        app.get("/" if path == "index.html" else f"/{path}", include_in_schema=False)(lambda answer=answer: answer())
+    def answer(request: Request) -> Response:
+        path = request.url.path[1:] or "index.html"
+        return Response(served.files[path], media_type=TYPES[Path(path).suffix])
+
+    for path in served.files:
+        app.add_route("/" if path == "index.html" else f"/{path}", answer)
     endpoints = Endpoints(served, batcher, Budget(limits.max_pixels), passes, limits)
     app.get("/api/health")(endpoints.health)
     app.post("/api/predict", responses=PROBLEMS)(endpoints.predict)
