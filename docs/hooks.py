@@ -51,6 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     parts = FENCED.split(markdown)  # text, code, text, ...
     text = "".join(part if i % 2 else relinked(part, source, config.repo_url) for i, part in enumerate(parts))
     text = QUOTE.sub(lambda match: quoted(*match.groups()), text)
+    text = text.replace("<!-- explorer -->", f"**[That of the handwritten digits]({EXPLORER}).**")
     return re.sub(r"<!-- code map -->\n.*", lambda _: code_map(), text)
 
 
