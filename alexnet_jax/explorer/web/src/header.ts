@@ -67,7 +67,8 @@ function webpSize(view: DataView): [number, number] {
   const bits = view.getUint32(kind === "VP8L" ? 21 : 26, true);
   if (kind === "VP8 ") return [bits & 0x3fff, (bits >>> 16) & 0x3fff];
   if (kind === "VP8L") return [(bits & 0x3fff) + 1, ((bits >>> 14) & 0x3fff) + 1];
-  return [(view.getUint32(24, true) & 0xffffff) + 1, (view.getUint32(27, true) & 0xffffff) + 1];
+  const three = (at: number) => view.getUint16(at, true) + (view.getUint8(at + 2) << 16);
+  return [three(24) + 1, three(27) + 1];
 }
 
 function isAnimated(format: Header["format"], bytes: Uint8Array, start: string): boolean {

@@ -1,11 +1,12 @@
 /** A layer: its strongest maps in each tower, at any of its stages, and what happens in it. */
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import type { Layer } from "../contract";
+import type { Layer, Stage } from "../contract";
 import { type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
 import { Choice, MapCanvas, Tiles, useShown } from "./shared";
 
+const SECTIONS: Partial<Record<Stage["name"], string>> = { activation: "3.1", lrn: "3.3", map_norm: "", pool: "3.4" };
 const FEW = 12; // maps shown of each tower at first
 
 export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }) {
@@ -19,7 +20,8 @@ export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }
   useEffect(() => void explorer.need([output]), [output, answer?.outputs]);
   const tensor = answer?.outputs[output];
   const share = Math.ceil(layer.features / description.towers);
-  const kindOrOperation = stage.name === "response" ? layer.kind : stage.name;
+  const source = description.sources[stage.name === "response" ? layer.kind : stage.name];
+  const section = SECTIONS[stage.name] ?? layer.section;
   return (
     <section class="layer" aria-labelledby={layer.name}>
       <header>
@@ -42,7 +44,11 @@ export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }
       {open && (
         <div class="about">
           <p>{words.about(layer, stage, description.towers)}</p>
-          <p class="note">{words.source(layer.section, description.sources[kindOrOperation])}</p>
+          <p class="note">
+            {section && words.section(section)}
+            {section && source && " · "}
+            {source && <code>{source}</code>}
+          </p>
         </div>
       )}
       {tensor && (

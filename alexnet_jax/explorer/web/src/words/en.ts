@@ -3,6 +3,7 @@
 import type { Description, Layer, Stage } from "../contract";
 
 const number = new Intl.NumberFormat("en");
+const whole = new Intl.NumberFormat("en", { style: "percent" });
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
@@ -63,10 +64,11 @@ function aboutStage({ name, text }: Stage): string {
       `in its own map) to the power of ${text.beta}. The authors' code does this; the paper does not mention it.`
     );
   }
+  const dropout = text.dropout ? ` In training, dropout silences ${whole.format(Number(text.dropout))} of these units at random.` : "";
   return text.function === "tanh"
-    ? "tanh presses every response into the range from −1 to 1. The paper found that ReLU trains several times faster."
+    ? `tanh presses every response into the range from −1 to 1, and trains several times slower than ReLU.${dropout}`
     : "ReLU keeps what is positive and sets the rest to zero. In the paper, networks with it reach the same training error " +
-        "several times faster than with tanh.";
+        `several times faster than with tanh.${dropout}`;
 }
 
 export const en = {
@@ -160,7 +162,7 @@ export const en = {
   about: (layer: Layer, stage: Stage, towers: number) =>
     stage.name === "response" ? aboutResponse(layer, towers) : aboutStage(stage),
   whatHappens: (layer: string) => `What happens in ${layer}?`,
-  source: (section: string, source: string | undefined) => `Paper, section ${section}${source ? ` · ${source}` : ""}`,
+  section: (section: string) => `Paper, section ${section}`,
   mapsOf: (layer: string, tower: number) => `Maps of ${layer} in tower ${tower}, strongest first`,
   mapName: (unit: number, strength: number) => `Map ${unit}, ${short.format(strength)}`,
   showAll: (count: number) => `Show all ${number.format(count)}`,

@@ -45,9 +45,10 @@ function aboutStage({ name, text }: Stage): string {
       "作者的代码这样做，论文没有提到。"
     );
   }
+  const dropout = text.dropout ? `训练时，dropout 随机关闭其中 ${Number(text.dropout) * 100}% 的单元。` : "";
   return text.function === "tanh"
-    ? "tanh 把每个响应压缩到 −1 与 1 之间。论文发现 ReLU 的训练要快好几倍。"
-    : "ReLU 保留正值，其余置零。论文中，使用 ReLU 的网络达到同样训练误差的速度是 tanh 的好几倍。";
+    ? `tanh 把每个响应压缩到 −1 与 1 之间，训练比 ReLU 慢好几倍。${dropout}`
+    : `ReLU 保留正值，其余置零。论文中，使用 ReLU 的网络达到同样训练误差的速度是 tanh 的好几倍。${dropout}`;
 }
 
 export const zh: Words = {
@@ -129,7 +130,7 @@ export const zh: Words = {
     })[name],
   about: (layer, stage, towers) => (stage.name === "response" ? aboutResponse(layer, towers) : aboutStage(stage)),
   whatHappens: (layer) => `${layer} 做了什么？`,
-  source: (section, source) => `论文第 ${section} 节${source ? ` · ${source}` : ""}`,
+  section: (section) => `论文第 ${section} 节`,
   mapsOf: (layer, tower) => `塔 ${tower} 中 ${layer} 的特征图，由强到弱`,
   mapName: (unit, strength) => `特征图 ${unit}，${short(strength)}`,
   showAll: (count) => `显示全部 ${number(count)} 张`,
