@@ -135,6 +135,30 @@ def browser():
 
 
 @pytest.fixture(scope="session")
+def explored(tmp_path_factory):
+    """A trained network and its explorer."""
+    from tests.explored import explore
+
+    return explore(tmp_path_factory.mktemp("explored"))
+
+
+@pytest.fixture
+def opened(browser, explored):
+    """A function that opens the explorer's page; at the end nothing may have gone wrong there."""
+    from tests.explored import Opened
+
+    pages = []
+
+    def open_page(**options: Any):
+        pages.append(Opened(browser, f"{explored.folder.as_uri()}/index.html", **options))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory) -> Path:
     """The workdir of the run of runs.CONFIG, without a stop or a fault."""
     from tests import runs

@@ -22,13 +22,13 @@ export interface Answer {
 const SLOW = 100; // milliseconds of an answer from which work in the background goes image by image
 
 export class Explorer {
-  answer: Answer | null = null;
+  stored: Stored | null = null; // the image
+  answer: Answer | null = null; // perhaps still that of the last image
   problem: Problem | null = null;
   busy = false;
   links: boolean[]; // open
   step: number;
   target: number | null = null; // class whose evidence is shown
-  private stored: Stored | null = null;
   private turn = 0; // of the last request; older ones are dropped
   private running: Promise<void> = Promise.resolve();
   private gathering = -1; // evidence, for which turn
@@ -148,6 +148,9 @@ export class Explorer {
     this.busy = true;
     this.changed();
     try {
+      const loading = performance.now();
+      await this.backend.load(step);
+      started += performance.now() - loading;
       const outputs = await this.run(step, stored.pixels, links, ["probabilities", ...shown]);
       const probabilities = outputs.probabilities.data;
       const milliseconds = performance.now() - started;

@@ -35,10 +35,8 @@ export async function readImage(file: Blob, name: string, size: number): Promise
     const top = Math.floor((bitmap.height - side) / 2);
     const seen = { transparent: false };
     let pixels = toSquare(readFrom(bitmap, left, top, side, seen), side, size);
-    if (seen.transparent && "ImageDecoder" in globalThis) {
-      const raw = await withoutAlpha(file, { x: left, y: top, width: side, height: side });
-      pixels = toSquare((row, count) => raw.subarray(row * side * 4, (row + count) * side * 4), side, size);
-    }
+    const exact = seen.transparent ? readTransparent(bitmap, left, top, side) : null;
+    if (exact) pixels = toSquare(exact, side, size);
     return { pixels, name, animated: header.animated };
   } finally {
     bitmap.close();
@@ -65,20 +63,25 @@ function readFrom(bitmap: ImageBitmap, left: number, top: number, side: number, 
   };
 }
 
-/** Colours as they are in the file, also where it is transparent: a canvas forgets those, Pillow does not. */
-async function withoutAlpha(file: Blob, rect: DOMRectInit & { width: number; height: number }): Promise<Uint8ClampedArray> {
-  const decoder = new ImageDecoder({
-    data: await file.arrayBuffer(),
-    type: file.type || "image/png",
-    colorSpaceConversion: "none",
-    premultiplyAlpha: "none",
-  } as ImageDecoderInit);
-  const { image } = await decoder.decode();
-  const raw = new Uint8ClampedArray(rect.width * rect.height * 4);
-  await image.copyTo(raw, { rect, format: "RGBA" } as VideoFrameCopyToOptions);
-  image.close();
-  decoder.close();
-  return raw;
+/**
+ * The same with colours as they are in the file where it is transparent, too: a 2D canvas forgets those, WebGL and Pillow
+ * do not. Null where there is no WebGL, or not of that size.
+ */
+function readTransparent(bitmap: ImageBitmap, left: number, top: number, side: number): ReadRows | null {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  if (!gl || side > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  gl.pixelStorei(gl.UNPACK_SKIP_PIXELS, left);
+  return (row, count) => {
+    gl.pixelStorei(gl.UNPACK_SKIP_ROWS, top + row);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, side, count, 0, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+    const pixels = new Uint8ClampedArray(side * count * 4);
+    gl.readPixels(0, 0, side, count, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(pixels.buffer));
+    return pixels;
+  };
 }
 
 /** The bytes of a data URL. */

@@ -40,17 +40,18 @@ export function bytesOf(base64: string): Uint8Array<ArrayBuffer> {
 export async function loadPieces({ name, bytes }: Pieces, onBytes: (count: number) => void): Promise<ArrayBuffer> {
   if (!("DecompressionStream" in globalThis)) throw new Problem((words) => words.noDecompression);
   let piece = 0;
+  let missing: unknown = null; // what pulling threw, which the stream may wrap
   const compressed = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
       if (piece === bytes.length) return controller.close();
-      controller.enqueue(bytesOf(await load<string>(`${name}.${piece}`)));
+      const text = await load<string>(`${name}.${piece}`).catch((error) => Promise.reject((missing = error)));
+      controller.enqueue(bytesOf(text));
       onBytes(bytes[piece++]);
     },
   });
   try {
     return await new Response(compressed.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
-  } catch (error) {
-    if (error instanceof Problem) throw error;
-    throw new Problem((words) => words.damagedFile(`${name}.${Math.max(piece - 1, 0)}.js`));
+  } catch {
+    throw missing ?? new Problem((words) => words.damagedFile(`${name}.${Math.max(piece - 1, 0)}.js`));
   }
 }

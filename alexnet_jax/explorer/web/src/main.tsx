@@ -19,10 +19,14 @@ async function start(root: HTMLElement): Promise<void> {
   let words = preferred();
   let progress: Progress | null = null;
   let explorer: Explorer | null = null;
-  const show = () => {
+  let frame = 0;
+  const showNow = () => {
     document.documentElement.lang = words.language;
-    if (!explorer) return;
-    render(<App {...{ explorer, words, progress, otherLanguage }} />, root);
+    if (explorer) render(<App {...{ explorer, words, progress, otherLanguage }} />, root);
+  };
+  const show = () => {
+    cancelAnimationFrame(frame); // what changes between two frames is shown once
+    frame = requestAnimationFrame(showNow);
   };
   const otherLanguage = () => {
     words = words === en ? zh : en;

@@ -38,22 +38,60 @@ export function ranked(tensor: Tensor, [start, end]: [number, number], measure: 
 }
 
 /** The largest distance from zero: what is drawn in full colour. */
-export const scaleOf = ({ data }: Tensor) => data.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-12);
+export const scaleOf = (values: Float32Array) => values.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-12);
+
+export interface MapValues {
+  values: Float32Array;
+  width: number;
+  scale: number; // full colour
+  tower: number;
+}
 
 export type Colour = readonly [number, number, number];
 
-/** The value of a CSS variable like #2f5d8a. */
-export function cssColour(name: string): Colour {
-  const hex = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)) as unknown as Colour;
+export interface Colours {
+  tile: Colour; // where there is no response
+  towers: Colour[];
+  negative: Colour;
+  for: Colour; // evidence
+  against: Colour;
 }
 
-/** Values as pixels: the stronger, the more opaque; what is negative in the second colour. */
-export function coloured(values: Float32Array, width: number, scale: number, positive: Colour, negative: Colour): ImageData {
+/** The colours of the style sheet, in its present theme. */
+export function readColours(): Colours {
+  const style = getComputedStyle(document.documentElement);
+  const read = (name: string): Colour => {
+    const hex = style.getPropertyValue(`--${name}`).trim(); // like #2b5c8f
+    return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)) as unknown as Colour;
+  };
+  const towers = [0, 1, 2, 3].map((tower) => read(`tower-${tower}`));
+  return { tile: read("tile"), towers, negative: read("negative"), for: read("for"), against: read("against") };
+}
+
+/** How much of its colour a value gets: more than its share of `scale`, so that weak responses are seen. */
+const strength = (value: number, scale: number) => Math.min(Math.abs(value) / scale, 1) ** 0.7;
+
+/** Draw a map into a picture, from (left, top): the stronger, the more of the tower's colour. */
+export function drawMap(picture: ImageData, left: number, top: number, map: MapValues, colours: Colours): void {
+  const { values, width, scale, tower } = map;
+  const [ground, positive, negative] = [colours.tile, colours.towers[tower], colours.negative];
+  values.forEach((value, i) => {
+    const at = 4 * ((top + Math.floor(i / width)) * picture.width + left + (i % width));
+    const share = strength(value, scale);
+    const full = value < 0 ? negative : positive;
+    for (let channel = 0; channel < 3; channel++) {
+      picture.data[at + channel] = ground[channel] + share * (full[channel] - ground[channel]);
+    }
+    picture.data[at + 3] = 255;
+  });
+}
+
+/** A map to lay over something else: the stronger, the more opaque; clear where it is not positive. */
+export function transparentMap({ values, width, scale, tower }: MapValues, { towers }: Colours): ImageData {
   const picture = new ImageData(width, values.length / width);
   values.forEach((value, i) => {
-    picture.data.set(value < 0 ? negative : positive, 4 * i);
-    picture.data[4 * i + 3] = 255 * Math.min(Math.abs(value) / scale, 1) ** 0.7; // so that weak responses are seen
+    picture.data.set(towers[tower], 4 * i);
+    picture.data[4 * i + 3] = value > 0 ? 255 * strength(value, scale) : 0;
   });
   return picture;
 }

@@ -1,8 +1,9 @@
 /** The whole page. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Progress } from "../backend";
 import type { Explorer } from "../explorer";
+import { type Colours, readColours } from "../maps";
 import { Problem } from "../problem";
 import type { Words } from "../words/en";
 import { Neighbours } from "./neighbours";
@@ -21,12 +22,15 @@ interface AppProps {
 
 export function App({ explorer, words, progress, otherLanguage }: AppProps) {
   const [chosen, setChosen] = useState<Chosen | null>(null);
-  const theme = useTheme();
+  const colours = useColours();
   const over = useDropsAndPastes(explorer);
-  const openUnit = (layer: string, unit: number) => setChosen({ layer, unit });
+  const shown = useMemo(() => {
+    const openUnit = (layer: string, unit: number) => setChosen({ layer, unit });
+    return { words, explorer, colours, openUnit };
+  }, [words, explorer, colours]);
   const { description, problem, backend } = explorer;
   return (
-    <Context.Provider value={{ words, explorer, theme, openUnit }}>
+    <Context.Provider value={shown}>
       <header class="masthead">
         <h1>{description.name}</h1>
         <button type="button" class="link" lang={words.language === "en" ? "zh" : "en"} onClick={otherLanguage}>
@@ -74,15 +78,15 @@ function Loading({ loaded, total, words }: Progress & { words: Words }) {
   );
 }
 
-function useTheme(): string {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const [theme, setTheme] = useState(dark.matches ? "dark" : "light");
+function useColours(): Colours {
+  const [colours, setColours] = useState(readColours);
   useEffect(() => {
-    const changed = () => setTheme(dark.matches ? "dark" : "light");
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const changed = () => setColours(readColours());
     dark.addEventListener("change", changed);
     return () => dark.removeEventListener("change", changed);
   }, []);
-  return theme;
+  return colours;
 }
 
 /** Images dropped on the page, anywhere, or pasted into it. Returns whether one is being dragged over it. */

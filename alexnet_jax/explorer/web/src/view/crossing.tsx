@@ -33,7 +33,7 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
         {towers.map((tower) => strand(tower, tower))}
       </svg>
       {linked && (
-        <>
+        <div class={`caption${towers.length === 2 ? " pair" : ""}`}>
           <Switch
             label={words.link(layer.name)}
             on={links[link]}
@@ -48,7 +48,7 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
               </p>
             ))}
           </div>
-        </>
+        </div>
       )}
     </div>
   );

@@ -31,7 +31,6 @@ export function Kernels() {
     if (shown === steps.length - 1) setShown(0);
     setPlaying(true);
   };
-  if (conv1 === "" && steps.length === 1) return null;
   return (
     <section class="kernels" aria-label={words.kernels}>
       <header>
@@ -58,24 +57,23 @@ export function Kernels() {
           </div>
         )}
       </header>
-      {conv1 && (
-        <div class="towers">
-          {Array.from({ length: towers }, (_, tower) => {
-            const [start, end] = shareOf(layer, towers, tower);
-            const tiles = Array.from({ length: end - start }, (_, i) => ({
-              key: i,
-              label: words.kernel(start + i),
-              picture: <Sprite url={blobUrl(conv1)} row={0} column={start + i} rows={1} columns={layer.features} />,
-              open: () => openUnit(layer.name, start + i),
-            }));
-            return (
-              <div class="tower" key={tower}>
-                <Tiles label={words.kernelsOf(tower)} tiles={tiles} />
-              </div>
-            );
-          })}
-        </div>
-      )}
+      <div class="towers">
+        {Array.from({ length: towers }, (_, tower) => {
+          const [start, end] = shareOf(layer, towers, tower);
+          const columns = [12, 11, 10, 9, 8].find((count) => (end - start) % count === 0) ?? 12; // full rows, if possible
+          const tiles = Array.from({ length: end - start }, (_, i) => ({
+            key: i,
+            label: words.kernel(start + i),
+            picture: <Sprite url={blobUrl(conv1)} row={0} column={start + i} rows={1} columns={layer.features} />,
+            open: () => openUnit(layer.name, start + i),
+          }));
+          return (
+            <div class="tower" key={tower} data-tower={tower}>
+              <Tiles label={words.kernelsOf(tower)} columns={columns} tiles={tiles} />
+            </div>
+          );
+        })}
+      </div>
     </section>
   );
 }

@@ -2,16 +2,16 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Layer, Stage } from "../contract";
+import type { Answer } from "../explorer";
 import { type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
-import { Choice, MapCanvas, Tiles, useShown } from "./shared";
+import { Choice, MapsCanvas, Tiles, useNarrow, useShown } from "./shared";
 
 const SECTIONS: Partial<Record<Stage["name"], string>> = { activation: "3.1", lrn: "3.3", map_norm: "", pool: "3.4" };
-const FEW = 12; // maps shown of each tower at first
 
-export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }) {
+export function LayerView({ layer, measure, answer }: { layer: Layer; measure: Measure; answer: Answer | null }) {
   const { words, explorer } = useShown();
-  const { answer, description } = explorer;
+  const { description } = explorer;
   const [index, setIndex] = useState(layer.stages.length - 1);
   const [open, setOpen] = useState(false);
   const [all, setAll] = useState(false);
@@ -21,6 +21,9 @@ export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }
   const tensor = answer?.outputs[output];
   const share = Math.ceil(layer.features / description.towers);
   const source = description.sources[stage.name === "response" ? layer.kind : stage.name];
+  const narrow = useNarrow();
+  const columns = Math.round((narrow ? 8 : 14) / description.towers);
+  const few = columns * Math.max(2, Math.round((narrow ? 12 : 14) / columns)); // maps of each tower shown at first
   const section = SECTIONS[stage.name] ?? layer.section;
   return (
     <section class="layer" aria-labelledby={layer.name}>
@@ -51,18 +54,18 @@ export function LayerView({ layer, measure }: { layer: Layer; measure: Measure }
           </p>
         </div>
       )}
-      {tensor && (
+      {answer && tensor && (
         <div class="towers">
           {Array.from({ length: description.towers }, (_, tower) => (
             <div class="tower" key={tower} data-tower={tower}>
-              {layer.kind === "conv" && <Maps {...{ layer, tensor, tower, measure, width: stage.width, all }} />}
+              {layer.kind === "conv" && <Maps {...{ layer, tensor, tower, measure, columns, width: stage.width, most: all ? share : few }} />}
               {layer.kind === "dense" && <Units {...{ layer, tensor, tower }} />}
-              {layer.kind === "head" && <Classes tower={tower} layer={layer} />}
+              {layer.kind === "head" && <Classes {...{ layer, tower }} probabilities={answer.probabilities} />}
             </div>
           ))}
         </div>
       )}
-      {tensor && layer.kind === "conv" && share > FEW && (
+      {tensor && layer.kind === "conv" && share > few && (
         <button type="button" class="link more" aria-expanded={all} onClick={() => setAll(!all)}>
           {all ? words.showFewer : words.showAll(layer.features)}
         </button>
@@ -77,19 +80,26 @@ interface OfTower {
   tower: number;
 }
 
-function Maps(props: OfTower & { measure: Measure; width: number; all: boolean }) {
-  const { layer, tensor, tower, measure, width, all } = props;
+function Maps(props: OfTower & { measure: Measure; columns: number; width: number; most: number }) {
+  const { layer, tensor, tower, measure, columns, width, most } = props;
   const { words, explorer, openUnit } = useShown();
   const { towers } = explorer.description;
   const order = useMemo(() => ranked(tensor, shareOf(layer, towers, tower), measure), [tensor, measure]);
-  const scale = useMemo(() => scaleOf(tensor), [tensor]);
-  const tiles = order.slice(0, all ? order.length : FEW).map(({ unit, strength }) => ({
+  const scale = useMemo(() => scaleOf(tensor.data), [tensor]);
+  const tiles = order.slice(0, most).map(({ unit, strength }) => ({
     key: unit,
     label: words.mapName(unit, strength),
-    picture: <MapCanvas values={valuesOf(tensor, unit)} width={width} scale={scale} tower={tower} />,
     open: () => openUnit(layer.name, unit),
   }));
-  return <Tiles label={words.mapsOf(layer.name, tower)} tiles={tiles} />;
+  const maps = useMemo(
+    () => order.slice(0, most).map(({ unit }) => ({ values: valuesOf(tensor, unit), width, scale, tower })),
+    [order, most],
+  );
+  return (
+    <Tiles label={words.mapsOf(layer.name, tower)} columns={columns} tiles={tiles}>
+      <MapsCanvas maps={maps} columns={columns} />
+    </Tiles>
+  );
 }
 
 /** All units of a fully connected layer as a field of small squares. */
@@ -98,16 +108,15 @@ function Units({ layer, tensor, tower }: OfTower) {
   const [start, end] = shareOf(layer, explorer.description.towers, tower);
   const count = end - start;
   const width = Math.ceil(Math.sqrt(3 * count)); // three times as wide as high
-  const values = useMemo(() => {
-    const padded = new Float32Array(width * Math.ceil(count / width));
-    padded.set(tensor.data.subarray(start, end));
-    return padded;
+  const maps = useMemo(() => {
+    const values = new Float32Array(width * Math.ceil(count / width));
+    values.set(tensor.data.subarray(start, end));
+    return [{ values, width, scale: scaleOf(tensor.data), tower }];
   }, [tensor]);
   const active = tensor.data.subarray(start, end).filter((value) => value > 0).length;
-  const scale = useMemo(() => scaleOf(tensor), [tensor]);
   return (
     <div class="units">
-      <MapCanvas values={values} width={width} scale={scale} tower={tower} label={words.unitsOf(layer.name, tower)} />
+      <MapsCanvas maps={maps} columns={1} label={words.unitsOf(layer.name, tower)} />
       <p class="note">{words.unitsActive(active, count)}</p>
     </div>
   );
@@ -116,11 +125,10 @@ function Units({ layer, tensor, tower }: OfTower) {
 const BEST = 3;
 
 /** The best of the classes that a tower holds. */
-function Classes({ layer, tower }: { layer: Layer; tower: number }) {
+function Classes({ layer, tower, probabilities }: { layer: Layer; tower: number; probabilities: Float32Array }) {
   const { words, explorer } = useShown();
-  const { description, answer } = explorer;
+  const { description } = explorer;
   const [start, end] = shareOf(layer, description.towers, tower);
-  const { probabilities } = answer!;
   const own = Array.from({ length: end - start }, (_, i) => start + i);
   own.sort((a, b) => probabilities[b] - probabilities[a]);
   return (

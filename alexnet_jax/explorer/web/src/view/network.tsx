@@ -1,8 +1,9 @@
 /** The network as the paper's Figure 2 draws it: layer by layer, its towers side by side, with their crossings. */
 
 import { Fragment } from "preact";
-import { useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import type { Layer } from "../contract";
+import type { Answer } from "../explorer";
 import type { Measure } from "../maps";
 import { Crossing } from "./crossing";
 import { Kernels } from "./kernels";
@@ -48,9 +49,17 @@ export function Network() {
       {description.layers.map((layer: Layer, i) => (
         <Fragment key={layer.name}>
           <Crossing layer={layer} first={i === 0} />
-          <LayerView layer={layer} measure={measure} />
+          <LayerSlot layer={layer} measure={measure} answer={answer} />
         </Fragment>
       ))}
     </section>
+  );
+}
+
+/** A layer, drawn anew only if its numbers change: not while links are weighed or squares covered. */
+function LayerSlot({ layer, measure, answer }: { layer: Layer; measure: Measure; answer: Answer | null }) {
+  return useMemo(
+    () => <LayerView layer={layer} measure={measure} answer={answer} />,
+    [layer, measure, answer?.outputs, answer?.probabilities],
   );
 }

@@ -3,7 +3,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { evidenceFor, GRID, SHARE } from "../evidence";
 import type { Stored } from "../image";
-import { cssColour } from "../maps";
 import { Problem } from "../problem";
 import { Canvas, useShown } from "./shared";
 
@@ -23,17 +22,17 @@ export function drawCrop(context: CanvasRenderingContext2D, stored: Stored, size
 export function Picture() {
   const { words, explorer } = useShown();
   const { image } = explorer.description;
-  const { answer } = explorer;
+  const { stored } = explorer;
   return (
     <figure class="picture">
       <div class={`frame${image.crop < 100 ? " coarse" : ""}`}>
-        {answer ? (
+        {stored ? (
           <Canvas
             width={image.crop}
             height={image.crop}
-            inputs={[answer.stored]}
-            draw={(context) => drawCrop(context, answer.stored, image.size, image.crop)}
-            label={words.pictureOf(answer.stored.name)}
+            inputs={[stored]}
+            draw={(context) => drawCrop(context, stored, image.size, image.crop)}
+            label={words.pictureOf(stored.name)}
           />
         ) : (
           <p class="empty">{words.drop}</p>
@@ -41,7 +40,7 @@ export function Picture() {
         <Evidence />
       </div>
       <Sources />
-      {answer?.stored.animated && <p class="note">{words.animated}</p>}
+      {stored?.animated && <p class="note">{words.animated}</p>}
     </figure>
   );
 }
@@ -50,9 +49,9 @@ const FINE = 20; // pixels of the overlay for each square
 
 /** The evidence for the chosen class, each value at the centre of its square, smooth in between. */
 function Evidence() {
-  const { explorer } = useShown();
-  const { answer, target } = explorer;
-  if (!answer?.evidence || target === null) return null;
+  const { explorer, colours } = useShown();
+  const { answer, target, stored } = explorer;
+  if (!answer?.evidence || target === null || answer.stored !== stored) return null;
   const values = evidenceFor(target, answer.whole, answer.evidence);
   const draw = (context: CanvasRenderingContext2D) => {
     const most = Math.max(0.05, ...values.map(Math.abs)); // nats: less is hardly evidence
@@ -60,7 +59,7 @@ function Evidence() {
     small.width = small.height = GRID;
     const picture = new ImageData(GRID, GRID);
     values.forEach((value, i) => {
-      picture.data.set(cssColour(value > 0 ? "--for" : "--against"), 4 * i);
+      picture.data.set(value > 0 ? colours.for : colours.against, 4 * i);
       picture.data[4 * i + 3] = (200 * Math.abs(value)) / most;
     });
     small.getContext("2d")!.putImageData(picture, 0, 0);
@@ -142,7 +141,7 @@ export function Examples() {
   const { examples } = explorer.description;
   if (examples.length === 0) return null;
   return (
-    <div class="examples" role="group" aria-label={words.examples}>
+    <div class="examples" role="group" aria-label={words.examples} style={{ "--columns": Math.min(examples.length, 10) }}>
       {examples.map(({ picture, label }, i) => (
         <button key={i} type="button" title={label} aria-label={words.example(label)} onClick={() => void explorer.showExample(i)}>
           <img src={picture} alt="" />

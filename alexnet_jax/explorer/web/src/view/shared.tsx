@@ -1,16 +1,16 @@
 /** What several parts of the page are made of. */
 
 import { type ComponentChildren, createContext } from "preact";
-import { useContext, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useContext, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Explorer } from "../explorer";
 import { fromDataUrl } from "../image";
-import { coloured, cssColour } from "../maps";
+import { type Colours, drawMap, type MapValues } from "../maps";
 import type { Words } from "../words/en";
 
 export interface Shown {
   words: Words;
   explorer: Explorer;
-  theme: string; // "dark" or "light": what is drawn has colours of its own
+  colours: Colours; // of the theme, for what is drawn
   openUnit: (layer: string, unit: number) => void;
 }
 
@@ -30,32 +30,29 @@ export function Canvas(props: {
   label?: string;
   class?: string;
 }) {
-  const { theme } = useShown();
+  const { colours } = useShown();
   const canvas = useRef<HTMLCanvasElement>(null);
   useLayoutEffect(() => {
     const context = canvas.current!.getContext("2d")!;
     context.clearRect(0, 0, props.width, props.height);
     props.draw(context);
-  }, [props.width, props.height, theme, ...props.inputs]);
+  }, [props.width, props.height, colours, ...props.inputs]);
   const { width, height, label } = props;
   return <canvas ref={canvas} class={props.class} width={width} height={height} {...described(label)} />;
 }
 
-/** A map in the colour of its tower, `scale` being full. */
-export function MapCanvas(props: { values: Float32Array; width: number; scale: number; tower: number; label?: string }) {
-  const { values, width, scale, tower, label } = props;
-  return (
-    <Canvas
-      class="map"
-      width={width}
-      height={values.length / width}
-      inputs={[values, scale, tower]}
-      draw={(context) =>
-        context.putImageData(coloured(values, width, scale, cssColour(`--tower-${tower}`), cssColour("--negative")), 0, 0)
-      }
-      {...(label === undefined ? {} : { label })}
-    />
-  );
+/** Maps of one size in rows, without gaps: one canvas, since browsers take long to compose a hundred. */
+export function MapsCanvas({ maps, columns, label }: { maps: MapValues[]; columns: number; label?: string }) {
+  const { colours } = useShown();
+  const [{ width, values }] = maps;
+  const height = values.length / width;
+  const draw = (context: CanvasRenderingContext2D) => {
+    const picture = context.createImageData(context.canvas.width, context.canvas.height);
+    maps.forEach((map, i) => drawMap(picture, (i % columns) * width, Math.floor(i / columns) * height, map, colours));
+    context.putImageData(picture, 0, 0);
+  };
+  const size = { width: columns * width, height: Math.ceil(maps.length / columns) * height };
+  return <Canvas class="map" {...size} inputs={[maps]} draw={draw} {...(label === undefined ? {} : { label })} />;
 }
 
 /** One picture of a sprite of `rows` x `columns`. */
@@ -78,30 +75,50 @@ export function blobUrl(dataUrl: string): string {
   return urls.get(dataUrl)!;
 }
 
+/** Whether the page is as narrow as a phone: the same width as in style.css. */
+export function useNarrow(): boolean {
+  const query = matchMedia("(max-width: 60rem)");
+  const [narrow, setNarrow] = useState(query.matches);
+  useEffect(() => {
+    const changed = () => setNarrow(query.matches);
+    query.addEventListener("change", changed);
+    return () => query.removeEventListener("change", changed);
+  }, []);
+  return narrow;
+}
+
 export interface Tile {
   key: number;
   label: string;
-  picture: ComponentChildren;
+  picture?: ComponentChildren;
   open: () => void;
 }
 
-/** Buttons with pictures. Tab reaches one of them, the arrow keys the others. */
-export function Tiles({ label, tiles }: { label: string; tiles: Tile[] }) {
+/** Buttons with pictures, their own or parts of one behind them. Tab reaches one of them, the arrow keys the others. */
+export function Tiles(props: { label: string; columns: number; tiles: Tile[]; children?: ComponentChildren }) {
+  const { label, columns, tiles, children } = props;
   const [current, setCurrent] = useState(0);
   const list = useRef<HTMLDivElement>(null);
   const onKeyDown = (event: KeyboardEvent) => {
-    const columns = getComputedStyle(list.current!).gridTemplateColumns.split(" ").length;
     const steps: Record<string, number> = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns };
     const ends: Record<string, number> = { Home: 0, End: tiles.length - 1 };
     const next = ends[event.key] ?? current + (steps[event.key] ?? NaN);
     if (!(next >= 0 && next < tiles.length)) return;
     event.preventDefault();
     setCurrent(next);
-    (list.current!.children[next] as HTMLElement).focus();
+    list.current!.querySelectorAll("button")[next].focus();
   };
   const reachable = Math.min(current, tiles.length - 1);
   return (
-    <div class="tiles" role="toolbar" aria-label={label} ref={list} onKeyDown={onKeyDown}>
+    <div
+      class={`tiles${children ? " seamless" : ""}`}
+      role="toolbar"
+      aria-label={label}
+      style={{ "--columns": columns }}
+      ref={list}
+      onKeyDown={onKeyDown}
+    >
+      {children}
       {tiles.map(({ key, label, picture, open }, i) => (
         <button
           key={key}

@@ -1,12 +1,12 @@
 /** One map: where in the image it fires, its kernels, and what it responds to most. */
 
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import type { Layer, Units } from "../contract";
-import { coloured, cssColour, measured, ranked, scaleOf, shareOf, towerOf, valuesOf } from "../maps";
+import { measured, ranked, scaleOf, shareOf, towerOf, transparentMap, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
 import { useFile } from "./files";
 import { drawCrop } from "./picture";
-import { blobUrl, Canvas, MapCanvas, Sprite, Tiles, useShown } from "./shared";
+import { blobUrl, Canvas, MapsCanvas, Sprite, Tiles, useShown } from "./shared";
 
 export interface Chosen {
   layer: string;
@@ -17,7 +17,7 @@ export function UnitDialog({ chosen, close }: { chosen: Chosen | null; close: ()
   const { words } = useShown();
   const dialog = useRef<HTMLDialogElement>(null);
   const isOpen = chosen !== null;
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (isOpen) dialog.current!.showModal();
   }, [isOpen]);
   const onClick = ({ target }: MouseEvent) => target === dialog.current && dialog.current!.close(); // beside it
@@ -67,7 +67,7 @@ function Unit({ layer: name, unit }: Chosen) {
                   const values = valuesOf(tensor, unit);
                   return (
                     <li key={stage.name}>
-                      <MapCanvas values={values} width={stage.width} scale={scaleOf({ ...tensor, data: values })} tower={tower} />
+                      <MapsCanvas maps={[{ values, width: stage.width, scale: scaleOf(values), tower }]} columns={1} />
                       {words.stage(stage)}
                     </li>
                   );
@@ -76,9 +76,9 @@ function Unit({ layer: name, unit }: Chosen) {
             </section>
           )}
           {units && <Wiring units={units} unit={unit} before={before} />}
+          {units && <Patches units={units} unit={unit} />}
         </div>
       </div>
-      {units && <Patches units={units} unit={unit} />}
       {units && explorer.step !== newest && <p class="note">{words.newestOnly(newest)}</p>}
     </>
   );
@@ -113,7 +113,7 @@ const ENLARGED = 448; // pixels of the large picture
 
 /** The image in grey, and over it the map in colour at the places that it is about. */
 function Fires({ layer, unit, tower }: { layer: Layer; unit: number; tower: number }) {
-  const { words, explorer } = useShown();
+  const { words, explorer, colours } = useShown();
   const { answer, description } = explorer;
   const { size, crop } = description.image;
   const [first, second] = layer.stages;
@@ -135,20 +135,20 @@ function Fires({ layer, unit, tower }: { layer: Layer; unit: number; tower: numb
     context.imageSmoothingEnabled = true;
     small.width = stage.width;
     small.height = stage.height;
-    const colours = [cssColour(`--tower-${tower}`), cssColour("--negative")] as const;
-    const positive = values.map((value) => Math.max(value, 0));
-    const most = Math.max(...positive, 1e-12);
-    small.getContext("2d")!.putImageData(coloured(positive, stage.width, most, ...colours), 0, 0);
+    const map = { values, width: stage.width, scale: Math.max(...values, 1e-12), tower };
+    small.getContext("2d")!.putImageData(transparentMap(map, colours), 0, 0);
     const { start, stride, size: field } = layer.field;
     const left = start + (field - stride) / 2; // each value covers a stride around the centre of what it sees
+    context.globalAlpha = 0.8;
     context.drawImage(small, left * zoom, left * zoom, stage.width * stride * zoom, stage.height * stride * zoom);
+    context.globalAlpha = 1;
     const strongest = values.indexOf(Math.max(...values));
     const x = start + stride * (strongest % stage.width);
     const y = start + stride * Math.floor(strongest / stage.width);
     const [x0, y0] = [Math.max(x, 0), Math.max(y, 0)];
     const [x1, y1] = [Math.min(x + field, crop), Math.min(y + field, crop)];
     context.lineWidth = 2;
-    context.strokeStyle = `rgb(${cssColour(`--tower-${tower}`)})`;
+    context.strokeStyle = `rgb(${colours.towers[tower]})`;
     context.strokeRect(x0 * zoom + 1, y0 * zoom + 1, (x1 - x0) * zoom - 2, (y1 - y0) * zoom - 2);
   };
   return (
@@ -192,7 +192,7 @@ function Wiring({ units, unit, before }: { units: Units; unit: number; before: L
     <section class="wiring">
       <h3>{words.itsInputs(before.name)}</h3>
       {towers > 1 && <p class="note">{words.inputTowers(counts)}</p>}
-      <Tiles label={words.itsInputs(before.name)} tiles={tiles} />
+      <Tiles label={words.itsInputs(before.name)} columns={6} tiles={tiles} />
     </section>
   );
 }

@@ -2,6 +2,7 @@
 
 import { GRID } from "../evidence";
 import type { Answer } from "../explorer";
+import { towerOf } from "../maps";
 import { Switch, useShown } from "./shared";
 
 const BEST = 5;
@@ -42,6 +43,7 @@ export function Bars() {
   const { words, explorer } = useShown();
   const { answer, target, description } = explorer;
   if (!answer) return null;
+  const head = description.layers[description.layers.length - 1];
   const shown = best(answer.probabilities, BEST);
   const [former] = best(answer.whole, 1);
   if (!shown.includes(former)) shown.push(former);
@@ -49,7 +51,7 @@ export function Bars() {
     <section class="bars" aria-label={words.bestClasses}>
       <ol>
         {shown.map((label) => (
-          <li key={label}>
+          <li key={label} data-tower={towerOf(head, description.towers, label)}>
             <button
               type="button"
               aria-pressed={label === target}
@@ -61,7 +63,7 @@ export function Bars() {
               </span>
               <span class="track">
                 <span class="fill" style={{ width: `${100 * answer.probabilities[label]}%` }} />
-                {isCut(answer) && <span class="tick" style={{ left: `${100 * answer.whole[label]}%` }} />}
+                {isCut(answer) && answer.whole[label] > 0.005 && <span class="tick" style={{ left: `${100 * answer.whole[label]}%` }} />}
               </span>
             </button>
           </li>
