@@ -81,8 +81,8 @@ def test_the_page_its_runtime_and_the_network_are_there(explorer, directory, net
     pieces = [*described["runtime"].values(), *(step["program"] for step in described["steps"])]
     expected = {f"{each['name']}.{i}.js" for each in pieces for i in range(len(each["bytes"]))}
     expected |= {"network.js", "neighbours.js", *(f"units/conv{number}.js" for number in range(1, 6))}
-    built = {path.relative_to(description.BUILT).as_posix() for path in description.BUILT.rglob("*.[jhc][st]*")}
-    assert files == expected | built and "index.html" in built
+    built = {path.relative_to(description.BUILT).as_posix() for path in description.BUILT.rglob("*.[jhct][sx]*")}
+    assert files == expected | built | {"index.html"} and "licenses.txt" in built
     assert list(explorer.parent.iterdir()) == [explorer]
     assert described["name"] == "run 图" and described["classes"] == network.classes
     assert (described["towers"], described["links"]) == (2, ["conv3", "fc6", "fc7", "fc8"])
