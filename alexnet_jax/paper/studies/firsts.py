@@ -82,13 +82,14 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 def _measured(setting: Setting, row: First, results: Results) -> dict[str, str]:
     names = [f"{row.name}/seed{seed}" for seed in range(setting.seeds)]
     found = [results[name] for name in names if name in results and not results[name]["diverged"]]
-    shown = dict.fromkeys(("minutes", "cores", "steps", "trained_on"), "-")
+    shown = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on"), "-")
     if len(found) < 2:
         return shown | {"error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
     error = judging.mean([100 * result["views1"]["top1_error"] for result in found])
     return {
         "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(found)} runs",
         "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",
+        "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
         "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
         "steps": f"{found[0]['steps']:,}",
         "trained_on": arms.describe(_on(setting, row), Arm(row.base)),
