@@ -13,7 +13,7 @@ for (const [kind, file] of Object.entries(WASM)) {
   writeFileSync(`${BUILT}runtime/${kind}.wasm.xz`, compressed);
 }
 
-// tests/test_explorer_page.py computes the same, to see whether `built` belongs to the sources.
+// tests/test_explorer_built.py computes the same, to see whether `built` belongs to the sources.
 const sources = readdirSync(".", { recursive: true, withFileTypes: true })
   .filter((entry) => entry.isFile())
   .map(({ parentPath, name }) => `${parentPath}/${name}`.replace(/^\.\//, ""))

@@ -29,8 +29,9 @@ export async function openBackend(description: Description, onProgress: OnProgre
   const simd = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
   if (!("WebAssembly" in globalThis) || !WebAssembly.validate(Uint8Array.from(simd))) throw new Problem((words) => words.noSimd);
   const large = description.parameters > LARGE && "webgpu" in description.runtime;
-  const gpu = large ? await navigator.gpu?.requestAdapter().catch(() => null) : null;
-  return new Browser(description, onProgress, gpu ? "webgpu" : "wasm");
+  const adapter = large ? await navigator.gpu?.requestAdapter().catch(() => null) : null;
+  const fast = adapter && !adapter.info.isFallbackAdapter; // one in software is slower than WebAssembly
+  return new Browser(description, onProgress, fast ? "webgpu" : "wasm");
 }
 
 class Browser implements Backend {

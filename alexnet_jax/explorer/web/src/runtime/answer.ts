@@ -9,7 +9,6 @@ async function answer(ort: typeof Runtime, message: Message, provider: string): 
   if (message.kind === "open") {
     ort.env.wasm.numThreads = 1; // more need headers that no page from a disk has
     ort.env.wasm.wasmBinary = message.wasm;
-    ort.env.logLevel = "error";
     return {};
   }
   if (message.kind === "program") {
@@ -17,8 +16,8 @@ async function answer(ort: typeof Runtime, message: Message, provider: string): 
       for (const session of sessions.values()) await session.release();
       sessions.clear();
     }
-    const session = await ort.InferenceSession.create(new Uint8Array(message.program), { executionProviders: [provider] });
-    sessions.set(message.step, session);
+    const options = { executionProviders: [provider], logSeverityLevel: 3 } as const; // of errors only
+    sessions.set(message.step, await ort.InferenceSession.create(new Uint8Array(message.program), options));
     return {};
   }
   const inputs = {

@@ -4,6 +4,7 @@ import type { Layer } from "../contract";
 import { Switch, useShown } from "./shared";
 
 const WIDEST = 9; // pixels: the whole response
+const GAP = 5; // between towers, percent of the width, as in style.css
 
 export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
   const { words, explorer } = useShown();
@@ -11,7 +12,7 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
   const towers = Array.from({ length: description.towers }, (_, tower) => tower);
   const link = description.links.indexOf(layer.name);
   const carried = answer?.carried[layer.name];
-  const centre = (tower: number) => (100 * (tower + 0.5)) / towers.length;
+  const centre = (tower: number) => 50 + ((100 + GAP) * (tower - (towers.length - 1) / 2)) / towers.length;
   const strand = (from: number, to: number) => {
     const [x, y] = [first ? 50 : centre(from), centre(to)];
     const share = carried === undefined ? 0.2 : from === to ? 1 - carried[to] : carried[to] / (towers.length - 1);
@@ -32,6 +33,15 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
         {linked && towers.flatMap((from) => towers.filter((to) => to !== from).map((to) => strand(from, to)))}
         {towers.map((tower) => strand(tower, tower))}
       </svg>
+      {first && towers.length > 1 && (
+        <div class="towers names">
+          {towers.map((tower) => (
+            <p key={tower} data-tower={tower}>
+              {words.tower(tower)}
+            </p>
+          ))}
+        </div>
+      )}
       {linked && (
         <div class={`caption${towers.length === 2 ? " pair" : ""}`}>
           <Switch

@@ -7,7 +7,8 @@ import { type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
 import { Choice, MapsCanvas, Tiles, useNarrow, useShown } from "./shared";
 
-const SECTIONS: Partial<Record<Stage["name"], string>> = { activation: "3.1", lrn: "3.3", map_norm: "", pool: "3.4" };
+/** Sections of the paper about what happens between layers and within them. */
+const SECTIONS: Record<string, string> = { exchange: "3.2", activation: "3.1", lrn: "3.3", pool: "3.4", dropout: "4.2" };
 
 export function LayerView({ layer, measure, answer }: { layer: Layer; measure: Measure; answer: Answer | null }) {
   const { words, explorer } = useShown();
@@ -20,11 +21,9 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
   useEffect(() => void explorer.need([output]), [output, answer?.outputs]);
   const tensor = answer?.outputs[output];
   const share = Math.ceil(layer.features / description.towers);
-  const source = description.sources[stage.name === "response" ? layer.kind : stage.name];
   const narrow = useNarrow();
   const columns = Math.round((narrow ? 8 : 14) / description.towers);
   const few = columns * Math.max(2, Math.round((narrow ? 12 : 14) / columns)); // maps of each tower shown at first
-  const section = SECTIONS[stage.name] ?? layer.section;
   return (
     <section class="layer" aria-labelledby={layer.name}>
       <header>
@@ -47,11 +46,7 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
       {open && (
         <div class="about">
           <p>{words.about(layer, stage, description.towers)}</p>
-          <p class="note">
-            {section && words.section(section)}
-            {section && source && " · "}
-            {source && <code>{source}</code>}
-          </p>
+          <References layer={layer} stage={stage} />
         </div>
       )}
       {answer && tensor && (
@@ -71,6 +66,22 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
         </button>
       )}
     </section>
+  );
+}
+
+/** The sections of the paper and the lines of code that a stage is described in. */
+function References({ layer, stage }: { layer: Layer; stage: Stage }) {
+  const { words, explorer } = useShown();
+  const { links, sources } = explorer.description;
+  const isLinked = stage.name === "response" && links.includes(layer.name);
+  const operations = [stage.name, ...(isLinked ? ["exchange"] : []), ...(stage.text.dropout ? ["dropout"] : [])];
+  const sections = operations.map((name) => (name === "response" ? layer.section : SECTIONS[name])).filter(Boolean);
+  const lines = operations.map((name) => sources[name === "response" ? layer.kind : name]).filter(Boolean);
+  return (
+    <p class="note">
+      {sections.length > 0 && `${words.sections(sections.sort())} · `}
+      <code>{lines.join(", ")}</code>
+    </p>
   );
 }
 

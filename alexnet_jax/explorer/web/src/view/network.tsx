@@ -1,7 +1,7 @@
 /** The network as the paper's Figure 2 draws it: layer by layer, its towers side by side, with their crossings. */
 
 import { Fragment } from "preact";
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Layer } from "../contract";
 import type { Answer } from "../explorer";
 import type { Measure } from "../maps";
@@ -13,7 +13,8 @@ import { Canvas, Choice, useShown } from "./shared";
 
 export function Network() {
   const { words, explorer } = useShown();
-  const { description, answer } = explorer;
+  const { description } = explorer;
+  const answer = useLater(explorer.answer);
   const [measure, setMeasure] = useState<Measure>("maximum");
   const { image, towers } = description;
   return (
@@ -62,4 +63,14 @@ function LayerSlot({ layer, measure, answer }: { layer: Layer; measure: Measure;
     () => <LayerView layer={layer} measure={measure} answer={answer} />,
     [layer, measure, answer?.outputs, answer?.probabilities],
   );
+}
+
+/** A value one frame late, so that the answer is seen before hundreds of maps are drawn. */
+function useLater<T>(value: T): T {
+  const [late, setLate] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setLate(value));
+    return () => clearTimeout(timer);
+  }, [value]);
+  return late;
 }

@@ -46,27 +46,30 @@ export function Picture() {
 }
 
 const FINE = 20; // pixels of the overlay for each square
+const EDGED = GRID + 2; // with the outer squares repeated, so that the overlay reaches the edges
 
 /** The evidence for the chosen class, each value at the centre of its square, smooth in between. */
 function Evidence() {
   const { explorer, colours } = useShown();
   const { answer, target, stored } = explorer;
   if (!answer?.evidence || target === null || answer.stored !== stored) return null;
-  const values = evidenceFor(target, answer.whole, answer.evidence);
+  const values = evidenceFor(target, answer.probabilities, answer.evidence);
   const draw = (context: CanvasRenderingContext2D) => {
     const most = Math.max(0.05, ...values.map(Math.abs)); // nats: less is hardly evidence
     const small = document.createElement("canvas");
-    small.width = small.height = GRID;
-    const picture = new ImageData(GRID, GRID);
-    values.forEach((value, i) => {
+    small.width = small.height = EDGED;
+    const picture = new ImageData(EDGED, EDGED);
+    const inner = (at: number) => Math.min(Math.max(at - 1, 0), GRID - 1);
+    for (let i = 0; i < EDGED ** 2; i++) {
+      const value = values[inner(Math.floor(i / EDGED)) * GRID + inner(i % EDGED)] ?? 0;
       picture.data.set(value > 0 ? colours.for : colours.against, 4 * i);
       picture.data[4 * i + 3] = (200 * Math.abs(value)) / most;
-    });
+    }
     small.getContext("2d")!.putImageData(picture, 0, 0);
     const side = SHARE * GRID * FINE;
     const cell = (GRID * FINE - side) / (GRID - 1);
-    const margin = (side - cell) / 2;
-    context.drawImage(small, margin, margin, GRID * cell, GRID * cell);
+    const margin = (side - cell) / 2 - cell;
+    context.drawImage(small, margin, margin, EDGED * cell, EDGED * cell);
   };
   return <Canvas class="evidence" width={GRID * FINE} height={GRID * FINE} inputs={[answer.evidence, target]} draw={draw} />;
 }

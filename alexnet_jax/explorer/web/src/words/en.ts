@@ -45,7 +45,7 @@ function aboutResponse(layer: Layer, towers: number): string {
 
 function aboutStage({ name, text }: Stage): string {
   if (name === "pool") {
-    const overlap = Number(text.stride) < Number(text.window) ? ", so that neighbours overlap" : "";
+    const overlap = Number(text.stride) < Number(text.window) ? ", so that they overlap, which the paper finds a little better" : "";
     return (
       `Of each window of ${times(Number(text.window))} pixels only the largest value is kept; the windows lie ` +
       `${text.stride} pixels apart${overlap}. That a pattern is there now matters more than exactly where.`
@@ -94,7 +94,6 @@ export const en = {
   // The image
   imageAndAnswer: "Image and answer",
   drop: "Drop an image here, or paste one",
-  dropAnywhere: "Drop it",
   openImage: "Open an image",
   useCamera: "Camera",
   takePicture: "Take the picture",
@@ -129,7 +128,6 @@ export const en = {
 
   // The answer
   bestClasses: "Best classes",
-  classOf: (tower: number) => `in tower ${tower}`,
   before: (p: number) => `${percent.format(p)} with all links`,
   evidenceHint: "Choose a class to see where the evidence for it lies.",
   evidence: (label: string) => `Covering a red square makes “${label}” less likely; covering a blue one, more.`,
@@ -162,7 +160,7 @@ export const en = {
   about: (layer: Layer, stage: Stage, towers: number) =>
     stage.name === "response" ? aboutResponse(layer, towers) : aboutStage(stage),
   whatHappens: (layer: string) => `What happens in ${layer}?`,
-  section: (section: string) => `Paper, section ${section}`,
+  sections: (sections: string[]) => `Paper, ${sections.length > 1 ? "sections" : "section"} ${sections.join(" and ")}`,
   mapsOf: (layer: string, tower: number) => `Maps of ${layer} in tower ${tower}, strongest first`,
   mapName: (unit: number, strength: number) => `Map ${unit}, ${short.format(strength)}`,
   showAll: (count: number) => `Show all ${number.format(count)}`,

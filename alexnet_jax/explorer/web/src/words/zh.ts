@@ -27,7 +27,7 @@ function aboutResponse(layer: Layer, towers: number): string {
 
 function aboutStage({ name, text }: Stage): string {
   if (name === "pool") {
-    const overlap = Number(text.stride) < Number(text.window) ? "，因此彼此重叠" : "";
+    const overlap = Number(text.stride) < Number(text.window) ? "，因此彼此重叠（论文发现这样略好）" : "";
     return (
       `每个 ${times(Number(text.window))} 的窗口只保留最大值，窗口间隔 ${text.stride} 个像素${overlap}。` +
       "从此，图案是否出现比确切位置更重要。"
@@ -70,7 +70,6 @@ export const zh: Words = {
 
   imageAndAnswer: "图像与答案",
   drop: "将图像拖放或粘贴到这里",
-  dropAnywhere: "松手即可",
   openImage: "打开图像",
   useCamera: "相机",
   takePicture: "拍照",
@@ -100,7 +99,6 @@ export const zh: Words = {
   serverRefused: (why) => `服务器拒绝了请求：${why}。`,
 
   bestClasses: "最可能的类别",
-  classOf: (tower) => `在塔 ${tower} 中`,
   before: (p) => `全部连通时为 ${percent(p)}`,
   evidenceHint: "选择一个类别，看看它的依据在图像何处。",
   evidence: (label) => `遮住红色方块，“${label}”的概率下降；遮住蓝色方块则上升。`,
@@ -130,7 +128,7 @@ export const zh: Words = {
     })[name],
   about: (layer, stage, towers) => (stage.name === "response" ? aboutResponse(layer, towers) : aboutStage(stage)),
   whatHappens: (layer) => `${layer} 做了什么？`,
-  section: (section) => `论文第 ${section} 节`,
+  sections: (sections) => `论文第 ${sections.join("、")} 节`,
   mapsOf: (layer, tower) => `塔 ${tower} 中 ${layer} 的特征图，由强到弱`,
   mapName: (unit, strength) => `特征图 ${unit}，${short(strength)}`,
   showAll: (count) => `显示全部 ${number(count)} 张`,
