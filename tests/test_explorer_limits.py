@@ -44,6 +44,20 @@ def test_what_is_no_image_is_said_and_the_answer_stays(opened, name, content, wo
     assert page.page.get_by_role("alert").count() == 0 and page.top() != before
 
 
+@pytest.mark.parametrize("how", ["drop", "paste"])
+def test_what_is_no_image_does_not_stop_the_work_on_another(opened, explored, how):
+    """While a link is being cut: then the answer comes, the page is no longer busy, and links are weighed."""
+    page = opened()
+    page.answered()
+    page.page.get_by_role("switch", name="Towers linked in conv3").evaluate("(button) => button.click()")
+    page.show(b"not an image", "text.png", how)
+    assert "text.png is not an image" in page.page.get_by_role("alert").inner_text()
+    page.page.wait_for_function("document.querySelector('.caption .note:not(:empty)')")
+    page.answered()
+    assert page.page.locator(".bars s").count() >= 5
+    page.page.wait_for_function("document.querySelectorAll('.caption .note:not(:empty)').length == 6")
+
+
 def test_of_an_animation_the_first_frame_is_seen(opened, explored):
     frames = [Image.fromarray(photo(seed)).quantize(32) for seed in (1, 2)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -142,6 +142,30 @@ def test_evidence_for_a_class(opened, explored):
     page.page.locator(".evidence").wait_for(state="detached")
 
 
+def test_evidence_where_links_are_cut_compares_with_the_answer_of_then(opened, explored):
+    """Red in the middle of squares without which the class is less likely than it is now, blue where it is more."""
+    page, pixels = opened(), stored_pixels(encoded(photo(1), "PNG"), 32).pixels
+    page.show(encoded(pixels, "PNG"), "photo.png")
+    page.page.get_by_role("switch", name="Towers linked", exact=True).click()
+    page.answered()
+    best, links = next(iter(page.top())), (0.0,) * len(stages.links(explored.net.config.model))
+    page.page.locator(".bars button").first.click()
+    page.page.locator(".bars .note", has_text="red square").wait_for()
+    starts = [2 + int(3.5 * i + 0.5) for i in range(7)]  # of squares of 7 pixels in the crop of 28
+    mean = explored.net.statistics.mean_image.mean(axis=(0, 1)).round().astype(np.uint8)
+    evidence = np.empty((7, 7))
+    for row, top in enumerate(starts):
+        for column, left in enumerate(starts):
+            copy = pixels.copy()
+            copy[top : top + 7, left : left + 7] = mean
+            evidence[row, column] = -np.log(probabilities(explored.net, encoded(copy, "PNG"), links)[best])
+    evidence += np.log(probabilities(explored.net, encoded(pixels, "PNG"), links)[best])
+    middles = [int(8.75 + 17.5 * (i + 0.5)) for i in range(7)]  # of the squares in the overlay of 140 pixels
+    shown = page.pixels(".evidence").astype(int)[np.ix_(middles, middles)]
+    clear = np.abs(evidence) > 0.2 * np.abs(evidence).max()
+    assert ((shown[..., 0] > shown[..., 2]) == (evidence > 0))[clear].all(), evidence
+
+
 def test_the_networks_along_training(opened, explored):
     page, content = opened(), encoded(photo(1), "PNG")
     page.show(content, "photo.png")

@@ -31,7 +31,7 @@ export function covered(pixels: Uint8Array, size: number, covers: Square[], colo
 }
 
 /** How far the log probability of a class falls: `rows` has the probabilities of the squares computed so far, nats. */
-export function evidenceFor(label: number, whole: Float32Array, rows: Float32Array[]): number[] {
+export function evidenceFor(label: number, uncovered: Float32Array, rows: Float32Array[]): number[] {
   const log = (probabilities: Float32Array) => Math.log(Math.max(probabilities[label], 1e-30));
-  return rows.map((row) => log(whole) - log(row));
+  return rows.map((row) => log(uncovered) - log(row));
 }

@@ -25,11 +25,12 @@ export class Explorer {
   stored: Stored | null = null; // the image
   answer: Answer | null = null; // perhaps still that of the last image
   problem: Problem | null = null;
-  busy = false;
   links: boolean[]; // open
   step: number;
   target: number | null = null; // class whose evidence is shown
-  private turn = 0; // of the last request; older ones are dropped
+  private pending = 0; // images being read, and answers asked for
+  private reading = 0; // of the last image; older ones are dropped
+  private turn = 0; // of the last answer asked for; older ones are dropped
   private running: Promise<void> = Promise.resolve();
   private gathering = -1; // evidence, for which turn
 
@@ -40,6 +41,10 @@ export class Explorer {
   ) {
     this.links = description.links.map(() => true);
     this.step = description.steps[description.steps.length - 1].step;
+  }
+
+  get busy(): boolean {
+    return this.pending > 0;
   }
 
   get size(): number {
@@ -53,13 +58,11 @@ export class Explorer {
 
   async showFile(file: Blob, name: string): Promise<void> {
     const started = performance.now();
-    const turn = ++this.turn;
+    const reading = ++this.reading;
     this.problem = null;
-    this.busy = true;
-    this.changed();
     await this.catching(async () => {
-      const stored = await readImage(file, name, this.size).finally(() => (this.busy = turn !== this.turn));
-      if (turn !== this.turn) return;
+      const stored = await this.busyUntil(readImage(file, name, this.size));
+      if (reading !== this.reading) return;
       this.stored = stored;
       this.target = null;
       await this.think(started);
@@ -85,12 +88,12 @@ export class Explorer {
 
   setTarget(label: number | null): Promise<void> {
     this.target = label;
+    this.problem = null;
     this.changed();
     return this.catching(() => this.gatherEvidence(this.turn));
   }
 
   report(problem: Problem): void {
-    this.turn++;
     this.problem = problem;
     this.changed();
   }
@@ -116,6 +119,17 @@ export class Explorer {
     }
   }
 
+  private async busyUntil<T>(work: Promise<T>): Promise<T> {
+    this.pending++;
+    this.changed();
+    try {
+      return await work;
+    } finally {
+      this.pending--;
+      this.changed();
+    }
+  }
+
   private run(step: number, images: Uint8Array, links: boolean[], outputs: string[]): Promise<Outputs> {
     return this.backend.run(step, images, links.map(Number), outputs);
   }
@@ -132,7 +146,7 @@ export class Explorer {
     const turn = ++this.turn;
     const work = this.running.then(() => this.answerNow(turn, started));
     this.running = work.catch(() => {});
-    await work;
+    await this.busyUntil(work);
     if (turn !== this.turn || !this.answer) return;
     await this.weighLinks(turn);
     await this.gatherEvidence(turn);
@@ -145,25 +159,18 @@ export class Explorer {
     const shown = layers.flatMap(({ name, stages }) =>
       (this.backend.transfers ? stages.slice(-1) : stages).map((stage) => `${name}.${stage.name}`),
     );
-    this.busy = true;
-    this.changed();
-    try {
-      const loading = performance.now();
-      await this.backend.load(step);
-      started += performance.now() - loading;
-      const outputs = await this.run(step, stored.pixels, links, ["probabilities", ...shown]);
-      const probabilities = outputs.probabilities.data;
-      const milliseconds = performance.now() - started;
-      let whole = probabilities;
-      if (links.includes(false)) {
-        const known = answer?.stored === stored && answer.step === step;
-        whole = known ? answer.whole : await this.allLinked(step, stored);
-      }
-      this.answer = { stored, step, links, outputs, probabilities, whole, milliseconds, carried: {}, evidence: null };
-    } finally {
-      this.busy = turn !== this.turn;
-      this.changed();
+    const loading = performance.now();
+    await this.backend.load(step);
+    started += performance.now() - loading;
+    const outputs = await this.run(step, stored.pixels, links, ["probabilities", ...shown]);
+    const probabilities = outputs.probabilities.data;
+    const milliseconds = performance.now() - started;
+    let whole = probabilities;
+    if (links.includes(false)) {
+      const known = answer?.stored === stored && answer.step === step;
+      whole = known ? answer.whole : await this.allLinked(step, stored);
     }
+    this.answer = { stored, step, links, outputs, probabilities, whole, milliseconds, carried: {}, evidence: null };
   }
 
   private async allLinked(step: number, stored: Stored): Promise<Float32Array> {
@@ -206,14 +213,17 @@ export class Explorer {
     const { image, mean } = this.description;
     const covers = squares(image.size, image.crop);
     const batch = answer.milliseconds > SLOW ? 1 : GRID;
-    for (let known = answer.evidence ?? []; known.length < covers.length; known = this.answer!.evidence ?? []) {
-      if (turn !== this.turn) return;
-      const images = covered(answer.stored.pixels, image.size, covers.slice(known.length, known.length + batch), mean);
-      const { probabilities } = await this.run(answer.step, images, answer.links, ["probabilities"]);
-      const [rows, classes] = probabilities.shape;
-      const found = Array.from({ length: rows }, (_, i) => probabilities.data.slice(i * classes, (i + 1) * classes));
-      this.amend(answer, { evidence: [...known, ...found] });
+    try {
+      for (let known = answer.evidence ?? []; known.length < covers.length; known = this.answer!.evidence ?? []) {
+        if (turn !== this.turn) return;
+        const images = covered(answer.stored.pixels, image.size, covers.slice(known.length, known.length + batch), mean);
+        const { probabilities } = await this.run(answer.step, images, answer.links, ["probabilities"]);
+        const [rows, classes] = probabilities.shape;
+        const found = Array.from({ length: rows }, (_, i) => probabilities.data.slice(i * classes, (i + 1) * classes));
+        this.amend(answer, { evidence: [...known, ...found] });
+      }
+    } finally {
+      if (this.gathering === turn) this.gathering = -1; // to be continued if it failed
     }
-    this.gathering = -1;
   }
 }

@@ -12,7 +12,7 @@ const SIGNATURES: [string, Header["format"]][] = [
   ["\xff\xd8\xff", "JPEG"],
   ["GIF8", "GIF"],
   ["RIFF????WEBP", "WebP"],
-  ["BM", "BMP"],
+  ["BM????\0\0\0\0", "BMP"],
   ["????ftypavi", "AVIF"],
   ["????ftyphe", "HEIC"],
   ["????ftypm?f1", "HEIC"],
@@ -22,7 +22,7 @@ const SIGNATURES: [string, Header["format"]][] = [
 ];
 
 export function readHeader(bytes: Uint8Array): Header {
-  const start = String.fromCharCode(...bytes.subarray(0, 1024));
+  const start = String.fromCharCode(...bytes.subarray(0, 4096));
   const signature = SIGNATURES.find(([first]) => [...first].every((c, i) => c === "?" || c === start[i]));
   const format = signature?.[1] ?? (/<svg[\s>]/i.test(start) ? "SVG" : null);
   const [width, height] = format === null ? [0, 0] : size(format, new DataView(bytes.buffer, bytes.byteOffset, bytes.length));

@@ -35,8 +35,7 @@ export async function readImage(file: Blob, name: string, size: number): Promise
     const top = Math.floor((bitmap.height - side) / 2);
     const seen = { transparent: false };
     let pixels = toSquare(readFrom(bitmap, left, top, side, seen), side, size);
-    const exact = seen.transparent ? readTransparent(bitmap, left, top, side) : null;
-    if (exact) pixels = toSquare(exact, side, size);
+    if (seen.transparent) pixels = transparentSquare(bitmap, left, top, side, size) ?? pixels;
     return { pixels, name, animated: header.animated };
   } finally {
     bitmap.close();
@@ -64,10 +63,10 @@ function readFrom(bitmap: ImageBitmap, left: number, top: number, side: number, 
 }
 
 /**
- * The same with colours as they are in the file where it is transparent, too: a 2D canvas forgets those, WebGL and Pillow
+ * The square scaled, with colours as they are in the file where it is transparent, too: a 2D canvas forgets those, WebGL and Pillow
  * do not. Null where there is no WebGL, or not of that size.
  */
-function readTransparent(bitmap: ImageBitmap, left: number, top: number, side: number): ReadRows | null {
+function transparentSquare(bitmap: ImageBitmap, left: number, top: number, side: number, size: number): Uint8Array | null {
   const gl = document.createElement("canvas").getContext("webgl2");
   if (!gl || side > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
   const texture = gl.createTexture();
@@ -75,13 +74,16 @@ function readTransparent(bitmap: ImageBitmap, left: number, top: number, side: n
   gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
   gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
   gl.pixelStorei(gl.UNPACK_SKIP_PIXELS, left);
-  return (row, count) => {
+  const read: ReadRows = (row, count) => {
     gl.pixelStorei(gl.UNPACK_SKIP_ROWS, top + row);
     gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, side, count, 0, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
     const pixels = new Uint8ClampedArray(side * count * 4);
     gl.readPixels(0, 0, side, count, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(pixels.buffer));
     return pixels;
   };
+  const pixels = toSquare(read, side, size);
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // a page may have some ten at a time
+  return pixels;
 }
 
 /** The bytes of a data URL. */

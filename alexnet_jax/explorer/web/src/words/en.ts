@@ -109,7 +109,7 @@ export const en = {
   tooManyPixels: (pixels: number, most: number) =>
     `This image has ${number.format(Math.round(pixels / 1e6))} million pixels, and ${number.format(most / 1e6)} million is ` +
     "the most that is read. Scale it down first.",
-  notAnImage: (name: string) => `${name || "What you chose"} is not an image, whatever its name says. Choose a JPEG, PNG or WebP file.`,
+  notAnImage: (name: string) => `${name || "What you chose"} is not an image that this page can read, whatever its name says. Choose a JPEG, PNG or WebP file.`,
   svg: "An SVG file is a drawing without pixels. Save it as PNG, then open that.",
   cannotDecode: (format: string) => `This browser cannot read ${format} files. Save the image as JPEG or PNG, then open that.`,
   damaged: (name: string, format: string) => `${name || `This ${format} file`} is damaged: the browser cannot decode it. Try another copy.`,

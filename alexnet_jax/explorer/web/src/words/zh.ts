@@ -83,7 +83,7 @@ export const zh: Words = {
   fileTooLarge: (most) => `文件超过 ${number(most / 2 ** 20)} MiB。请选择较小的图像。`,
   tooManyPixels: (pixels, most) =>
     `图像有 ${number(Math.round(pixels / 1e4))} 万像素，最多可读 ${number(most / 1e4)} 万。请先缩小。`,
-  notAnImage: (name) => `${name || "所选内容"}不是图像，无论文件名如何。请选择 JPEG、PNG 或 WebP 文件。`,
+  notAnImage: (name) => `${name || "所选内容"}不是本页能读取的图像，无论文件名如何。请选择 JPEG、PNG 或 WebP 文件。`,
   svg: "SVG 是没有像素的矢量图。请另存为 PNG 再打开。",
   cannotDecode: (format) => `此浏览器无法读取 ${format} 文件。请将图像另存为 JPEG 或 PNG 再打开。`,
   damaged: (name, format) => `${name || `此 ${format} 文件`}已损坏，浏览器无法解码。请换一份。`,
