@@ -98,3 +98,6 @@ def test_layers_that_onnx_lacks_are_refused():
     values.model.conv2.shared = False
     with pytest.raises(UserError, match=r"conv2 has separate kernels for every position.*export to .stablehlo"):
         program.serialized(random_network(small(lambda: values)), half=False)
+    values.model.conv2.update(shared=True, then=("activation", "pool", "activation"))
+    with pytest.raises(UserError, match=r"conv2 has an operation twice in model\.conv2\.then"):
+        program.serialized(random_network(small(lambda: values)), half=False)

@@ -20,7 +20,7 @@ from PIL import Image
 from alexnet_jax.commands import export_weights
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.explorer import bundle, description, folder, sprites
+from alexnet_jax.explorer import bundle, description, folder, sprites, units
 from alexnet_jax.inference.network import Network, open_workdir
 from alexnet_jax.interop import networks
 from alexnet_jax.run import config_files, workdir
@@ -125,41 +125,41 @@ def test_units_have_their_strongest_patches_and_kernels(explorer, directory, net
     train.read(np.arange(60), pixels)
     responses = network.ask(network.activations_step("response"), pixels)
     for name in responses:
-        units, layer = value(explorer, f"units/{name}"), network.params[name]["kernel"]
+        shown, layer = value(explorer, f"units/{name}"), network.params[name]["kernel"]
         highest = np.sort(responses[name].max(axis=(2, 3)).reshape(60, -1), axis=0)[::-1][:4].T
-        assert [len(row) for row in units["responses"]] == [(row > 0).sum() for row in highest]
-        for ours, right in zip(units["responses"], highest, strict=True):
+        assert [len(row) for row in shown["responses"]] == [(row > 0).sum() for row in highest]
+        for ours, right in zip(shown["responses"], highest, strict=True):
             np.testing.assert_allclose(ours, right[right > 0], atol=6e-4)
-        side, count = units["side"], len(highest)
-        assert picture(units["patches"]).shape == (count * side, 4 * side, 3)
+        side, count = shown["side"], len(highest)
+        assert picture(shown["patches"]).shape == (count * side, 4 * side, 3)
         colours = (3,) if name == "conv1" else ()
         columns = 1 if name == "conv1" else min(6, layer.shape[3])
-        assert picture(units["kernels"]).shape == (count * layer.shape[1], columns * layer.shape[2], *colours)
-        assert units["kernelSide"] == layer.shape[1]
+        assert picture(shown["kernels"]).shape == (count * layer.shape[1], columns * layer.shape[2], *colours)
+        assert shown["kernelSide"] == layer.shape[1]
 
 
 def test_kernels_are_those_of_the_inputs_they_name(explorer, network):
     """Of the last unit of tower 1: conv2 reads its own tower, conv3 both."""
     for name, first in (("conv2", 4), ("conv3", 0)):
-        units, kernel = value(explorer, f"units/{name}"), network.params[name]["kernel"][1, ..., -1]
-        inputs = np.array(units["inputs"][-1])
+        of_layer, kernel = value(explorer, f"units/{name}"), network.params[name]["kernel"][1, ..., -1]
+        inputs = np.array(of_layer["inputs"][-1])
         norms = np.linalg.norm(kernel, axis=(0, 1))
         assert (inputs == first + np.argsort(-norms)[: len(inputs)]).all()
-        side = units["kernelSide"]
-        shown = picture(units["kernels"])[-side:].reshape(side, -1, side).transpose(1, 0, 2)
+        side = of_layer["kernelSide"]
+        shown = picture(of_layer["kernels"])[-side:].reshape(side, -1, side).transpose(1, 0, 2)
         right = kernel[..., inputs - first].transpose(2, 0, 1)
         np.testing.assert_allclose((shown - 127.5) / 127.5, right / np.abs(right).max(), atol=0.005)
 
 
 def test_a_patch_is_what_the_unit_sees_and_grey_where_it_does_not_respond(explorer, network):
-    units = value(explorer, "units/conv1")
-    sprite, side = picture(units["patches"]), units["side"]
+    conv1 = value(explorer, "units/conv1")
+    sprite, side = picture(conv1["patches"]), conv1["side"]
     assert side == 5 and sprites.side_of(5, 100) == 5
     train = bundle.spread(network.dataset().splits["train"], 60)
     pixels = np.empty((60, 32, 32, 3), np.uint8)
     train.read(np.arange(60), pixels)
     padded = np.pad(network.centre_crop(pixels), ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=128)
-    for unit, row in enumerate(units["responses"]):
+    for unit, row in enumerate(conv1["responses"]):
         for column in range(4):
             patch = sprite[unit * 5 :, column * 5 :][:5, :5]
             if column >= len(row):
@@ -194,6 +194,22 @@ def test_vectors_of_maps_are_in_the_programs_order():
     maps = network.ask(network.activations_step("output", ("conv5",)), pixels)["conv5"].transpose(0, 1, 4, 2, 3)
     vectors = np.frombuffer(base64.b64decode(found["vectors"]), "<f2").reshape(5, -1)
     np.testing.assert_allclose(vectors, maps.reshape(5, -1), rtol=1e-3, atol=1e-6)
+
+
+def test_units_of_layers_with_a_kernel_for_each_place():
+    """As `serve` shows them: the kernels of the middle place."""
+    values = tiny_config()
+    values.model.conv3.shared = False
+    dataset = open_dataset("digits", "", 32, 10)
+    network = random_network(config_files.parse(values))
+    network = dataclasses.replace(network, classes=dataset.classes, statistics=dataset.statistics())
+    found = dict(units.of_layers(network, bundle.spread(dataset.splits["train"], 3)))["conv3"]
+    kernel = network.params["conv3"]["kernel"][1, 3, 3, :, -1].reshape(3, 3, 8)  # of 6x6 places
+    norms = np.linalg.norm(kernel, axis=(0, 1))
+    assert found["inputs"][-1] == np.argsort(-norms)[:6].tolist()
+    shown = (picture(found["kernels"])[-3:, :3] - 127.5) / 127.5
+    strongest = kernel[..., np.argmax(norms)]
+    assert np.corrcoef(shown.ravel(), strongest.ravel())[0, 1] > 0.999 and picture(found["patches"]).shape[1] == 96
 
 
 def test_pictures_are_of_whole_blocks_unless_they_are_small():

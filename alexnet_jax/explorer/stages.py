@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.inference import activations
 from alexnet_jax.model_config import Model
 from alexnet_jax.run_config import Config
@@ -16,7 +17,12 @@ Params = dict[str, dict[str, Any]]
 
 
 def stages(spec: Model) -> dict[str, tuple[str, ...]]:
-    """Layer -> the names of its stages, in order; the last is its output, all that there is of hidden ones."""
+    """Layer -> the names of its stages, in order; the last is its output, all that there is of hidden ones.
+
+    Raises UserError if an operation comes twice in a layer, since its name would stand for two stages.
+    """
+    if twice := [name for name, conv in spec.convs() if len({*conv.then}) < len(conv.then)]:
+        raise UserError(f"{twice[0]} has an operation twice in model.{twice[0]}.then, which an explorer cannot show")
     convs = {name: ("response", *conv.then) for name, conv in spec.convs()}
     return convs | {name: ("activation",) for name, _ in spec.hidden()} | {"fc8": ("response",)}
 
