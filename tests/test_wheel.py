@@ -50,6 +50,9 @@ def test_the_wheel_holds_what_the_package_needs(wheel):
         assert str(path.relative_to(ROOT)) in names
     assert {f"alexnet_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")} <= names
     assert "alexnet_jax/py.typed" in names
+    explorer = ROOT / "alexnet_jax/explorer"
+    page = {str(path.relative_to(ROOT)) for path in (explorer / "built").rglob("*") if path.is_file()}
+    assert page and page <= names and not [name for name in names if name.startswith("alexnet_jax/explorer/web")]
     assert {name.partition("/")[0] for name in names} == {"alexnet_jax", "alexnet_jax-0.1.0.dist-info"}
 
 
