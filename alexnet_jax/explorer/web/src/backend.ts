@@ -26,8 +26,11 @@ type OnProgress = (progress: Progress | null) => void; // null: nothing is being
 export async function openBackend(description: Description, onProgress: OnProgress): Promise<Backend> {
   if (description.backend === "server") return new Server();
   // A function with one SIMD instruction; runtimes that lack it cannot compile it.
-  const simd = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11];
-  if (!("WebAssembly" in globalThis) || !WebAssembly.validate(Uint8Array.from(simd))) throw new Problem((words) => words.noSimd);
+  const simd = [
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11,
+  ];
+  if (!("WebAssembly" in globalThis) || !WebAssembly.validate(Uint8Array.from(simd)))
+    throw new Problem((words) => words.noSimd);
   const large = description.parameters > LARGE && "webgpu" in description.runtime;
   const adapter = large ? await navigator.gpu?.requestAdapter().catch(() => null) : null;
   const fast = adapter && !adapter.info.isFallbackAdapter; // one in software is slower than WebAssembly
@@ -132,7 +135,10 @@ class Server implements Backend {
       throw new Problem((words) => words.serverGone);
     }
     if (!response.ok) {
-      const detail = await response.json().then((answer) => String(answer.detail), () => response.statusText);
+      const detail = await response.json().then(
+        (answer) => String(answer.detail),
+        () => response.statusText,
+      );
       throw new Problem((words) => words.serverRefused(detail));
     }
     return unpack(await response.arrayBuffer());

@@ -39,7 +39,7 @@ export interface Description {
   units: number; // strongest patches of each unit in units/LAYER.js, in the newest step; 0: there are no such files
   searched: number; // training images that they were searched for in
   neighbours: number; // training images in neighbours.js, seen by the newest step; 0: there is no such file
-  sources: Record<string, string>; // name of a layer's kind or of an operation, as in Stage.name -> "file:line" of its code
+  sources: Record<string, string>; // a layer's kind or an operation, as in Stage.name -> "file:line" of its code
 }
 
 export interface Step {
@@ -99,10 +99,10 @@ export interface Neighbours {
 }
 
 /**
- * What POST api/run?step=N&links=1,0&outputs=NAME,NAME of a server answers to raw pixels [batch, size, size, 3]. `links`
- * are as in the program, "" where there are none. Refusals are JSON: {"detail": "why"}.
+ * What POST api/run?step=N&links=1,0&outputs=NAME,NAME of a server answers to raw pixels [batch, size, size, 3].
+ * `links` are as in the program, "" where there are none. Refusals are JSON: {"detail": "why"}.
  */
 export interface ServerAnswer {
-  // 4 bytes: the length N of the header, little-endian; N bytes: this header as JSON; then float32 of all, little-endian
+  // 4 bytes: the length N of the header; N bytes: this header as JSON; then float32 of all outputs; all little-endian
   outputs: { name: string; shape: number[] }[];
 }

@@ -216,7 +216,12 @@ export class Explorer {
     try {
       for (let known = answer.evidence ?? []; known.length < covers.length; known = this.answer!.evidence ?? []) {
         if (turn !== this.turn) return;
-        const images = covered(answer.stored.pixels, image.size, covers.slice(known.length, known.length + batch), mean);
+        const images = covered(
+          answer.stored.pixels,
+          image.size,
+          covers.slice(known.length, known.length + batch),
+          mean,
+        );
         const { probabilities } = await this.run(answer.step, images, answer.links, ["probabilities"]);
         const [rows, classes] = probabilities.shape;
         const found = Array.from({ length: rows }, (_, i) => probabilities.data.slice(i * classes, (i + 1) * classes));

@@ -2,10 +2,12 @@ import { expect, test } from "vitest";
 import { readHeader } from "./header";
 
 const bytes = (text: string) => Uint8Array.from(text, (c) => c.charCodeAt(0));
-const png = (width: string, height: string, chunk = "") => `\x89PNG\r\n\x1a\n\0\0\0\rIHDR${width}${height}\x08\x02\0\0\0????${chunk}`;
+const png = (width: string, height: string, chunk = "") =>
+  `\x89PNG\r\n\x1a\n\0\0\0\rIHDR${width}${height}\x08\x02\0\0\0????${chunk}`;
 const PALETTE = "\0".repeat(6);
 const FRAME = "\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x4c\x01\0"; // an image descriptor and its data
-const gif = (frames: number) => `GIF89a\x02\0\x03\0\x80\0\0${PALETTE}${`\x21\xf9\x04\0\0\0\0\0${FRAME}`.repeat(frames)}\x3b`;
+const gif = (frames: number) =>
+  `GIF89a\x02\0\x03\0\x80\0\0${PALETTE}${`\x21\xf9\x04\0\0\0\0\0${FRAME}`.repeat(frames)}\x3b`;
 
 test.each([
   ["PNG", png("\0\0\x01\0", "\0\0\0\x02"), 512, false],

@@ -25,7 +25,8 @@ export function readHeader(bytes: Uint8Array): Header {
   const start = String.fromCharCode(...bytes.subarray(0, 4096));
   const signature = SIGNATURES.find(([first]) => [...first].every((c, i) => c === "?" || c === start[i]));
   const format = signature?.[1] ?? (/<svg[\s>]/i.test(start) ? "SVG" : null);
-  const [width, height] = format === null ? [0, 0] : size(format, new DataView(bytes.buffer, bytes.byteOffset, bytes.length));
+  const [width, height] =
+    format === null ? [0, 0] : size(format, new DataView(bytes.buffer, bytes.byteOffset, bytes.length));
   return { format, pixels: width * height, animated: isAnimated(format, bytes, start) };
 }
 
@@ -82,7 +83,7 @@ function isAnimated(format: Header["format"], bytes: Uint8Array, start: string):
 function gifFrames(bytes: Uint8Array): number {
   const palette = (flags: number) => (flags & 0x80 ? 3 * 2 ** ((flags & 7) + 1) : 0);
   let frames = 0;
-  for (let at = 13 + palette(bytes[10]); at < bytes.length && frames < 2; ) {
+  for (let at = 13 + palette(bytes[10]); at < bytes.length && frames < 2;) {
     const block = bytes[at];
     if (block === 0x2c) {
       frames++;

@@ -25,7 +25,8 @@ export async function readImage(file: Blob, name: string, size: number): Promise
   try {
     bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   } catch {
-    if (["HEIC", "TIFF", "JPEG 2000", "AVIF"].includes(format)) throw new Problem((words) => words.cannotDecode(format));
+    if (["HEIC", "TIFF", "JPEG 2000", "AVIF"].includes(format))
+      throw new Problem((words) => words.cannotDecode(format));
     throw new Problem((words) => words.damaged(name, format));
   }
   try {
@@ -47,7 +48,13 @@ function checkPixels(pixels: number): void {
 }
 
 /** Reads rows of the central square, a few at a time, since a canvas of many megapixels is more than phones allow. */
-function readFrom(bitmap: ImageBitmap, left: number, top: number, side: number, seen: { transparent: boolean }): ReadRows {
+function readFrom(
+  bitmap: ImageBitmap,
+  left: number,
+  top: number,
+  side: number,
+  seen: { transparent: boolean },
+): ReadRows {
   const canvas = document.createElement("canvas");
   canvas.width = side;
   canvas.height = 0;
@@ -63,10 +70,16 @@ function readFrom(bitmap: ImageBitmap, left: number, top: number, side: number, 
 }
 
 /**
- * The square scaled, with colours as they are in the file where it is transparent, too: a 2D canvas forgets those, WebGL and Pillow
- * do not. Null where there is no WebGL, or not of that size.
+ * The square scaled, with colours as they are in the file where it is transparent, too: a 2D canvas forgets those, WebGL
+ * and Pillow do not. Null where there is no WebGL, or not of that size.
  */
-function transparentSquare(bitmap: ImageBitmap, left: number, top: number, side: number, size: number): Uint8Array | null {
+function transparentSquare(
+  bitmap: ImageBitmap,
+  left: number,
+  top: number,
+  side: number,
+  size: number,
+): Uint8Array | null {
   const gl = document.createElement("canvas").getContext("webgl2");
   if (!gl || side > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
   const texture = gl.createTexture();

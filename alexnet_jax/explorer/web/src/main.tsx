@@ -44,7 +44,12 @@ async function start(root: HTMLElement): Promise<void> {
     await (description.examples.length > 0 ? explorer.showExample(0) : explorer.load());
   } catch (error) {
     const text = error instanceof Problem ? error.say(words) : String(error);
-    render(<p class="problem alone" role="alert">{text}</p>, root);
+    render(
+      <p class="problem alone" role="alert">
+        {text}
+      </p>,
+      root,
+    );
   }
 }
 

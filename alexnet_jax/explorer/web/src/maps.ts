@@ -11,7 +11,8 @@ export function shareOf(layer: Layer, towers: number, tower: number): [number, n
   return [tower * share, Math.min((tower + 1) * share, layer.features)];
 }
 
-export const towerOf = (layer: Layer, towers: number, unit: number) => Math.floor(unit / Math.ceil(layer.features / towers));
+export const towerOf = (layer: Layer, towers: number, unit: number) =>
+  Math.floor(unit / Math.ceil(layer.features / towers));
 
 /** A feature's values: a map of height * width, or one number. */
 export function valuesOf({ shape, data }: Tensor, unit: number): Float32Array {
@@ -50,6 +51,7 @@ export interface MapValues {
 export type Colour = readonly [number, number, number];
 
 export interface Colours {
+  ink: Colour;
   tile: Colour; // where there is no response
   towers: Colour[];
   negative: Colour;
@@ -65,7 +67,14 @@ export function readColours(): Colours {
     return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)) as unknown as Colour;
   };
   const towers = [0, 1, 2, 3].map((tower) => read(`tower-${tower}`));
-  return { tile: read("tile"), towers, negative: read("negative"), for: read("for"), against: read("against") };
+  return {
+    ink: read("ink"),
+    tile: read("tile"),
+    towers,
+    negative: read("negative"),
+    for: read("for"),
+    against: read("against"),
+  };
 }
 
 /** How much of its colour a value gets: more than its share of `scale`, so that weak responses are seen. */

@@ -20,7 +20,10 @@ test("the nearest rows, nearest first", () => {
 
 test("the towers' shares of a layer, the last of which may be smaller", () => {
   const layer = { features: 5 } as Layer;
-  expect([0, 1].map((tower) => shareOf(layer, 2, tower))).toEqual([[0, 3], [3, 5]]);
+  expect([0, 1].map((tower) => shareOf(layer, 2, tower))).toEqual([
+    [0, 3],
+    [3, 5],
+  ]);
   expect([0, 2, 3, 4].map((unit) => towerOf(layer, 2, unit))).toEqual([0, 0, 1, 1]);
 });
 

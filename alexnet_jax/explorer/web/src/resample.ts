@@ -5,7 +5,7 @@ export type ReadRows = (top: number, count: number) => Uint8ClampedArray;
 
 const { fround } = Math;
 
-/** The pixels that `alexnet prepare` would store: [size, size, 3]. Only as many rows as a row needs are read at once. */
+/** The pixels that `alexnet prepare` would store: [size, size, 3]. A row is read when it is needed. */
 export function toSquare(read: ReadRows, side: number, size: number): Uint8Array {
   if (side <= size) return cubic(read, side, size);
   return side % size === 0 ? integerArea(read, side, size) : area(read, side, size);
@@ -75,7 +75,8 @@ function area(read: ReadRows, side: number, size: number): Uint8Array {
       for (let x = 0; x < size; x++) {
         for (const part of table[x]) {
           const at = start + part.from * 4;
-          for (let channel = 0; channel < 3; channel++) row[x * 3 + channel] += fround(rows[at + channel] * part.weight);
+          for (let channel = 0; channel < 3; channel++)
+            row[x * 3 + channel] += fround(rows[at + channel] * part.weight);
         }
       }
       for (let i = 0; i < row.length; i++) sums[i] += fround(weight * row[i]);
@@ -120,7 +121,10 @@ function cubic(read: ReadRows, side: number, size: number): Uint8Array {
   const out = new Uint8Array(size * size * 3);
   table.forEach(({ from, weights }, y) => {
     for (let i = 0; i < size * 3; i++) {
-      const sum = weighted(from.map((at) => wide[at * size * 3 + i]), weights);
+      const sum = weighted(
+        from.map((at) => wide[at * size * 3 + i]),
+        weights,
+      );
       out[y * size * 3 + i] = Math.min(Math.max(round(sum), 0), 255);
     }
   });

@@ -60,7 +60,7 @@ export function Kernels() {
       <div class="towers">
         {Array.from({ length: towers }, (_, tower) => {
           const [start, end] = shareOf(layer, towers, tower);
-          const columns = [12, 11, 10, 9, 8].find((count) => (end - start) % count === 0) ?? 10; // full rows, if possible
+          const columns = [12, 11, 10, 9, 8].find((count) => (end - start) % count === 0) ?? 10; // full rows
           const tiles = Array.from({ length: end - start }, (_, i) => ({
             key: i,
             label: words.kernel(start + i),

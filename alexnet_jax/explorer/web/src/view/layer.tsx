@@ -8,7 +8,13 @@ import type { Tensor } from "../runtime/messages";
 import { Choice, MapsCanvas, Tiles, useNarrow, useShown } from "./shared";
 
 /** Sections of the paper about what happens between layers and within them. */
-const SECTIONS: Record<string, string> = { exchange: "3.2", activation: "3.1", lrn: "3.3", pool: "3.4", dropout: "4.2" };
+const SECTIONS: Record<string, string> = {
+  exchange: "3.2",
+  activation: "3.1",
+  lrn: "3.3",
+  pool: "3.4",
+  dropout: "4.2",
+};
 
 export function LayerView({ layer, measure, answer }: { layer: Layer; measure: Measure; answer: Answer | null }) {
   const { words, explorer } = useShown();
@@ -28,7 +34,12 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
     <section class="layer" aria-labelledby={layer.name}>
       <header>
         <h3 id={layer.name}>
-          <button type="button" aria-expanded={open} title={words.whatHappens(layer.name)} onClick={() => setOpen(!open)}>
+          <button
+            type="button"
+            aria-expanded={open}
+            title={words.whatHappens(layer.name)}
+            onClick={() => setOpen(!open)}
+          >
             {layer.name}
           </button>
         </h3>
@@ -53,7 +64,9 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
         <div class="towers">
           {Array.from({ length: description.towers }, (_, tower) => (
             <div class="tower" key={tower} data-tower={tower}>
-              {layer.kind === "conv" && <Maps {...{ layer, tensor, tower, measure, columns, width: stage.width, most: all ? share : few }} />}
+              {layer.kind === "conv" && (
+                <Maps {...{ layer, tensor, tower, measure, columns, width: stage.width, most: all ? share : few }} />
+              )}
               {layer.kind === "dense" && <Units {...{ layer, tensor, tower }} />}
               {layer.kind === "head" && <Classes {...{ layer, tower }} probabilities={answer.probabilities} />}
             </div>

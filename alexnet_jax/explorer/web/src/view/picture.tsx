@@ -71,7 +71,9 @@ function Evidence() {
     const margin = (side - cell) / 2 - cell;
     context.drawImage(small, margin, margin, EDGED * cell, EDGED * cell);
   };
-  return <Canvas class="evidence" width={GRID * FINE} height={GRID * FINE} inputs={[answer.evidence, target]} draw={draw} />;
+  return (
+    <Canvas class="evidence" width={GRID * FINE} height={GRID * FINE} inputs={[answer.evidence, target]} draw={draw} />
+  );
 }
 
 function Sources() {
@@ -89,14 +91,36 @@ function Sources() {
       if (!navigator.mediaDevices) throw new Error("NotSupportedError");
       setStream(await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } }));
     } catch (error) {
-      if (matchMedia("(pointer: coarse)").matches) shot.current!.click(); // the camera app of a phone
-      else explorer.report(new Problem((words) => words.noCamera(error instanceof DOMException ? error.name : String(error))));
+      if (matchMedia("(pointer: coarse)").matches)
+        shot.current!.click(); // the camera app of a phone
+      else
+        explorer.report(
+          new Problem((words) => words.noCamera(error instanceof DOMException ? error.name : String(error))),
+        );
     }
   };
   return (
     <figcaption class="sources">
-      <input ref={file} class="unseen" type="file" accept="image/*" id="file" tabIndex={-1} aria-label={words.openImage} onChange={choose} />
-      <input ref={shot} class="unseen" type="file" accept="image/*" capture="environment" tabIndex={-1} aria-label={words.useCamera} onChange={choose} />
+      <input
+        ref={file}
+        class="unseen"
+        type="file"
+        accept="image/*"
+        id="file"
+        tabIndex={-1}
+        aria-label={words.openImage}
+        onChange={choose}
+      />
+      <input
+        ref={shot}
+        class="unseen"
+        type="file"
+        accept="image/*"
+        capture="environment"
+        tabIndex={-1}
+        aria-label={words.useCamera}
+        onChange={choose}
+      />
       <button type="button" class="link" onClick={() => file.current!.click()}>
         {words.openImage}
       </button>
@@ -144,9 +168,20 @@ export function Examples() {
   const { examples } = explorer.description;
   if (examples.length === 0) return null;
   return (
-    <div class="examples" role="group" aria-label={words.examples} style={{ "--columns": Math.min(examples.length, 10) }}>
+    <div
+      class="examples"
+      role="group"
+      aria-label={words.examples}
+      style={{ "--columns": Math.min(examples.length, 10) }}
+    >
       {examples.map(({ picture, label }, i) => (
-        <button key={i} type="button" title={label} aria-label={words.example(label)} onClick={() => void explorer.showExample(i)}>
+        <button
+          key={i}
+          type="button"
+          title={label}
+          aria-label={words.example(label)}
+          onClick={() => void explorer.showExample(i)}
+        >
           <img src={picture} alt="" />
         </button>
       ))}

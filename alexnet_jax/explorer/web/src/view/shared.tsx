@@ -56,7 +56,14 @@ export function MapsCanvas({ maps, columns, label }: { maps: MapValues[]; column
 }
 
 /** One picture of a sprite of `rows` x `columns`. */
-export function Sprite(props: { url: string; row: number; column: number; rows: number; columns: number; label?: string }) {
+export function Sprite(props: {
+  url: string;
+  row: number;
+  column: number;
+  rows: number;
+  columns: number;
+  label?: string;
+}) {
   const { url, row, column, rows, columns, label } = props;
   const share = (at: number, count: number) => (count > 1 ? `${(100 * at) / (count - 1)}%` : "0");
   const style = {
@@ -136,7 +143,12 @@ export function Tiles(props: { label: string; columns: number; tiles: Tile[]; ch
   );
 }
 
-export function Switch(props: { label: string; on: boolean; change: (on: boolean) => void; children?: ComponentChildren }) {
+export function Switch(props: {
+  label: string;
+  on: boolean;
+  change: (on: boolean) => void;
+  children?: ComponentChildren;
+}) {
   return (
     <button
       type="button"

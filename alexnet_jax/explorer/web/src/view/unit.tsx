@@ -42,6 +42,11 @@ function Unit({ layer: name, unit }: Chosen) {
   const layer = description.layers[at];
   const before: Layer | undefined = description.layers[at - 1];
   const tower = towerOf(layer, description.towers, unit);
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => {
+    // The button that led here may be gone, and the focus with it.
+    if (!heading.current!.closest("dialog")!.querySelector(":focus")) heading.current!.focus();
+  }, [name, unit]);
   const units = useFile<Units>(description.units > 0 ? `units/${name}` : null);
   const outputs = layer.stages.map((stage) => `${name}.${stage.name}`);
   useEffect(() => void explorer.need(outputs), [name, answer?.outputs]);
@@ -49,7 +54,7 @@ function Unit({ layer: name, unit }: Chosen) {
   return (
     <>
       <header>
-        <h2 id="unit" tabIndex={-1} data-tower={tower}>
+        <h2 id="unit" ref={heading} tabIndex={-1} data-tower={tower}>
           {words.unit(name, unit)}
         </h2>
         <Rank layer={layer} unit={unit} tower={tower} />
@@ -97,7 +102,12 @@ function Rank({ layer, unit, tower }: { layer: Layer; unit: number; tower: numbe
   const rank = order.findIndex((each) => each.unit === unit);
   const values = valuesOf(tensor, unit);
   const step = (by: number, text: string) => (
-    <button type="button" class="link" disabled={!order[rank + by]} onClick={() => openUnit(layer.name, order[rank + by].unit)}>
+    <button
+      type="button"
+      class="link"
+      disabled={!order[rank + by]}
+      onClick={() => openUnit(layer.name, order[rank + by].unit)}
+    >
       {text}
     </button>
   );
@@ -124,19 +134,20 @@ function Fires({ layer, unit, tower }: { layer: Layer; unit: number; tower: numb
   const draw = (context: CanvasRenderingContext2D) => {
     const small = document.createElement("canvas");
     small.width = small.height = crop;
-    drawCrop(small.getContext("2d")!, answer.stored, size, crop);
+    const pen = small.getContext("2d")!;
+    drawCrop(pen, answer.stored, size, crop);
+    pen.globalCompositeOperation = "saturation"; // that of black, which makes the image grey
+    pen.fillRect(0, 0, crop, crop);
     const zoom = ENLARGED / crop;
-    context.filter = "grayscale(1)";
     context.globalAlpha = 0.55;
     context.imageSmoothingEnabled = crop > 100;
     context.drawImage(small, 0, 0, ENLARGED, ENLARGED);
-    context.filter = "none";
     context.globalAlpha = 1;
     context.imageSmoothingEnabled = true;
     small.width = stage.width;
     small.height = stage.height;
     const map = { values, width: stage.width, scale: Math.max(...values, 1e-12), tower };
-    small.getContext("2d")!.putImageData(transparentMap(map, colours), 0, 0);
+    pen.putImageData(transparentMap(map, colours), 0, 0);
     const { start, stride, size: field } = layer.field;
     const left = start + (field - stride) / 2; // each value covers a stride around the centre of what it sees
     context.globalAlpha = 0.8;
@@ -148,12 +159,18 @@ function Fires({ layer, unit, tower }: { layer: Layer; unit: number; tower: numb
     const [x0, y0] = [Math.max(x, 0), Math.max(y, 0)];
     const [x1, y1] = [Math.min(x + field, crop), Math.min(y + field, crop)];
     context.lineWidth = 2;
-    context.strokeStyle = `rgb(${colours.towers[tower]})`;
+    context.strokeStyle = `rgb(${colours.ink})`;
     context.strokeRect(x0 * zoom + 1, y0 * zoom + 1, (x1 - x0) * zoom - 2, (y1 - y0) * zoom - 2);
   };
   return (
     <figure class="fires">
-      <Canvas width={ENLARGED} height={ENLARGED} inputs={[values.buffer, unit, layer, answer]} draw={draw} label={words.overImage} />
+      <Canvas
+        width={ENLARGED}
+        height={ENLARGED}
+        inputs={[values.buffer, unit, layer, answer]}
+        draw={draw}
+        label={words.overImage}
+      />
       <figcaption class="note">{words.overImage}</figcaption>
     </figure>
   );

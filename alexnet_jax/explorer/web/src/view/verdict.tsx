@@ -23,14 +23,19 @@ export function Verdict() {
       <p role="status" aria-live="polite" class={busy ? "busy" : ""}>
         {answer && (
           <>
-            <strong>{description.classes[first]}</strong> <span class="number">{words.percent(answer.probabilities[first])}</span>
+            <strong>{description.classes[first]}</strong>{" "}
+            <span class="number">{words.percent(answer.probabilities[first])}</span>
             {isCut(answer) && <small>{words.before(answer.whole[first])}</small>}
           </>
         )}
         {!answer && busy && words.thinking}
       </p>
       {links.length > 0 && (
-        <Switch label={words.allLinks} on={!links.includes(false)} change={(on) => void explorer.setLinks(links.map(() => on))}>
+        <Switch
+          label={words.allLinks}
+          on={!links.includes(false)}
+          change={(on) => void explorer.setLinks(links.map(() => on))}
+        >
           {words.allLinks}
         </Switch>
       )}
@@ -59,11 +64,14 @@ export function Bars() {
             >
               <span class="name">{description.classes[label]}</span>
               <span class="number">
-                {isCut(answer) && <s>{words.percent(answer.whole[label])}</s>} {words.percent(answer.probabilities[label])}
+                {isCut(answer) && <s>{words.percent(answer.whole[label])}</s>}{" "}
+                {words.percent(answer.probabilities[label])}
               </span>
               <span class="track">
                 <span class="fill" style={{ width: `${100 * answer.probabilities[label]}%` }} />
-                {isCut(answer) && answer.whole[label] > 0.005 && <span class="tick" style={{ left: `${100 * answer.whole[label]}%` }} />}
+                {isCut(answer) && answer.whole[label] > 0.005 && (
+                  <span class="tick" style={{ left: `${100 * answer.whole[label]}%` }} />
+                )}
               </span>
             </button>
           </li>

@@ -26,8 +26,8 @@ function aboutResponse(layer: Layer, towers: number): string {
   if (layer.kind === "conv") {
     const step = stride === 1 ? "at every place" : `at every ${ordinal(stride)} pixel of both directions`;
     return (
-      `Each of the ${number.format(features)} kernels compares a window of ${times(kernel)} pixels of ${inputs} with its ` +
-      `pattern, ${step}. Where the two agree its map is positive, and where they are opposites, negative.`
+      `Each of the ${number.format(features)} kernels compares a window of ${times(kernel)} pixels of ${inputs} ` +
+      `with its pattern, ${step}. Where the two agree its map is positive, and where they are opposites, negative.`
     );
   }
   const from = towers === 1 ? "the layer before" : exchange ? "all towers" : "its own tower";
@@ -38,14 +38,15 @@ function aboutResponse(layer: Layer, towers: number): string {
     );
   }
   return (
-    `One unit for each of the ${number.format(features)} classes weighs the outputs of ${from}; softmax turns the sums ` +
-    `into probabilities.${towers > 1 ? " Each tower holds a share of the classes, in their order." : ""}`
+    `One unit for each of the ${number.format(features)} classes weighs the outputs of ${from}; softmax ` +
+    `turns the sums into probabilities.${towers > 1 ? " Each tower holds a share of the classes, in their order." : ""}`
   );
 }
 
 function aboutStage({ name, text }: Stage): string {
   if (name === "pool") {
-    const overlap = Number(text.stride) < Number(text.window) ? ", so that they overlap, which the paper finds a little better" : "";
+    const overlap =
+      Number(text.stride) < Number(text.window) ? ", so that they overlap, which the paper finds a little better" : "";
     return (
       `Of each window of ${times(Number(text.window))} pixels only the largest value is kept; the windows lie ` +
       `${text.stride} pixels apart${overlap}. That a pattern is there now matters more than exactly where.`
@@ -53,22 +54,25 @@ function aboutStage({ name, text }: Stage): string {
   }
   if (name === "lrn") {
     return (
-      `Each value is divided by (${text.k} + ${text.alpha} · the sum of squares of ${text.n} neighbouring maps at the ` +
-      `same place) to the power of ${text.beta}, so that strong maps quiet those beside them. In the paper this lowers ` +
-      "the top-1 and top-5 errors by 1.4 and 1.2 percentage points."
+      `Each value is divided by (${text.k} + ${text.alpha} · the sum of squares of ${text.n} neighbouring maps ` +
+      `at the same place) to the power of ${text.beta}, so that strong maps quiet those beside them. In the paper ` +
+      "this lowers the top-1 and top-5 errors by 1.4 and 1.2 percentage points."
     );
   }
   if (name === "map_norm") {
     return (
-      `Each value is divided by (1 + ${text.alpha} · the sum of squares of the ${times(Number(text.n))} pixels around it ` +
-      `in its own map) to the power of ${text.beta}. The authors' code does this; the paper does not mention it.`
+      `Each value is divided by (1 + ${text.alpha} · the sum of squares of the ${times(Number(text.n))} pixels ` +
+      `around it in its own map) to the power of ${text.beta}. ` +
+      "The authors' code does this; the paper does not mention it."
     );
   }
-  const dropout = text.dropout ? ` In training, dropout silences ${whole.format(Number(text.dropout))} of these units at random.` : "";
+  const dropout = text.dropout
+    ? ` In training, dropout silences ${whole.format(Number(text.dropout))} of these units at random.`
+    : "";
   return text.function === "tanh"
     ? `tanh presses every response into the range from −1 to 1, and trains several times slower than ReLU.${dropout}`
-    : "ReLU keeps what is positive and sets the rest to zero. In the paper, networks with it reach the same training error " +
-        `several times faster than with tanh.${dropout}`;
+    : "ReLU keeps what is positive and sets the rest to zero. In the paper, networks with it reach the same training " +
+        `error several times faster than with tanh.${dropout}`;
 }
 
 export const en = {
@@ -80,12 +84,15 @@ export const en = {
 
   // The frame
   lead: ({ towers, classes, parameters }: Description) =>
-    `An AlexNet of ${towers === 1 ? "one tower" : `${number.format(towers)} towers`} with ${number.format(classes.length)} ` +
-    `classes and ${number.format(parameters)} parameters.`,
+    `An AlexNet of ${towers === 1 ? "one tower" : `${number.format(towers)} towers`} with ` +
+    `${number.format(classes.length)} classes and ${number.format(parameters)} parameters.`,
   privateHere: "It runs in this page: your images stay on this device.",
   privateServer: "It runs on the server that this page comes from, which keeps no images.",
-  footer: (version: string) => `Made by alexnet_jax ${version}. The layers, the towers and their crossings are those of`,
-  paper: "Krizhevsky, Sutskever and Hinton (2012), ImageNet Classification with Deep Convolutional Neural Networks, Figure 2",
+  footer: (version: string) =>
+    `Made by alexnet_jax ${version}. The layers, the towers and their crossings are those of`,
+  paper:
+    "Krizhevsky, Sutskever and Hinton (2012), " +
+    "ImageNet Classification with Deep Convolutional Neural Networks, Figure 2",
   loading: (loaded: number, total: number) =>
     `Loading the network: ${short.format(loaded / 1e6)} of ${short.format(total / 1e6)} MB`,
   starting: "Starting the network …",
@@ -105,24 +112,34 @@ export const en = {
   cameraView: "What the camera sees",
 
   // Problems with an image
-  fileTooLarge: (most: number) => `This file is larger than ${number.format(most / 2 ** 20)} MiB. Choose a smaller image.`,
+  fileTooLarge: (most: number) =>
+    `This file is larger than ${number.format(most / 2 ** 20)} MiB. Choose a smaller image.`,
   tooManyPixels: (pixels: number, most: number) =>
-    `This image has ${number.format(Math.round(pixels / 1e6))} million pixels, and ${number.format(most / 1e6)} million is ` +
-    "the most that is read. Scale it down first.",
-  notAnImage: (name: string) => `${name || "What you chose"} is not an image that this page can read, whatever its name says. Choose a JPEG, PNG or WebP file.`,
+    `This image has ${number.format(Math.round(pixels / 1e6))} million pixels, and ${number.format(most / 1e6)} ` +
+    "million is the most that is read. Scale it down first.",
+  notAnImage: (name: string) =>
+    `${name || "What you chose"} is not an image that this page can read, whatever its name says. ` +
+    "Choose a JPEG, PNG or WebP file.",
   svg: "An SVG file is a drawing without pixels. Save it as PNG, then open that.",
-  cannotDecode: (format: string) => `This browser cannot read ${format} files. Save the image as JPEG or PNG, then open that.`,
-  damaged: (name: string, format: string) => `${name || `This ${format} file`} is damaged: the browser cannot decode it. Try another copy.`,
+  cannotDecode: (format: string) =>
+    `This browser cannot read ${format} files. Save the image as JPEG or PNG, then open that.`,
+  damaged: (name: string, format: string) =>
+    `${name || `This ${format} file`} is damaged: the browser cannot decode it. Try another copy.`,
   nothingPasted: "There is no image among what was pasted. Copy an image, not its address.",
   noCamera: (why: string) => `The camera cannot be used (${why}). Allow it in the browser's settings, or open a file.`,
 
   // Problems with the network
   missingFile: (file: string) =>
     `The file ${file} did not come. Reload the page; if that does not help, copy the whole folder again.`,
-  damagedFile: (file: string) => `The network does not unpack at ${file}: that file is damaged. Copy the whole folder again.`,
-  noDecompression: "This browser is too old to unpack the network (no DecompressionStream). Use one from 2023 or later.",
-  noSimd: "This browser cannot run the network (no WebAssembly SIMD). Use one from 2023 or later, with WebAssembly switched on.",
-  networkFailed: (why: string) => `The network cannot run here: ${why}. Reload the page; close others if memory is short.`,
+  damagedFile: (file: string) =>
+    `The network does not unpack at ${file}: that file is damaged. Copy the whole folder again.`,
+  noDecompression:
+    "This browser is too old to unpack the network (no DecompressionStream). Use one from 2023 or later.",
+  noSimd:
+    "This browser cannot run the network (no WebAssembly SIMD). " +
+    "Use one from 2023 or later, with WebAssembly switched on.",
+  networkFailed: (why: string) =>
+    `The network cannot run here: ${why}. Reload the page; close others if memory is short.`,
   serverGone: "The server does not answer. Is it still running?",
   serverRefused: (why: string) => `The server refuses: ${why}.`,
 
@@ -165,7 +182,8 @@ export const en = {
   mapName: (unit: number, strength: number) => `Map ${unit}, ${short.format(strength)}`,
   showAll: (count: number) => `Show all ${number.format(count)}`,
   showFewer: "Show the strongest",
-  unitsActive: (active: number, count: number) => `${number.format(active)} of ${number.format(count)} units are active`,
+  unitsActive: (active: number, count: number) =>
+    `${number.format(active)} of ${number.format(count)} units are active`,
   unitsOf: (layer: string, tower: number) => `Units of ${layer} in tower ${tower}`,
   classesOf: (tower: number) => `Classes of tower ${tower}`,
 
@@ -191,7 +209,8 @@ export const en = {
   previousUnit: "Stronger",
   nextUnit: "Weaker",
   rank: (rank: number, count: number, tower: number, maximum: number, mean: number) =>
-    `${ordinal(rank)} of ${number.format(count)} in tower ${tower}; at most ${short.format(maximum)}, on average ${short.format(mean)}.`,
+    `${ordinal(rank)} of ${number.format(count)} in tower ${tower}; ` +
+    `at most ${short.format(maximum)}, on average ${short.format(mean)}.`,
   overImage: "Where in the image it fires. The frame is what its strongest place sees.",
   throughStages: "Stage by stage",
   itsKernel: "Its kernel",
@@ -209,7 +228,8 @@ export const en = {
   // Neighbours
   neighbours: "Nearest training images",
   neighboursBy: (layer: string, count: number) =>
-    `By the Euclidean distance of their ${layer}, among ${number.format(count)}. What the network finds alike need not look alike.`,
+    `By the Euclidean distance of their ${layer}, among ${number.format(count)}. ` +
+    `What the network finds alike need not look alike.`,
   neighbour: (label: string, distance: number) => `${label}, at a distance of ${short.format(distance)}`,
 };
 

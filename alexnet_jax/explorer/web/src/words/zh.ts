@@ -59,11 +59,13 @@ export const zh: Words = {
   percent,
 
   lead: ({ towers, classes, parameters }) =>
-    `一个 AlexNet：${towers === 1 ? "单塔" : `${number(towers)} 座塔`}，${number(classes.length)} 个类别，${number(parameters)} 个参数。`,
+    `一个 AlexNet：${towers === 1 ? "单塔" : `${number(towers)} 座塔`}，` +
+    `${number(classes.length)} 个类别，${number(parameters)} 个参数。`,
   privateHere: "它就在本页中运行：您的图像不会离开这台设备。",
   privateServer: "它在本页所在的服务器上运行，服务器不保存图像。",
   footer: (version) => `由 alexnet_jax ${version} 生成。各层、双塔及其交叉连接出自`,
-  paper: "Krizhevsky、Sutskever 与 Hinton（2012），ImageNet Classification with Deep Convolutional Neural Networks，图 2",
+  paper:
+    "Krizhevsky、Sutskever 与 Hinton（2012），ImageNet Classification with Deep Convolutional Neural Networks，图 2",
   loading: (loaded, total) => `正在载入网络：${short(loaded / 1e6)} / ${short(total / 1e6)} MB`,
   starting: "正在启动网络……",
   thinking: "思考中……",
@@ -103,7 +105,8 @@ export const zh: Words = {
   evidenceHint: "选择一个类别，看看它的依据在图像何处。",
   evidence: (label) => `遮住红色方块，“${label}”的概率下降；遮住蓝色方块则上升。`,
   evidenceProgress: (done, total) => `正在逐个遮住方块：${done} / ${total}`,
-  milliseconds: (ms, where) => `用时 ${ms < 1000 ? `${Math.round(ms)} 毫秒` : `${short(ms / 1000)} 秒`}${where && `（${where}）`}。`,
+  milliseconds: (ms, where) =>
+    `用时 ${ms < 1000 ? `${Math.round(ms)} 毫秒` : `${short(ms / 1000)} 秒`}${where && `（${where}）`}。`,
   where: { wasm: "WebAssembly", webgpu: "WebGPU", server: "服务器" },
 
   network: "网络",
@@ -171,6 +174,7 @@ export const zh: Words = {
   newestOnly: (step) => `卷积核与图像片段取自第 ${number(step)} 步。`,
 
   neighbours: "最接近的训练图像",
-  neighboursBy: (layer, count) => `按 ${layer} 的欧氏距离，在 ${number(count)} 张中选出。网络认为相似的，看起来未必相似。`,
+  neighboursBy: (layer, count) =>
+    `按 ${layer} 的欧氏距离，在 ${number(count)} 张中选出。网络认为相似的，看起来未必相似。`,
   neighbour: (label, distance) => `${label}，距离 ${short(distance)}`,
 };
