@@ -196,20 +196,17 @@ def test_vectors_of_maps_are_in_the_programs_order():
     np.testing.assert_allclose(vectors, maps.reshape(5, -1), rtol=1e-3, atol=1e-6)
 
 
-def test_units_of_layers_with_a_kernel_for_each_place():
-    """As `serve` shows them: the kernels of the middle place."""
+def test_kernels_of_layers_with_one_for_each_place():
+    """As `serve` shows them: those of the middle place."""
     values = tiny_config()
     values.model.conv3.shared = False
-    dataset = open_dataset("digits", "", 32, 10)
     network = random_network(config_files.parse(values))
-    network = dataclasses.replace(network, classes=dataset.classes, statistics=dataset.statistics())
-    found = dict(units.of_layers(network, bundle.spread(dataset.splits["train"], 3)))["conv3"]
+    sprite, inputs = units.kernels_of(network, "conv3")
     kernel = network.params["conv3"]["kernel"][1, 3, 3, :, -1].reshape(3, 3, 8)  # of 6x6 places
     norms = np.linalg.norm(kernel, axis=(0, 1))
-    assert found["inputs"][-1] == np.argsort(-norms)[:6].tolist()
-    shown = (picture(found["kernels"])[-3:, :3] - 127.5) / 127.5
-    strongest = kernel[..., np.argmax(norms)]
-    assert np.corrcoef(shown.ravel(), strongest.ravel())[0, 1] > 0.999 and picture(found["patches"]).shape[1] == 96
+    assert inputs[-1] == np.argsort(-norms)[:6].tolist()
+    shown, strongest = (sprite[-3:, :3] - 127.5) / 127.5, kernel[..., np.argmax(norms)]
+    assert np.corrcoef(shown.ravel(), strongest.ravel())[0, 1] > 0.999
 
 
 def test_pictures_are_of_whole_blocks_unless_they_are_small():
@@ -261,24 +258,24 @@ def run_of_six_steps(directory, tmp_path) -> Path:
     return copy
 
 
-def test_steps_along_training(run_of_six_steps, tmp_path, monkeypatch, capsys):
-    """Few of them, in half precision; of a large network the newest alone."""
+def test_steps_along_training_in_the_place_of_another_explorer(run_of_six_steps, explorer, tmp_path, capsys):
+    """Few of them, in half precision."""
+    shutil.copytree(explorer, tmp_path / "explorer")
     export(run_of_six_steps, tmp_path / "explorer", "--images=0")
     described = value(tmp_path / "explorer", "network")
     assert [step["step"] for step in described["steps"]] == [0, 10, 20, 30, 50] and described["precision"] == "float32"
     programs = [joined(tmp_path / "explorer", step["program"]) for step in described["steps"]]
     assert len({*programs[:-1]}) == 1 and len(programs[0]) < len(programs[-1])
-    monkeypatch.setattr(description, "LARGE", 1000)
-    (tmp_path / "explorer/old").touch()
-    export(run_of_six_steps, tmp_path / "explorer", "--images=0")
-    described = value(tmp_path / "explorer", "network")
-    assert ([step["step"] for step in described["steps"]], described["precision"]) == ([50], "float16")
     assert (described["units"], described["neighbours"], described["examples"]) == (0, 0, [])
     assert not (tmp_path / "explorer/units").exists() and not (tmp_path / "explorer/neighbours.js").exists()
-    out = capsys.readouterr().out
-    assert "of step 50 alone, since the network has more than" in out
-    assert "without images of the data: no image of the data was asked for" in out
-    assert not (tmp_path / "explorer/old").exists() and not (tmp_path / "explorer/programs/0.0.js").exists()
+    assert "without images of the data: no image of the data was asked for" in capsys.readouterr().out
+
+
+def test_of_a_large_network_the_newest_step_alone(run_of_six_steps, monkeypatch):
+    newest = open_workdir(run_of_six_steps)
+    assert [network.step for network in description.along_training(newest)] == [0, 10, 20, 30, 50]
+    monkeypatch.setattr(description, "LARGE", 1000)
+    assert [network.step for network in description.along_training(newest)] == [50]
 
 
 def test_other_folders_and_files_stay(directory, tmp_path):

@@ -12,7 +12,6 @@ from alexnet_jax.inference import activations, patches
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.patches import Strongest
 from alexnet_jax.interop import networks
-from alexnet_jax.model_config import Conv
 
 PATCHES = 4  # of each unit
 INPUTS = 6  # maps of the layer before, whose kernels are shown of each unit
@@ -28,7 +27,7 @@ def of_layers(network: Network, images: Images) -> Iterator[tuple[str, dict[str,
     for name, conv in spec.convs():
         by_unit = Strongest(*(column.reshape(len(column), -1).T for column in found[name]))  # [units, patches]
         side = sprites.side_of(patches.field(spec, name).size, len(by_unit.image))
-        kernels, inputs = _kernels(plain, name, conv)
+        kernels, inputs = kernels_of(plain, name)
         yield (
             name,
             {
@@ -57,13 +56,14 @@ def _patches(network: Network, name: str, images: Images, found: Strongest, side
     return sprite.reshape(units * side, -1, 3)
 
 
-def _kernels(network: Network, name: str, conv: Conv) -> tuple[np.ndarray, list[list[int]]]:
-    """The units' kernels in rows, and the maps that those of each row are for.
+def kernels_of(network: Network, name: str) -> tuple[np.ndarray, list[list[int]]]:
+    """A layer's kernels, those of each unit in a row, and the maps that those of each row are for.
 
     Of conv1 in colour, and no maps. Of others, those of the INPUTS maps with the largest weights: grey is 0, black and
     white the largest weight of the unit. Those of the middle place, if each place has its own.
     """
     spec = network.config.model
+    conv = dict(spec.convs())[name]
     if name == "conv1":
         colours = sprites.conv1(network)
         return colours.reshape(-1, *colours.shape[3:]), []
