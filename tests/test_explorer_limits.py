@@ -1,5 +1,6 @@
 """The explorer's page where something is wrong, for everyone, in two languages, and with the network on a server."""
 
+import dataclasses
 import importlib.util
 import shutil
 import signal
@@ -8,9 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alexnet_jax.explorer import stages
+from alexnet_jax.explorer import folder, stages
+from alexnet_jax.interop import networks
+from alexnet_jax.run import config_files
 from tests.conftest import encoded
 from tests.explored import Opened, check, photo, probabilities
+from tests.networks import random_network
 from tests.test_serve import started
 
 pytestmark = pytest.mark.long
@@ -144,6 +148,24 @@ def test_the_language_can_be_changed_and_asked_for(opened, explored):
     page.page.get_by_role("heading", name="The network").wait_for()
     page.page.goto(f"{explored.folder.as_uri()}/index.html?lang=zh")
     page.page.get_by_role("heading", name="网络").wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_more_towers_than_colours(browser, tmp_path, width):
+    values = config_files.load("digits")
+    values.model.towers = 8
+    net = random_network(config_files.parse(values))
+    networks.to_workdir(dataclasses.replace(net, classes=list("0123456789")), tmp_path / "run")
+    folder.export(tmp_path / "run", tmp_path / "explorer", data=None, images=20)
+    page = Opened(browser, (tmp_path / "explorer/index.html").as_uri(), width)
+    page.show(encoded(photo(), "PNG"), "photo.png")
+    page.answered()
+    for tower in (3, 7):
+        assert page.pixels(f".layer:has(#conv5) .tower:nth-child({tower + 1}) canvas").std() > 2
+    page.page.locator(".layer:has(#conv3) .tower:nth-child(8) .tiles button").first.click()
+    assert page.pixels("dialog .fires canvas").std() > 5
+    assert page.page.evaluate("document.documentElement.scrollWidth") <= width + 1  # half a line
+    page.close()
 
 
 def test_the_network_of_a_server(browser, explored):

@@ -40,5 +40,5 @@ def of_network(config: Config, classes: list[str], directory: str | Path | None)
         raise UserError(f"the data {path} is not there; give its folder as --data DIR")
     dataset = open_dataset(source, path, data.size, config.model.num_classes, data.val_fraction)
     if dataset.classes != classes:
-        raise UserError(f"the network was trained on other classes than those of {path}; give its own --data")
+        raise UserError(f"the network was trained on other classes than those of {path or source}; give its own --data")
     return dataset

@@ -59,6 +59,11 @@ export interface Colours {
   against: Colour;
 }
 
+const HUES = 4; // of towers in the style sheet
+
+/** Which of them a tower has: with more towers than hues, some share one. */
+export const hue = (tower: number): number => tower % HUES;
+
 /** The colours of the style sheet, in its present theme. */
 export function readColours(): Colours {
   const style = getComputedStyle(document.documentElement);
@@ -66,7 +71,7 @@ export function readColours(): Colours {
     const hex = style.getPropertyValue(`--${name}`).trim(); // like #2b5c8f
     return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)) as unknown as Colour;
   };
-  const towers = [0, 1, 2, 3].map((tower) => read(`tower-${tower}`));
+  const towers = Array.from({ length: HUES }, (_, hue) => read(`tower-${hue}`));
   return {
     ink: read("ink"),
     tile: read("tile"),
@@ -83,7 +88,7 @@ const strength = (value: number, scale: number) => Math.min(Math.abs(value) / sc
 /** Draw a map into a picture, from (left, top): the stronger, the more of the tower's colour. */
 export function drawMap(picture: ImageData, left: number, top: number, map: MapValues, colours: Colours): void {
   const { values, width, scale, tower } = map;
-  const [ground, positive, negative] = [colours.tile, colours.towers[tower], colours.negative];
+  const [ground, positive, negative] = [colours.tile, colours.towers[hue(tower)], colours.negative];
   values.forEach((value, i) => {
     const at = 4 * ((top + Math.floor(i / width)) * picture.width + left + (i % width));
     const share = strength(value, scale);
@@ -99,7 +104,7 @@ export function drawMap(picture: ImageData, left: number, top: number, map: MapV
 export function transparentMap({ values, width, scale, tower }: MapValues, { towers }: Colours): ImageData {
   const picture = new ImageData(width, values.length / width);
   values.forEach((value, i) => {
-    picture.data.set(towers[tower], 4 * i);
+    picture.data.set(towers[hue(tower)], 4 * i);
     picture.data[4 * i + 3] = value > 0 ? 255 * strength(value, scale) : 0;
   });
   return picture;

@@ -1,6 +1,7 @@
 /** What flows into a layer: from each tower to itself and, where they are linked, to the others. */
 
 import type { Layer } from "../contract";
+import { hue } from "../maps";
 import { Switch, useShown } from "./shared";
 
 const WIDEST = 9; // pixels: the whole response
@@ -22,7 +23,7 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
         key={`${from} ${to}`}
         class={crosses && !links[link] ? "cut" : ""}
         d={`M${x} 0 C${x} 55 ${y} 45 ${y} 100`}
-        style={{ stroke: `var(--tower-${first ? to : from})`, strokeWidth: link < 0 ? 1.5 : 1 + WIDEST * share }}
+        style={{ stroke: `var(--tower-${hue(first ? to : from)})`, strokeWidth: link < 0 ? 1.5 : 1 + WIDEST * share }}
       />
     );
   };
@@ -36,7 +37,7 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
       {first && towers.length > 1 && (
         <div class="towers names">
           {towers.map((tower) => (
-            <p key={tower} data-tower={tower}>
+            <p key={tower} data-tower={hue(tower)}>
               {words.tower(tower)}
             </p>
           ))}

@@ -1,7 +1,7 @@
 /** conv1's kernels along training: one tower grey, the other in colour. */
 
 import { useEffect, useState } from "preact/hooks";
-import { shareOf } from "../maps";
+import { hue, shareOf } from "../maps";
 import { blobUrl, Sprite, Tiles, useShown } from "./shared";
 
 const PAUSE = 350; // milliseconds between the steps when they are played
@@ -68,7 +68,7 @@ export function Kernels() {
             open: () => openUnit(layer.name, start + i),
           }));
           return (
-            <div class="tower" key={tower} data-tower={tower}>
+            <div class="tower" key={tower} data-tower={hue(tower)}>
               <Tiles label={words.kernelsOf(tower)} columns={columns} tiles={tiles} />
             </div>
           );

@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Layer, Stage } from "../contract";
 import type { Answer } from "../explorer";
-import { type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
+import { hue, type Measure, ranked, scaleOf, shareOf, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
 import { Choice, MapsCanvas, Tiles, useNarrow, useShown } from "./shared";
 
@@ -63,7 +63,7 @@ export function LayerView({ layer, measure, answer }: { layer: Layer; measure: M
       {answer && tensor && (
         <div class="towers">
           {Array.from({ length: description.towers }, (_, tower) => (
-            <div class="tower" key={tower} data-tower={tower}>
+            <div class="tower" key={tower} data-tower={hue(tower)}>
               {layer.kind === "conv" && (
                 <Maps {...{ layer, tensor, tower, measure, columns, width: stage.width, most: all ? share : few }} />
               )}
@@ -153,7 +153,7 @@ function Classes({ layer, tower, probabilities }: { layer: Layer; tower: number;
   const { words, explorer } = useShown();
   const { description } = explorer;
   const [start, end] = shareOf(layer, description.towers, tower);
-  const own = Array.from({ length: end - start }, (_, i) => start + i);
+  const own = description.classes.map((_, label) => label).slice(start, end); // there may be fewer names than units
   own.sort((a, b) => probabilities[b] - probabilities[a]);
   return (
     <ol class="classes" aria-label={words.classesOf(tower)}>

@@ -2,7 +2,7 @@
 
 import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import type { Layer, Units } from "../contract";
-import { measured, ranked, scaleOf, shareOf, towerOf, transparentMap, valuesOf } from "../maps";
+import { hue, measured, ranked, scaleOf, shareOf, towerOf, transparentMap, valuesOf } from "../maps";
 import type { Tensor } from "../runtime/messages";
 import { useFile } from "./files";
 import { drawCrop } from "./picture";
@@ -54,7 +54,7 @@ function Unit({ layer: name, unit }: Chosen) {
   return (
     <>
       <header>
-        <h2 id="unit" ref={heading} tabIndex={-1} data-tower={tower}>
+        <h2 id="unit" ref={heading} tabIndex={-1} data-tower={hue(tower)}>
           {words.unit(name, unit)}
         </h2>
         <Rank layer={layer} unit={unit} tower={tower} />
@@ -199,7 +199,7 @@ function Wiring({ units, unit, before }: { units: Units; unit: number; before: L
     key: input,
     label: words.unit(before.name, input),
     picture: (
-      <span data-tower={from[column]}>
+      <span data-tower={hue(from[column])}>
         <Sprite {...sprite} column={column} />
       </span>
     ),

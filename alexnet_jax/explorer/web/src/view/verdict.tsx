@@ -2,7 +2,7 @@
 
 import { GRID } from "../evidence";
 import type { Answer } from "../explorer";
-import { towerOf } from "../maps";
+import { hue, towerOf } from "../maps";
 import { Switch, useShown } from "./shared";
 
 const BEST = 5;
@@ -56,7 +56,7 @@ export function Bars() {
     <section class="bars" aria-label={words.bestClasses}>
       <ol>
         {shown.map((label) => (
-          <li key={label} data-tower={towerOf(head, description.towers, label)}>
+          <li key={label} data-tower={hue(towerOf(head, description.towers, label))}>
             <button
               type="button"
               aria-pressed={label === target}
