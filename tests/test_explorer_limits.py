@@ -168,6 +168,29 @@ def test_more_towers_than_colours(browser, tmp_path, width):
     page.close()
 
 
+CAMERA = """
+    const picture = document.createElement("canvas");
+    const pen = picture.getContext("2d");
+    setInterval(() => pen.fillRect(99 * Math.random(), 0, 30, 150), 20);
+    navigator.mediaDevices.getUserMedia = async () => picture.captureStream();
+"""
+
+
+def test_a_photograph_is_answered_and_a_missing_camera_is_said(opened):
+    page = opened(script=CAMERA)
+    page.answered()
+    before = page.top()
+    page.page.get_by_role("button", name="Camera").click()
+    page.page.get_by_role("button", name="Take the picture").click()
+    page.page.wait_for_selector(".frame canvas[aria-label='The centre of the image, as the network sees it']")
+    page.answered()
+    assert page.top() != before and page.page.locator("dialog.camera").count() == 0
+    page = opened()
+    page.answered()
+    page.page.get_by_role("button", name="Camera").click()
+    assert "The camera cannot be used (NotFoundError)" in page.page.get_by_role("alert").inner_text()
+
+
 def test_the_network_of_a_server(browser, explored):
     """The same page from `alexnet serve`, which has the network: stages come when they are asked for."""
     content = encoded(photo(1), "PNG")

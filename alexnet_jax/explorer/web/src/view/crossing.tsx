@@ -5,7 +5,7 @@ import { hue } from "../maps";
 import { Switch, useShown } from "./shared";
 
 const WIDEST = 9; // pixels: the whole response
-const GAP = 5; // between towers, percent of the width, as in style.css
+const GAPS = 10; // over the number of towers: a gap between two, percent of the width, as in style.css
 
 export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
   const { words, explorer } = useShown();
@@ -13,7 +13,8 @@ export function Crossing({ layer, first }: { layer: Layer; first: boolean }) {
   const towers = Array.from({ length: description.towers }, (_, tower) => tower);
   const link = description.links.indexOf(layer.name);
   const carried = answer?.carried[layer.name];
-  const centre = (tower: number) => 50 + ((100 + GAP) * (tower - (towers.length - 1) / 2)) / towers.length;
+  const centre = (tower: number) =>
+    50 + ((100 + GAPS / towers.length) * (tower - (towers.length - 1) / 2)) / towers.length;
   const strand = (from: number, to: number) => {
     const [x, y] = [first ? 50 : centre(from), centre(to)];
     const share = carried === undefined ? 0.2 : from === to ? 1 - carried[to] : carried[to] / (towers.length - 1);

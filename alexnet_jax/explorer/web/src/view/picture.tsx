@@ -101,26 +101,8 @@ function Sources() {
   };
   return (
     <figcaption class="sources">
-      <input
-        ref={file}
-        class="unseen"
-        type="file"
-        accept="image/*"
-        id="file"
-        tabIndex={-1}
-        aria-label={words.openImage}
-        onChange={choose}
-      />
-      <input
-        ref={shot}
-        class="unseen"
-        type="file"
-        accept="image/*"
-        capture="environment"
-        tabIndex={-1}
-        aria-label={words.useCamera}
-        onChange={choose}
-      />
+      <input ref={file} hidden type="file" accept="image/*" id="file" onChange={choose} />
+      <input ref={shot} hidden type="file" accept="image/*" capture="environment" onChange={choose} />
       <button type="button" class="link" onClick={() => file.current!.click()}>
         {words.openImage}
       </button>
@@ -136,10 +118,11 @@ function Camera({ stream, close }: { stream: MediaStream; close: () => void }) {
   const { words, explorer } = useShown();
   const dialog = useRef<HTMLDialogElement>(null);
   const video = useRef<HTMLVideoElement>(null);
+  const [playing, setPlaying] = useState(false);
   useEffect(() => {
     dialog.current!.showModal();
     video.current!.srcObject = stream;
-    void video.current!.play();
+    video.current!.play().catch(() => {}); // closed before it began
     return () => stream.getTracks().forEach((track) => track.stop());
   }, [stream]);
   const take = () => {
@@ -152,8 +135,8 @@ function Camera({ stream, close }: { stream: MediaStream; close: () => void }) {
   };
   return (
     <dialog ref={dialog} class="camera" aria-label={words.cameraView} onClose={close}>
-      <video ref={video} playsInline muted />
-      <button type="button" onClick={take}>
+      <video ref={video} playsInline muted onPlaying={() => setPlaying(true)} />
+      <button type="button" class="take" disabled={!playing} onClick={take}>
         {words.takePicture}
       </button>
       <button type="button" class="link" onClick={() => dialog.current!.close()}>
