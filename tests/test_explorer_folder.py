@@ -82,11 +82,12 @@ def test_the_page_its_runtime_and_the_network_are_there(explorer, directory, net
     expected = {f"{each['name']}.{i}.js" for each in pieces for i in range(len(each["bytes"]))}
     expected |= {"network.js", "neighbours.js", *(f"units/conv{number}.js" for number in range(1, 6))}
     built = {path.relative_to(description.BUILT).as_posix() for path in description.BUILT.rglob("*.[jhct][sx]*")}
-    assert files == expected | built | {"index.html"} and "licenses.txt" in built
+    assert files == (expected | built | {"index.html"}) - {"runtime/webgpu.js"} and "licenses.txt" in built
     assert list(explorer.parent.iterdir()) == [explorer]
     assert described["name"] == "run 图" and described["classes"] == network.classes
     assert (described["towers"], described["links"]) == (2, ["conv3", "fc6", "fc7", "fc8"])
-    assert {joined(explorer, each)[:4] for each in described["runtime"].values()} == {b"\0asm"}
+    assert described["runtime"].keys() == {"wasm"}  # the network is small
+    assert joined(explorer, described["runtime"]["wasm"])[:4] == b"\0asm"
     (step,) = described["steps"]
     assert step["step"] == network.step == 7 or step["step"] == 0  # an import starts at step 0
     session = onnxruntime.InferenceSession(joined(explorer, step["program"]))
@@ -271,11 +272,15 @@ def test_steps_along_training_in_the_place_of_another_explorer(run_of_six_steps,
     assert "without images of the data: no image of the data was asked for" in capsys.readouterr().out
 
 
-def test_of_a_large_network_the_newest_step_alone(run_of_six_steps, monkeypatch):
+def test_of_a_large_network_the_newest_step_alone(run_of_six_steps, monkeypatch, tmp_path):
     newest = open_workdir(run_of_six_steps)
     assert [network.step for network in description.along_training(newest)] == [0, 10, 20, 30, 50]
     monkeypatch.setattr(description, "LARGE", 1000)
     assert [network.step for network in description.along_training(newest)] == [50]
+    export(run_of_six_steps, tmp_path / "explorer", "--images", "0")
+    described = value(tmp_path / "explorer", "network")
+    assert described["runtime"].keys() == {"wasm", "webgpu"} and described["precision"] == "float16"
+    assert joined(tmp_path / "explorer", described["runtime"]["webgpu"])[:4] == b"\0asm"
 
 
 def test_other_folders_and_files_stay(directory, tmp_path):

@@ -41,14 +41,14 @@ def export(directory: Path, folder: Path, data: str | None, images: int) -> Writ
         notes.append(f"of step {newest.step} alone, since the network has more than {LARGE:,} parameters")
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as temporary:
-        shutil.copytree(BUILT, temporary, ignore=shutil.ignore_patterns("*.xz", "*.sha256"), dirs_exist_ok=True)
-        runtime = {path.name.partition(".")[0]: path for path in (BUILT / "runtime").glob("*.wasm.xz")}
+        unused = ("*.xz", "*.sha256", *([] if large else ["webgpu*"]))
+        shutil.copytree(BUILT, temporary, ignore=shutil.ignore_patterns(*unused), dirs_exist_ok=True)
         described = description.describe(newest) | {
             "backend": "browser",
             "precision": "float16" if large else "float32",
             "runtime": {
-                kind: _write_pieces(temporary, f"runtime/{kind}", lzma.decompress(path.read_bytes()))
-                for kind, path in runtime.items()
+                kind: _write_pieces(temporary, f"runtime/{kind}", _wasm(kind))
+                for kind in (("wasm", "webgpu") if large else ("wasm",))
             },
             "steps": [
                 _write_step(temporary, network, half=large or network is not newest)
@@ -76,6 +76,10 @@ def write(folder: Path, name: str, value: Any) -> None:
     path = folder / f"{name}.js"
     path.parent.mkdir(exist_ok=True)
     path.write_text(description.script(name, value))
+
+
+def _wasm(runtime: str) -> bytes:
+    return lzma.decompress((BUILT / "runtime" / f"{runtime}.wasm.xz").read_bytes())
 
 
 def _write_step(folder: Path, network: Network, half: bool) -> dict[str, Any]:

@@ -31,7 +31,7 @@ export interface Description {
   classes: string[];
   parameters: number;
   precision: "float32" | "float16"; // of the newest step's weights, as stored; the others' are float16
-  runtime: Record<string, Pieces>; // by kind, "wasm" and "webgpu"; {} of a server
+  runtime: Record<string, Pieces>; // by kind: "wasm" and, for large networks, "webgpu"; {} of a server
   steps: Step[]; // the network along training, in order; the last is the newest
   layers: Layer[];
   links: string[]; // names of the layers in which the towers meet
