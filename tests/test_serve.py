@@ -325,6 +325,7 @@ DROP = """([content, type]) => {
 
 @pytest.mark.parametrize(("width", "how"), [(1200, "drop"), (390, "file")])
 def test_the_page_in_a_browser(server, browser, width, how):
+    expect = pytest.importorskip("playwright.sync_api").expect
     content = photos(1)[0]
     page = browser.new_page(viewport={"width": width, "height": 900})
     problems: list[str] = []
@@ -340,7 +341,7 @@ def test_the_page_in_a_browser(server, browser, width, how):
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": content})
     else:
         page.evaluate(DROP, [base64.b64encode(content).decode(), how])
-    page.wait_for_function("(before) => document.querySelector('.bars').innerText !== before", arg=before)
+    expect(page.locator(".bars")).not_to_have_text(before, use_inner_text=True)
     probabilities = expected(server, content)
     names = [name for _, name in sorted(zip(-probabilities, server.network.classes, strict=True))]
     assert page.locator(".bars .name").all_inner_texts() == names  # as text, whatever they contain
@@ -348,7 +349,7 @@ def test_the_page_in_a_browser(server, browser, width, how):
     assert widths == pytest.approx(sorted((100 * probabilities).tolist(), reverse=True), abs=0.1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.locator(".bars button").nth(2).click()
-    page.wait_for_function("document.querySelector('canvas.evidence') !== null")
+    page.locator("canvas.evidence").wait_for()
     page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no image"})
     page.locator("[role=alert]").wait_for()
     assert problems == []
