@@ -4,8 +4,8 @@
     alexnet train --config cifar10 --config.data.directory=data/cifar10 --workdir runs/cifar10
 
 CIFAR10 holds train/ and test/, each with one folder of images per class. Layers, connections and training are the
-paper's; the widths are small, so that training takes about twelve minutes on two CPU cores. Expect about 19 % top-1
-error on the test images.
+paper's; the widths are small, so that training takes twelve minutes on two fast CPU cores, half an hour on slow
+ones. Expect about 19 % top-1 error on the test images.
 """
 
 from ml_collections import ConfigDict

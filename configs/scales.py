@@ -41,7 +41,7 @@ def small() -> ConfigDict:
 
 
 def photos() -> ConfigDict:
-    """The paper's network with a quarter of its kernels, for 9,000 photos: about five minutes of a core a run."""
+    """The paper's network with a quarter of its kernels, for some thousand photos in twelve epochs."""
     config = photo_sets.get_config("0.25")
     config.optim.schedule.boundaries_epochs = (8, 11)
     config.train.update(epochs=12, eval_every_epochs=12)

@@ -266,7 +266,7 @@ def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
         assert rows["digits"]["error"].endswith("; 3 runs") and rows["photos-half"]["error"] == "not at --scale small"
 
 
-def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder):
+def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, monkeypatch):
     for split in ("train", "val"):
         image_folder({"cat": 2, "dog": 2, "emu": 2}, f"images/{split}")
     for part in ("", "-first", "-second"):
@@ -279,6 +279,11 @@ def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder):
     assert planned["scratch/seed1"].directory == f"{tmp_path}/photos-second"
     assert planned["first-classes/seed0"].directory == f"{tmp_path}/photos-first"
     assert planned["photos-half/seed0"].train_examples == 0 and "finetune/seed0" not in planned
+    results = made_up_results(setting, {}, firsts.plan)
+    monkeypatch.setattr(trials, "finished", lambda plan, directory: results)
+    rows = {row["name"]: row["trained_on"] for row in json.loads(firsts.tables(setting)[1][1].read_text())}
+    assert "photos-second, 150 images" in rows["scratch"] and rows["scratch"].endswith("600 epochs")
+    assert "photos, all images" in rows["photos-half"] and rows["photos-half"].endswith("60 epochs")
 
 
 def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):

@@ -30,6 +30,5 @@ def run(arguments: argparse.Namespace) -> None:
     networks.to_workdir(network, arguments.workdir)
     if rows:
         print(tabulate(rows, ("here", "there", "shape", "what was done"), disable_numparse=True))
-    count = sum(leaf.size for layer in network.params.values() for leaf in layer.values())
-    towers = network.config.model.towers
+    count, towers = networks.parameters(network), network.config.model.towers
     print(f"{arguments.workdir}: {count:,} parameters, {len(network.classes)} classes, {towers} tower(s)")

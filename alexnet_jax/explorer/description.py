@@ -10,6 +10,7 @@ import alexnet_jax
 from alexnet_jax.explorer import stages
 from alexnet_jax.inference import patches
 from alexnet_jax.inference.network import Network, open_workdir
+from alexnet_jax.interop import networks
 from alexnet_jax.model_config import Conv, Dense, Model
 from alexnet_jax.run import workdir
 
@@ -42,7 +43,7 @@ def describe(network: Network) -> dict[str, Any]:
         "mean": [round(float(x), 2) for x in network.statistics.mean_image.mean(axis=(0, 1))],
         "towers": spec.towers,
         "classes": network.classes,
-        "parameters": parameters(network),
+        "parameters": networks.parameters(network),
         "layers": [_layer(spec, name) for name in spec.layers()],
         "links": list(stages.links(spec)),
         "sources": {name: _place(source) for name, source in SOURCES.items()},
@@ -60,7 +61,7 @@ def along_training(newest: Network) -> Iterator[Network]:
 
 
 def is_large(network: Network) -> bool:
-    return parameters(network) > LARGE
+    return networks.parameters(network) > LARGE
 
 
 def script(name: str, value: Any) -> str:
@@ -70,10 +71,6 @@ def script(name: str, value: Any) -> str:
 
 def call(name: str) -> str:
     return f"explorer({json.dumps(name)},"
-
-
-def parameters(network: Network) -> int:
-    return sum(leaf.size for kinds in network.params.values() for leaf in kinds.values())
 
 
 def _layer(spec: Model, name: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _card(net: Network, directory: Path, folder: Path, stated: Stated) -> str:
         evaluation=evaluation,
         check=checked[-1] if checked else None,
         run=workdir.read_run_file(directory),
-        parameters=sum(leaf.size for layer in net.params.values() for leaf in layer.values()),
+        parameters=networks.parameters(net),
         contents=[(name, (folder / name).stat().st_size, _sha256(folder / name)) for name in CONTENT],
     )
 

@@ -62,6 +62,11 @@ def to_workdir(network: Network, directory: Path) -> None:
                 shutil.copyfile(path, temporary)
 
 
+def parameters(network: Network) -> int:
+    """The number of its parameters."""
+    return sum(leaf.size for layer in network.params.values() for leaf in layer.values())
+
+
 def folded(network: Network) -> Network:
     """The network with its batch normalization in its kernels and biases, as a plain one, which any format can hold."""
     spec, params = batch_norm.folded(network.config.model, network.params)

@@ -41,7 +41,7 @@ def plan(setting: Setting, results: Results) -> list[Trial]:
     """Every row that the scale and the data allow, with each seed; a row that continues another's network after it."""
     able = [row for row in ROWS if not _obstacle(setting, row)]
     wanted = [(row, seed) for row in able for seed in range(setting.seeds)]
-    ready = [
+    ready = [  # of runs that only runs.json has, there is no network to continue
         (row, seed)
         for row, seed in wanted
         if not row.start or (f"{row.start}/seed{seed}" in results and (setting.directory / row.start).exists())
@@ -63,12 +63,16 @@ def _obstacle(setting: Setting, row: First) -> str:
 
 
 def _trial(setting: Setting, row: First, seed: int) -> Trial:
+    return arms.trial(_on(setting, row), row.name, _arm(setting, row, seed), seed, views=(1,))
+
+
+def _arm(setting: Setting, row: First, seed: int) -> Arm:
     own = _on(setting, row)
     changes: tuple = ()
     if row.images and own.data:
         changes = (("data.train_examples", row.images * len(manifest.read(Path(own.data)).classes)),)
     start = str((setting.directory / row.start / f"seed{seed}").absolute()) if row.start else ""
-    return arms.trial(own, row.name, Arm(row.base, changes=changes, start=start), seed, views=(1,))
+    return Arm(row.base, changes=changes, start=start)
 
 
 def tables(setting: Setting) -> tuple[str, list[Path]]:
@@ -92,5 +96,5 @@ def _measured(setting: Setting, row: First, results: Results) -> dict[str, str]:
         "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
         "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
         "steps": f"{found[0]['steps']:,}",
-        "trained_on": arms.describe(_on(setting, row), Arm(row.base)),
+        "trained_on": arms.describe(_on(setting, row), _arm(setting, row, 0)),
     }
