@@ -139,6 +139,16 @@ def test_units_have_their_strongest_patches_and_kernels(explorer, directory, net
         assert shown["kernelSide"] == layer.shape[1]
 
 
+def test_of_a_unit_that_never_responds_there_are_no_patches(network):
+    params = network.params["conv1"]
+    silent = params | {"bias": np.where(np.arange(params["bias"].shape[1]) == 1, -1e9, params["bias"])}
+    silenced = dataclasses.replace(network, params=network.params | {"conv1": silent})
+    _, shown = next(units.of_layers(silenced, bundle.spread(network.dataset().splits["train"], 8)))
+    side, patches = shown["side"], picture(shown["patches"])
+    assert shown["responses"][1] == [] and len(shown["responses"][0]) == 4
+    assert (patches[side : 2 * side] == 128).all() and patches[:side].std() > 5
+
+
 def test_kernels_are_those_of_the_inputs_they_name(explorer, network):
     """Of the last unit of tower 1: conv2 reads its own tower, conv3 both."""
     for name, first in (("conv2", 4), ("conv3", 0)):
@@ -274,6 +284,8 @@ def test_steps_along_training_in_the_place_of_another_explorer(run_of_six_steps,
 
 def test_of_a_large_network_the_newest_step_alone(run_of_six_steps, monkeypatch, tmp_path):
     newest = open_workdir(run_of_six_steps)
+    assert [network.step for network in description.along_training(newest)] == [0, 10, 20, 30, 50]
+    shutil.rmtree(run_of_six_steps / workdir.CHECKPOINTS / "0")  # the start needs no checkpoint
     assert [network.step for network in description.along_training(newest)] == [0, 10, 20, 30, 50]
     monkeypatch.setattr(description, "LARGE", 1000)
     assert [network.step for network in description.along_training(newest)] == [50]
