@@ -141,18 +141,22 @@ def _colour_noise(key: Array, statistics: Statistics, augment: run_config.Augmen
     return jnp.asarray(statistics.eigenvectors) @ (alpha * scale[augment.colour_noise_scale])
 
 
-def evaluation_views(image: Array, statistics: Statistics, size: int, views: int, mean_crop: str) -> Array:
-    """The centre crop, or the ten views of paper 4.1: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
+VIEWS = (1, 5, 10)  # of an image at test time
 
-    The ten views are the centre, the four corners and the mirror images of these.
+
+def evaluation_views(image: Array, statistics: Statistics, size: int, views: int, mean_crop: str) -> Array:
+    """The views of an image at test time: [B, H, W, 3] uint8 -> [B, views, size, size, 3] float32.
+
+    One view is the centre, five are the centre and the four corners, ten also the mirror images of these (paper 4.1).
     """
     image = image.astype(jnp.float32)
     if mean_crop == "same":
         image = image - statistics.mean_image[None]
     down, right = image.shape[1] - size, image.shape[2] - size
     crops = [centre_crop(image, size)]
-    if views == 10:
+    if views > 1:
         crops += [image[:, i : i + size, j : j + size] for i in (0, down) for j in (0, right)]
+    if views == 10:
         crops += [crop[:, :, ::-1] for crop in crops]
     if mean_crop == "centre":
         mean = centre_crop(jnp.asarray(statistics.mean_image), size)[None]

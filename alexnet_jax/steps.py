@@ -182,7 +182,7 @@ def make_train_step(config: Config, mesh: Mesh, steps_per_epoch: int, donate: bo
 
 
 def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
-    """Make `(params, batch, statistics) -> Metrics` at test time, over 1 or 10 views of each image (paper 4.1)."""
+    """Make `(params, batch, statistics) -> Metrics` at test time, over `views` of each image (paper 4.1)."""
 
     def tower_program(params, batch, statistics):
         log_probabilities = _log_probabilities(config, mesh, views, params, batch.image, statistics)
@@ -210,7 +210,7 @@ def make_eval_step(config: Config, mesh: Mesh, views: int) -> Any:
 def make_log_predict_step(config: Config, mesh: Mesh, views: int) -> jax.stages.Wrapped:
     """Make `(params, image, statistics) -> log-probabilities`: [B, H, W, 3] uint8 -> [B, num_classes] float32, nats.
 
-    The probabilities are the mean over `views`, 1 or 10, of each image (paper 4.1).
+    The probabilities are the mean over `views` of each image: see `augment.evaluation_views`.
     """
     tower_program = functools.partial(_log_probabilities, config, mesh, views)
     log_probabilities = sharding.over_towers(tower_program, mesh, sharding.CLASSES)

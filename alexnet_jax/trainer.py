@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from alexnet_jax import metrics, optim, sharding, steps
 from alexnet_jax.data.datasets import Dataset, split_of
 from alexnet_jax.data.loader import Batch, Batches, Order, Reading
-from alexnet_jax.data.records import Images, spread
+from alexnet_jax.data.records import Images
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import NonFinite, UserError
 from alexnet_jax.run import checkpoint, pictures, processes, run_data, starts, warm_start, workdir
@@ -48,14 +48,12 @@ def open_inputs(config: Config) -> Inputs:
     processes.require_same("Python and packages", starts.packages())
     dataset = run_data.of_config(config)
     processes.require_same("the data (its fingerprint)", dataset.fingerprint)
-    train_images = split_of(dataset, config.data.train_split, "--config.data.train_split")
+    train_images = run_data.images(dataset, config, config.data.train_split, "--config.data.train_split")
     eval_images = split_of(dataset, config.data.eval_split, "--config.data.eval_split")
-    if wanted := config.data.train_examples:
-        if wanted > len(train_images.labels):
-            raise UserError(
-                f"the data has {len(train_images.labels)} images; give --config.data.train_examples=0 to use all"
-            )
-        train_images = spread(train_images, wanted)
+    if config.data.train_examples > len(train_images.labels):
+        raise UserError(
+            f"the data has {len(train_images.labels)} images; give --config.data.train_examples=0 to use all"
+        )
     order = Order(len(train_images.labels), config.train.batch_size, config.seed, config.data.reshuffle)
     last_step = min(config.train.epochs * order.steps_per_epoch, config.train.max_steps or 2**62)
     return Inputs(mesh, dataset, train_images, eval_images, order, last_step)

@@ -109,7 +109,8 @@ def test_the_papers_ten_views():
     for view, (i, j) in zip(ten[0, :5], ((16, 16), (0, 0), (0, 32), (32, 0), (32, 32)), strict=True):
         np.testing.assert_array_equal(view, image[0, i : i + 224, j : j + 224])
     np.testing.assert_array_equal(ten[0, 5:], ten[0, :5, :, ::-1])
-    np.testing.assert_array_equal(augment.evaluation_views(image, statistics, 224, 1, "same"), ten[:, :1])
+    for views in (1, 5):
+        np.testing.assert_array_equal(augment.evaluation_views(image, statistics, 224, views, "same"), ten[:, :views])
 
 
 def test_dropout_and_views_use_different_keys():

@@ -113,10 +113,20 @@ def test_a_folder_stands_for_its_files(net, digits, tmp_path):
     np.testing.assert_allclose(net.predict(tmp_path).probabilities, expected, rtol=1e-5)
 
 
-def test_ten_views(net, digits):
-    prediction = net.predict(list(digits[:8]), views=10)
-    np.testing.assert_allclose(prediction.probabilities, expected_probabilities(net, digits[:8], 10), rtol=1e-5)
+@pytest.mark.parametrize("views", [5, 10])
+def test_several_views(net, digits, views, capsys):
+    prediction = net.predict(list(digits[:8]), views=views)
+    np.testing.assert_allclose(prediction.probabilities, expected_probabilities(net, digits[:8], views), rtol=1e-5)
     assert np.abs(prediction.probabilities - net.predict(list(digits[:8])).probabilities).max() > 1e-3
+    warned = (
+        "mirror images, which this network was trained without; --views 5 leaves them out" in capsys.readouterr().err
+    )
+    assert warned == (views == 10)
+
+
+def test_views_that_there_are_not(net, digits):
+    with pytest.raises(UserError, match="there are no 3 views of an image; give one of 1, 5, 10"):
+        net.predict(digits[0], views=3)
 
 
 def test_unreadable_images_are_all_named(net, digits, tmp_path):

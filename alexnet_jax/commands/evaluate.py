@@ -1,4 +1,4 @@
-"""Measure the errors of a trained network: alexnet evaluate --workdir DIR [--views 1|10]
+"""Measure the errors of a trained network: alexnet evaluate --workdir DIR [--views 1|5|10]
 
 Writes DIR/evaluation.json: loss (nats), top1_error and top5_error (fractions) with their 95 % Wilson intervals, count,
 views, split, step, and bad_records, the number of damaged images left out, if any. The predictions for all images are
@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax.augment import VIEWS
 from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import UserError, check_writable, keeping
 from alexnet_jax.inference import confusion, network, predictions
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks = parser.add_mutually_exclusive_group(required=True)
     networks.add_argument("--workdir", type=Path, help="folder of the run")
     networks.add_argument("--ensemble", type=Path, nargs="+", metavar="DIR", help="folders of several runs, to average")
-    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="centre crop, or the paper's ten views")
+    views = "crops of an image: the centre (default), the corners too, and the mirror images of these (paper 4.1)"
+    parser.add_argument("--views", type=int, choices=VIEWS, default=1, help=views)
     parser.add_argument("--split", help="split of the data (default: the config's eval_split)")
     parser.add_argument("--max_bad", type=float, help="share of images that may be damaged (default: the config's)")
     parser.add_argument("--data", help="folder of the prepared data, if it has moved since training")

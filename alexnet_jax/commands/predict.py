@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax.augment import VIEWS
 from alexnet_jax.data.datasets import below, given
 from alexnet_jax.data.sources.source import printable
 from alexnet_jax.errors import UserError
@@ -26,7 +27,8 @@ Classified = Iterable[tuple[str, list[tuple[str, float]]]]  # image, its best cl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="centre crop, or the paper's ten views")
+    views = "crops of an image: the centre (default), the corners too, and the mirror images of these (paper 4.1)"
+    parser.add_argument("--views", type=int, choices=VIEWS, default=1, help=views)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="number of classes for an image (default: 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="print columns image, rank, class, probability")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.datasets import Dataset, split_of
 from alexnet_jax.data.files import replacing
 from alexnet_jax.data.images import to_square
 from alexnet_jax.data.records import Images, spread
@@ -16,7 +15,7 @@ from alexnet_jax.explorer import sprites, stages, units
 from alexnet_jax.explorer.description import FORMAT
 from alexnet_jax.inference import activations
 from alexnet_jax.inference.network import Network
-from alexnet_jax.run import pictures
+from alexnet_jax.run import pictures, run_data
 
 KEPT = "explorer.json"  # in the workdir: the bundle made last
 NEIGHBOURS = 500  # most training images whose likeness to an image is shown
@@ -43,7 +42,10 @@ def of_network(network: Network, data: str | None, most: int) -> Bundle:
         return Bundle({}, nothing, "no image of the data was asked for")
     try:
         dataset = network.dataset(data)
-        train, examples = (_split(network, dataset, kind) for kind in ("train_split", "eval_split"))
+        train, examples = (
+            run_data.images(dataset, network.config, getattr(network.config.data, kind), f"config.data.{kind}")
+            for kind in ("train_split", "eval_split")
+        )
     except UserError as error:
         if data is not None:
             raise
@@ -61,12 +63,6 @@ def of_network(network: Network, data: str | None, most: int) -> Bundle:
     with keeping(path), replacing(path) as temporary:
         temporary.write_text(json.dumps({"origin": origin, "files": files, "described": described}))
     return Bundle(files, described, "")
-
-
-def _split(network: Network, dataset: Dataset, kind: str) -> Images:
-    config = network.config.data
-    images = split_of(dataset, getattr(config, kind), f"config.data.{kind}")
-    return spread(images, config.train_examples) if kind == "train_split" and config.train_examples else images
 
 
 def _neighbours(network: Network, images: Images) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import augment, sharding, steps, trainer
-from alexnet_jax.data.datasets import Dataset, ImageInput, given, split_of
+from alexnet_jax.data.datasets import Dataset, ImageInput, given
 from alexnet_jax.data.loader import Batches, Order, Reading
-from alexnet_jax.data.records import Images, spread
+from alexnet_jax.data.records import Images
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError, UserError, keeping
 from alexnet_jax.inference import activations, predictions
@@ -57,7 +57,8 @@ class Network:
         Args:
             images: one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] uint8 of any size. A
                 folder stands for all files in it.
-            views: 1 for the centre crop, 10 for the mean over the paper's ten views (section 4.1).
+            views: 1 for the centre crop, 10 for the mean over the paper's ten views (section 4.1), 5 for those of the
+                ten that are not mirrored.
 
         Returns:
             The probabilities [N, classes] float32, with the names of the best classes.
@@ -110,7 +111,7 @@ class Network:
 
         Args:
             data: the folder of prepared images; None is what the network was trained on.
-            views: 1 for the centre crop, 10 for the paper's ten views (section 4.1).
+            views: as for `predict`.
             split: its name; None is the config's `data.eval_split`.
             max_bad: the share of records that may be damaged; None is the config's.
 
@@ -132,9 +133,7 @@ class Network:
         """
         dataset = self.dataset(data)
         split = split or self.config.data.eval_split
-        images = split_of(dataset, split, "--split")
-        if split == self.config.data.train_split and self.config.data.train_examples:
-            images = spread(images, self.config.data.train_examples)  # those that it was trained on
+        images = run_data.images(dataset, self.config, split, "--split")
         kept, now = self.path / f"predictions-{split}-{views}.npz", (self.step, dataset.fingerprint)
         found = predictions.load(kept)
         if found is None or (found.step, found.data) != now or len(found.label) != len(images.labels):
@@ -207,7 +206,8 @@ class Network:
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
 
     def log_predict(self, views: int) -> Step:
-        """As `steps.make_log_predict_step`."""
+        """As `steps.make_log_predict_step`; warns of views that training had none of. UserError as `check_views`."""
+        predictions.check_views(views, self.config.augment)
         return _made(steps.make_log_predict_step, self.config, self.mesh, views)
 
     def features_step(self, layers: str | None, pool: str = "none") -> Step:

@@ -4,6 +4,7 @@ The predictions for a split are log-probabilities; as over views (paper 4.1), ne
 """
 
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,12 @@ from scipy.special import logsumexp
 from scipy.stats import binomtest
 
 from alexnet_jax import metrics
+from alexnet_jax.augment import VIEWS
 from alexnet_jax.data import arrays
 from alexnet_jax.data.files import replacing
 from alexnet_jax.data.records import Images
 from alexnet_jax.errors import UserError
+from alexnet_jax.run_config import Augment
 
 GRID = np.linspace(0, 1, 21)  # weights that `tuned` tries, as the authors' script did
 
@@ -69,6 +72,17 @@ class Answers(NamedTuple):
         left_out = len(self.images.labels) - len(self.predictions.label)
         about = {"views": self.views, "split": self.split, "step": self.predictions.step}
         return score(self.predictions) | about | ({"bad_records": left_out} if left_out else {})
+
+
+def check_views(views: int, training: Augment) -> None:
+    """Raise UserError for a number of views that there is not; warn of mirror images where `training` had none."""
+    if views not in VIEWS:
+        raise UserError(f"there are no {views} views of an image; give one of {', '.join(map(str, VIEWS))}")
+    if views == 10 and not training.flip:
+        words = (
+            "half of the ten views are mirror images, which this network was trained without; --views 5 leaves them out"
+        )
+        print(f"warning: {words}", file=sys.stderr)
 
 
 def best(scores: np.ndarray, k: int) -> list[int]:

@@ -4,7 +4,8 @@ import functools
 from pathlib import Path
 
 from alexnet_jax.data import manifest, statistics
-from alexnet_jax.data.datasets import PREPARED, Dataset, Sample, open_dataset
+from alexnet_jax.data.datasets import PREPARED, Dataset, Sample, open_dataset, split_of
+from alexnet_jax.data.records import Images, spread
 from alexnet_jax.data.sources.registry import EMBEDDED
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError, reading
@@ -42,3 +43,9 @@ def of_network(config: Config, classes: list[str], directory: str | Path | None)
     if dataset.classes != classes:
         raise UserError(f"the network was trained on other classes than those of {path or source}; give its own --data")
     return dataset
+
+
+def images(dataset: Dataset, config: Config, split: str, key: str) -> Images:
+    """The images of a split; of the training split, those that a run uses. UserError as `split_of`."""
+    found, used = split_of(dataset, split, key), config.data.train_examples
+    return spread(found, min(used, len(found.labels))) if used and split == config.data.train_split else found
