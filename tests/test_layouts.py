@@ -56,6 +56,14 @@ def test_kaggle(name, truth, expected, tmp_path, monkeypatch):
         assert prepared(path / name, tmp_path / "from_file") == expected
 
 
+def test_a_part_of_kaggles_files_leads_to_the_whole(truth, tmp_path):
+    path = layouts.kaggle(tmp_path / "mounted", truth[1])
+    for part in ("ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"):
+        with pytest.raises(UserError, match=f"part of Kaggle's ImageNet; give the folder .*: --input {path}$"):
+            registry.recognized(path / part)
+    assert registry.recognized(path / "ILSVRC/Data/CLS-LOC/train") == "folder"
+
+
 @pytest.mark.parametrize("layout", ["folder", "parquet", "webdataset"])
 def test_other_layouts(layout, truth, expected, tmp_path):
     path = getattr(layouts, layout)(tmp_path / "images", truth[1])

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from PIL import Image
 from alexnet_jax.data.datasets import open_dataset
 from alexnet_jax.data.images import CorruptImage
 from alexnet_jax.data.manifest import Published
+from alexnet_jax.data.sources import registry
 from alexnet_jax.data.sources.tfds import tfds
 from alexnet_jax.errors import UserError
 from tests.conftest import ROOT
@@ -217,6 +219,24 @@ def test_a_label_beyond_the_classes(tmp_path):
     split = tfds("bugs", tmp_path).splits["train"]
     with pytest.raises(UserError, match=r"record 5 of the split train .* has the label 2, .* none of its 2 classes"):
         split.read(5)
+
+
+def test_a_set_is_recognized(prepared, tmp_path):
+    assert registry.recognized(prepared) == "tfds:bugs"
+    place = prepare(tmp_path, {"train": 3}, config="small")
+    for inside in (prepared / "bugs", prepared / "bugs/1.2.0"):
+        with pytest.raises(UserError, match=f"data folder of TFDS; give --source tfds:bugs --input {prepared}$"):
+            registry.recognized(inside)
+    with pytest.raises(UserError, match=f"give --source tfds:bugs/small --input {tmp_path}$"):
+        registry.recognized(place.parent)
+    (tmp_path / "bugs/2.0.0").mkdir()
+    (tmp_path / "bugs/2.0.0/dataset_info.json").write_text("[]")  # of another program
+    assert registry.recognized(tmp_path) == "folder"
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "bugs", tmp_path / "beetles")
+    change_info(tmp_path / "beetles/1.2.0", name="beetles")
+    with pytest.raises(UserError, match=r"several sets of TFDS; choose one: --source tfds:beetles or tfds:bugs$"):
+        registry.recognized(tmp_path)
 
 
 # --- sets that cannot ---

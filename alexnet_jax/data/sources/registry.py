@@ -14,7 +14,7 @@ from alexnet_jax.data.sources.kaggle import IMAGES, kaggle
 from alexnet_jax.data.sources.labels import renamed
 from alexnet_jax.data.sources.parquet import parquet
 from alexnet_jax.data.sources.source import Source
-from alexnet_jax.data.sources.tfds import tfds
+from alexnet_jax.data.sources.tfds import recognized_set, tfds
 from alexnet_jax.data.sources.webdataset import webdataset
 from alexnet_jax.errors import UserError
 
@@ -45,7 +45,16 @@ RECOGNIZED_BY = {  # a file that is a source, or shows which one a folder is; th
 
 
 def recognized(path: Path) -> str:
-    """The source whose files are at `path`, by their names; "folder" if they show none."""
+    """The source whose files are at `path`, by their names; "folder" if they show none.
+
+    Raises UserError if they are a part of what a source reads, or several sets.
+    """
+    whole = path.resolve()
+    for parent in whole.parents[:3]:
+        if (parent / IMAGES).is_dir() and (parent / IMAGES).is_relative_to(whole):
+            raise UserError(f"{path} is a part of Kaggle's ImageNet; give the folder that it is in: --input {parent}")
+    if found := recognized_set(path):
+        return found
     fits = (lambda pattern: any(path.glob(pattern))) if path.is_dir() else path.match
     return next((kind for pattern, kind in RECOGNIZED_BY.items() if fits(pattern)), "folder")
 

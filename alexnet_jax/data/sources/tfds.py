@@ -1,5 +1,7 @@
 """Data sets that TensorFlow Datasets has prepared, read without TensorFlow."""
 
+import contextlib
+import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -13,6 +15,7 @@ from alexnet_jax.data.manifest import Published
 from alexnet_jax.data.sources.source import Image, Source, Split
 from alexnet_jax.errors import UserError
 
+INFO = "dataset_info.json"  # in the folder of each version of a set
 OUR_NAMES = {"validation": "val"}  # of splits that have another name here
 
 
@@ -47,6 +50,27 @@ def tfds(name: str, path: Path | None = None) -> Source:
             f"{builder.data_path} has no split `train` with labels (it has {', '.join(splits) or 'none'}); give another"
         )
     return Source(classes, splits, {name: Published(len(split.names), None) for name, split in splits.items()})
+
+
+def recognized_set(path: Path) -> str | None:
+    """The source, tfds:NAME, of the only set that TFDS has prepared in the data folder `path`; None if there is none.
+
+    Raises UserError, with what to give instead, for several sets, or a folder within one.
+    """
+    sets = {}
+    for file in chain.from_iterable(path.glob(pattern) for pattern in (INFO, f"*/{INFO}", f"*/*/{INFO}")):
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # another program's file, or a damaged one
+            described = json.loads(file.read_text())
+            name = "/".join(filter(None, (described["name"], described.get("configName"))))
+            sets[f"tfds:{name}"] = Path(*file.absolute().parts[: -2 - len(Path(name).parts)])
+    if not sets:
+        return None
+    (source, place), *others = sorted(sets.items())
+    if others:
+        raise UserError(f"{path} has several sets of TFDS; choose one: --source {' or '.join(sorted(sets))}")
+    if place != path.absolute():
+        raise UserError(f"{path} is within a data folder of TFDS; give --source {source} --input {place}")
+    return source
 
 
 def _builder(name: str, data_dir: Path | None) -> Any:
