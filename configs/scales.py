@@ -50,8 +50,8 @@ def photos() -> ConfigDict:
 
 
 def photos_few() -> ConfigDict:
-    """`photos:0.5` for a few hundred photos, each seen ten times as often: as many steps as for some thousands."""
-    config = photo_sets.get_config("0.5")
+    """`photos:0.25` for a few hundred photos, each seen ten times as often: as many steps as for some thousands."""
+    config = photo_sets.get_config("0.25")
     config.optim.schedule.boundaries_epochs = (400, 520)
     config.train.update(epochs=600, eval_every_epochs=600)
     return config

@@ -9,7 +9,9 @@ from alexnet_jax.paper.studies.trials import Trial
 from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
-Base = Literal["network", "figure1", "four_layer", "four_layer_lrn", "digits", "cifar10", "half", "whole", "few"]
+Base = Literal[
+    "network", "figure1", "four_layer", "four_layer_lrn", "digits", "cifar10", "quarter", "half", "whole", "few"
+]
 
 SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config that the arm starts from
     "small": {
@@ -20,7 +22,13 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "digits": "digits",
         "cifar10": "cifar10",
     },
-    "photos": {"network": "scales:photos", "half": "photos:0.5", "whole": "photos:1", "few": "scales:photos_few"},
+    "photos": {
+        "network": "scales:photos",
+        "quarter": "photos:0.25",
+        "half": "photos:0.5",
+        "whole": "photos:1",
+        "few": "scales:photos_few",
+    },
     "full": {
         "network": "paper",
         "figure1": "scales:full_four_layer",
@@ -28,7 +36,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "four_layer_lrn": "cifar_four_layer:lrn",
     },
 }
-SCALES["smoke"] = SCALES["small"] | dict.fromkeys(("half", "whole", "few"), "photos:0.1")
+SCALES["smoke"] = SCALES["small"] | dict.fromkeys(("quarter", "half", "whole", "few"), "photos:0.1")
 
 
 class Arm(NamedTuple):

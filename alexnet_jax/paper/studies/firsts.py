@@ -31,7 +31,7 @@ ROWS = (
     First("cifar10", "cifar10"),
     First("photos-half", "half"),
     First("photos-whole", "whole"),
-    First("first-classes", "half", "-first"),
+    First("first-classes", "quarter", "-first"),
     First("scratch", "few", "-second", IMAGES),
     First("finetune", "few", "-second", IMAGES, "first-classes"),
 )
