@@ -22,6 +22,7 @@ def test_the_grid_begins_with_the_papers_values():
     runs = map_cells.grid(seeds=3)
     assert len(set(runs)) == len(runs) == 3 * 3 * 3 * 3 * 2 * 3
     assert runs[0] == (PAPER, 0)
+    assert {seed for _, seed in runs[: 3 * 3 * 3 * 3 * 2]} == {0}  # no tile of the figure stays empty for long
 
 
 def test_the_small_network_has_the_signals_and_rates_of_the_full_one():

@@ -59,12 +59,12 @@ class Task(NamedTuple):
 
 
 def grid(seeds: int) -> list[tuple[Cell, int]]:
-    """All cells with each seed, the most informative first: those near the paper's."""
+    """All cells with each seed: every cell once, then those near the paper's before others with more seeds."""
     levels = (DEVIATIONS, BIASES, LRNS, RATES, FINER)
     distance = {
         cell: LRNS.index(cell.lrn) + RATES.index(cell.rate) for cell in map(Cell._make, itertools.product(*levels))
     }
-    return sorted(itertools.product(distance, range(seeds)), key=lambda run: distance[run[0]] + run[1])
+    return sorted(itertools.product(distance, range(seeds)), key=lambda run: (run[1] > 0, distance[run[0]] + run[1]))
 
 
 def open_task(data: str, scale: str) -> Task:
