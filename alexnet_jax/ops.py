@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 FEW_CHANNELS, WIDE = 4, 4  # for `_widened`
+FEW_FEATURES = 64  # for `_side_by_side`
 
 
 def in_memory(x: Array) -> Array:
@@ -48,6 +49,26 @@ def _one_by_one(op: Callable[..., Array]) -> Callable[..., Array]:
             for i in range(axis_size)
         ]
         return jnp.stack(results), True
+
+    return mapped
+
+
+def _side_by_side(op: Callable[..., Array]) -> Callable[..., Array]:
+    """Make `op(image, *others)` run `_one_by_one`, or at once on the features of all elements in a row.
+
+    Features are the last axis of the others and of the result. XLA for CPUs takes longer to cut an image of few
+    channels into patches than to multiply them by few features; so towers that share such an image share its patches.
+    """
+    mapped, separate = jax.custom_batching.custom_vmap(op), _one_by_one(op)
+
+    @mapped.def_vmap
+    def rule(axis_size, in_batched, image, *others):
+        few = image.shape[-1] <= FEW_CHANNELS and axis_size * others[0].shape[-1] <= FEW_FEATURES
+        if in_batched[0] or not all(in_batched[1:]) or not few:
+            return jax.vmap(separate, [0 if batched else None for batched in in_batched])(image, *others), True
+        rows = [jnp.moveaxis(x, 0, -2) for x in others]
+        y = op(image, *(row.reshape(*row.shape[:-2], -1) for row in rows))
+        return jnp.moveaxis(y.reshape(*y.shape[:-1], axis_size, -1), -2, 0), True
 
     return mapped
 
@@ -91,7 +112,7 @@ def _widened(stride: int, padding: tuple[int, int], image: Array, kernel: Array)
 
 
 def _conv_fwd(image, kernel, bias, stride, padding):
-    y = _one_by_one(functools.partial(_widened, stride, padding))(image, kernel)
+    y = _side_by_side(functools.partial(_widened, stride, padding))(image, kernel)
     return y + bias[None, None, None], (image, kernel, bias)
 
 
@@ -108,7 +129,12 @@ def _conv_bwd(stride, padding, residuals, grad):
         # the devices what each has already summed over its pixels, [F], and not the gradient of every pixel.
         return jax.vjp(lambda b: ones @ (b + grad[0])[None], bias)[1](grad)[0]
 
-    return *_gradients(_without_bias(stride, padding), grad, image, kernel), _one_by_one(to_bias)(grad, bias)
+    def to_kernel(image, grad, kernel):
+        return jax.vjp(functools.partial(op, image), kernel)[1](grad)[0]
+
+    op = _without_bias(stride, padding)
+    to_image, _ = _gradients(op, grad, image, kernel)
+    return to_image, _side_by_side(to_kernel)(image, grad, kernel), _one_by_one(to_bias)(grad, bias)
 
 
 conv.defvjp(_conv_fwd, _conv_bwd)

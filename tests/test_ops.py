@@ -78,10 +78,15 @@ def test_conv_and_its_gradients(stride, padding):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_towers_on_one_device_run_separately():
+@pytest.mark.parametrize(
+    ("channels", "features", "convolutions"),
+    [(5, 4, 6), (4, 4, 4), (4, 40, 6)],
+    ids=["many channels: apart", "few: only the gradients of the image apart", "and many features: apart"],
+)
+def test_towers_on_one_device(channels, features, convolutions):
     """Two towers under vmap give what each gives alone, and without a grouped convolution, which is slow on CPU."""
-    image, kernels, biases = normal(2, 8, 8, 4), normal(2, 3, 3, 4, 4, seed=1), normal(2, 4, seed=2)
-    weights = normal(2, 256, 5, seed=3)
+    image, kernels = normal(2, 8, 8, channels), normal(2, 3, 3, channels, features, seed=1)
+    biases, weights = normal(2, features, seed=2), normal(2, 64 * features, 5, seed=3)
 
     def loss(image, kernel, bias, weights):
         maps = ops.conv(image, kernel, bias, 1, (1, 1))
@@ -97,5 +102,5 @@ def test_towers_on_one_device_run_separately():
     for ours, *theirs in zip(to_parameters, each[0][1:], each[1][1:], strict=True):
         np.testing.assert_allclose(ours, np.stack(theirs), rtol=1e-4, atol=1e-3)
     text = step.lower(image, kernels, biases, weights).compile().as_text()
-    assert text is not None and text.count(" convolution(") == 6
+    assert text is not None and text.count(" convolution(") == convolutions
     assert "group_count" not in text  # XLA prints it only where there is more than one group
