@@ -169,6 +169,7 @@ def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], fig
 
 
 def _start(*arguments: Any) -> SpawnProcess:
+    os.environ.setdefault(*start_up.LARGE_PAGES)
     process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=arguments)
     process.start()
     return process
