@@ -52,8 +52,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
 
     Args:
         plan: the trials of a study, in the order of their worth, given the results so far.
-        directory: of the study's runs. Finished ones are not trained again, also if only RUNS has them; interrupted
-            ones are resumed.
+        directory: of the study's runs. Finished ones, also if only RUNS has them, are kept; interrupted ones go on.
         jobs: processes at a time; each has its share of the cores.
         budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
         briefly: for trials of a few steps: a process takes its share of them, one after another, and compiles quickly.
