@@ -225,13 +225,11 @@ def _train(trial: Trial, directory: Path) -> None:
             training.train_and_evaluate(config, directory)
         except NonFinite:
             result["diverged"] = True
-        log = [
-            {key: line[key] for key in ("phase", "step", "epoch", "top1_error")}
-            for line in workdir.read_metrics(directory)
-            if line["phase"] == "train"
-        ]
+        lines = workdir.read_metrics(directory)
+        kept = ("phase", "step", "epoch", "top1_error")
+        log = [{key: line[key] for key in kept} for line in lines if line["phase"] == "train"]
         target, result["training"] = config.train.stop_error, log
-        result["steps"] = max((line["step"] for line in log), default=0)
+        result["steps"] = max((line["step"] for line in lines), default=0)
         result["reached"] = any(line["top1_error"] <= target for line in log) if target else None
         if trial.views and not result["diverged"]:
             trained = network.open_workdir(directory)
