@@ -85,7 +85,8 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
                     _require_success(process, trials, directory)
                     results = finished(plan, directory)
                     for trial in trials:
-                        total = f"{len(results)} of {len(plan(results))} runs, {hours(results):.2f} hours"
+                        count = len({trial.name for trial in plan(results)} | results.keys())
+                        total = f"{len(results)} of {count} runs, {hours(results):.2f} hours"
                         print(f"{total}: {trial.name}: {_summary(results[trial.name])}", flush=True)
     finally:
         for process in running:
