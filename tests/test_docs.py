@@ -93,6 +93,14 @@ def test_the_claims_that_were_run_are_in_the_published_table(title, folder, coun
     assert all(row in published and "not run" not in row for row in rows)
 
 
+def test_the_ladder_is_the_published_one():
+    published = ROOT / "alexnet_jax/paper/results/small-cifar10"
+    section = PAGES["docs/reproduce.md"].partition("## From 2012 to now")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| .*$", section, re.M)
+    assert len(rows) > 10 and all(row in (published / "ladder.md").read_text() for row in rows)
+    assert (ROOT / "docs/ladder.svg").read_text() == (published / "ladder.svg").read_text()
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("alexnet ") and c not in TRAININGS])
 def test_commands_accept_the_arguments_that_the_documents_give_them(command, monkeypatch):
     """Each line is parsed in full; only what it would then do is left out."""
