@@ -110,7 +110,7 @@ def test_the_arms_of_a_claim_differ_only_in_its_subject():
         "tanh": {"model"},
         "no_links": {"model"},
         "no_dropout": {"model"},
-        "without_conv3": {"model"},
+        **{f"without_{name}": {"model"} for name in ("conv2", "conv3", "conv5")},
         "four_layer_lrn": {"model", "optim"},  # the weight decay of fc8, as in the authors' files
     }.items():
         other = {"tanh": "relu", "four_layer_lrn": "four_layer"}.get(arm, "paper")

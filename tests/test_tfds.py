@@ -230,8 +230,9 @@ def test_a_set_is_recognized(prepared, tmp_path):
     with pytest.raises(UserError, match=f"give --source tfds:bugs/small --input {tmp_path}$"):
         registry.recognized(place.parent)
     (tmp_path / "bugs/2.0.0").mkdir()
-    (tmp_path / "bugs/2.0.0/dataset_info.json").write_text("[]")  # of another program
-    assert registry.recognized(tmp_path) == "folder"
+    for content in ("[]", '{"name": "wasps"}'):  # of other programs
+        (tmp_path / "bugs/2.0.0/dataset_info.json").write_text(content)
+        assert registry.recognized(tmp_path) == "folder"
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     shutil.copytree(tmp_path / "bugs", tmp_path / "beetles")
     change_info(tmp_path / "beetles/1.2.0", name="beetles")

@@ -20,7 +20,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.run import start_up
 
 ENVIRONMENT = {  # of every contender, unless the caller has set the variable
-    start_up.LARGE_PAGES[0]: start_up.LARGE_PAGES[1],  # as in launch/environment.sh
+    **start_up.LARGE_PAGES,  # as in launch/environment.sh
     "OMP_WAIT_POLICY": "passive",  # PyTorch's threads sleep at barriers: spinning doubles its time on a busy machine
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # all share one GPU
 }

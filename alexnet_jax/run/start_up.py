@@ -14,8 +14,8 @@ from typing import Any
 
 DEV = Path("/dev")
 ACCELERATORS = "nvidia*", "dxg", "accel[0-9]*", "vfio/[0-9]*"  # not vfio/vfio and accel/, which are everywhere
-LARGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"  # a variable that is read when a program starts
 COMPILERS = "libtpu", "jax_cuda12_plugin"
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # a variable that is read when a program starts
 
 
 class Output(io.FileIO):

@@ -55,14 +55,17 @@ def tfds(name: str, path: Path | None = None) -> Source:
 def recognized_set(path: Path) -> str | None:
     """The source, tfds:NAME, of the only set that TFDS has prepared in the data folder `path`; None if there is none.
 
-    Raises UserError, with what to give instead, for several sets, or a folder within one.
+    It does not need TFDS, which takes long to import and may be missing. Raises UserError, with what to give instead,
+    for several sets, or a folder within one.
     """
     sets = {}
     for file in chain.from_iterable(path.glob(pattern) for pattern in (INFO, f"*/{INFO}", f"*/*/{INFO}")):
         with contextlib.suppress(ValueError, KeyError, TypeError):  # another program's file, or a damaged one
             described = json.loads(file.read_text())
-            name = "/".join(filter(None, (described["name"], described.get("configName"))))
-            sets[f"tfds:{name}"] = Path(*file.absolute().parts[: -2 - len(Path(name).parts)])
+            name = list(filter(None, (described["name"], described.get("configName"))))
+            parts = list(file.absolute().parts[:-2])  # without the version and INFO
+            if parts[-len(name) :] == name:
+                sets[f"tfds:{'/'.join(name)}"] = Path(*parts[: -len(name)])
     if not sets:
         return None
     (source, place), *others = sorted(sets.items())
