@@ -14,7 +14,7 @@ from alexnet_jax.errors import DataError, UserError
 from alexnet_jax.inference import predictions
 from alexnet_jax.inference.network import Network
 from alexnet_jax.interop import identify
-from alexnet_jax.run import config_files
+from alexnet_jax.run import config_files, run_data
 from tests.conftest import encoded
 from tests.splits import in_memory
 from tests.tiny import tiny_config
@@ -122,6 +122,17 @@ def test_several_views(net, digits, views, capsys):
         "mirror images, which this network was trained without; --views 5 leaves them out" in capsys.readouterr().err
     )
     assert warned == (views == 10)
+
+
+def test_ten_views_are_no_surprise_to_a_network_trained_with_mirror_images(net, capsys):
+    predictions.check_views(10, net.config.augment.model_copy(update={"flip": True}))
+    assert capsys.readouterr().err == ""
+
+
+def test_the_images_that_a_run_uses(net):
+    config = config_files.changed(net.config, data={"train_examples": 5})
+    found = {split: run_data.images(net.dataset(), config, split, "--split") for split in ("train", "test")}
+    assert {split: len(images.labels) for split, images in found.items()} == {"train": 5, "test": 360}
 
 
 def test_views_that_there_are_not(net, digits):
