@@ -130,7 +130,8 @@ def test_meshes_give_the_same_features(statistics):
         step = activations.make_features_step(cfg, mesh, ("conv2", "fc7", "fc8"), "max")
         found[mesh_name] = np.asarray(step(state.params, batch.image, constants))
     assert found["1x1"].shape == (8, 8 + 32 + 5)
-    np.testing.assert_allclose(found["1x1"], found["1x2"], rtol=1e-5, atol=1e-6)
+    largest = found["1x2"].max()  # the sums that end near 0 are rounded as coarsely as the others
+    np.testing.assert_allclose(found["1x1"], found["1x2"], rtol=1e-5, atol=1e-6 * largest)
 
 
 def test_without_hidden_layers_features_are_the_last_feature_maps(statistics):
