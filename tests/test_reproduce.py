@@ -149,7 +149,7 @@ def test_all_studies_at_smoke_scale_and_once_more(tmp_path):
     output = runs.end(runs.start([sys.executable, "-m", *command, "all"], tmp_path), seconds=900)
     home = tmp_path / "smoke-digits"
     arms_of_claims = {arm for claim in CLAIMS for arm in claim.arms}
-    count = len(arms_of_claims) + len(ladder.ROWS) + len(firsts.ROWS)
+    count = len(arms_of_claims) + len(ladder.ROWS) + len(firsts.ROWS) + 2  # of firsts.TRIED
     assert f"{count} of {count} runs, " in output
     for study in reproduce.STUDIES:
         assert (home / ("map" if study == "map" else "") / f"{study}.md").stat().st_size > 500
@@ -256,7 +256,7 @@ def test_the_rungs_of_the_ladder_add_up(tmp_path):
 @pytest.mark.parametrize("study", [ladder, firsts])
 def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
     setting = Setting("small", "", tmp_path / "small-x", 3, ())
-    results = made_up_results(setting, {"ladder-he": 25}, study.plan)
+    results = made_up_results(setting, {"ladder-he": 25, "brief-dropout": 32}, study.plan)
     monkeypatch.setattr(trials, "finished", lambda plan, directory: results)
     text, files = study.tables(setting)
     rows = {row["name"]: row for row in json.loads(files[1].read_text())}
@@ -266,6 +266,19 @@ def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
         assert (tmp_path / "small-x/ladder.svg").exists() and "| he | He start" in text
     else:
         assert rows["digits"]["error"].endswith("; 3 runs") and rows["photos-half"]["error"] == "not at --scale small"
+        assert rows["digits"]["p_holm"] is rows["brief"]["p_holm"] is None and "| brief | the config cifar10" in text
+        assert rows["brief-dropout"]["difference"].startswith("+2.") and rows["brief-dropout"]["p_holm"] < 0.01
+        assert rows["brief-batch"]["p_holm"] > 0.05 and "| brief-batch | the paper's batches, 128 | 31." in text
+
+
+def test_what_was_tried_differs_from_the_config_cifar10_in_one_thing(tmp_path):
+    setting = Setting("small", "", tmp_path, 1, ())
+    configs = {trial.name.partition("/")[0]: workdir.flattened(trial.config) for trial in firsts.plan(setting, {})}
+    brief = configs["brief"]
+    apart = {row.name: {key for key in brief if configs[row.name][key] != brief[key]} for row in firsts.TRIED}
+    assert apart == {row.name: {key for key, _ in row.changes} for row in firsts.TRIED}
+    shorter = [key for key in brief if configs["cifar10"][key] != brief[key]]
+    assert all(key.startswith(("train.", "data.", "optim.schedule.", "mesh.")) for key in shorter), shorter
 
 
 def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, monkeypatch):

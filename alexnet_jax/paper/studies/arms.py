@@ -10,8 +10,9 @@ from alexnet_jax.run import config_files
 from alexnet_jax.run_config import Config
 
 Base = Literal[
-    "network", "figure1", "four_layer", "four_layer_lrn", "digits", "cifar10", "quarter", "half", "whole", "few"
-]
+    "network", "figure1", "four_layer", "four_layer_lrn",
+    "digits", "cifar10", "brief", "quarter", "half", "whole", "few",
+]  # fmt: skip
 
 SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config that the arm starts from
     "small": {
@@ -21,6 +22,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "four_layer_lrn": "scales:small_cifar_lrn",
         "digits": "digits",
         "cifar10": "cifar10",
+        "brief": "scales:cifar10_brief",
     },
     "photos": {
         "network": "scales:photos",

@@ -5,7 +5,7 @@ the data lies beside DIR in two parts, each with half of the classes: DIR-first 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from alexnet_jax.data import manifest
 from alexnet_jax.paper import report
 from alexnet_jax.paper.studies import arms, judging, trials
 from alexnet_jax.paper.studies.arms import Arm, Base, Setting
+from alexnet_jax.paper.studies.claim_effects import errors, points
 from alexnet_jax.paper.studies.trials import Results, Trial
 
 IMAGES = 50  # of each class, to fine-tune on
@@ -24,6 +25,8 @@ class First(NamedTuple):
     part: str = ""  # what the folder of its data adds to DIR
     images: int = 0  # of each class; 0: all
     start: str = ""  # the row whose network it continues
+    words: str = ""  # of a row of TRIED: what it changes
+    changes: tuple[tuple[str, Any], ...] = ()  # (key of the config, value)
 
 
 ROWS = (
@@ -35,11 +38,25 @@ ROWS = (
     First("scratch", "few", "-second", IMAGES),
     First("finetune", "few", "-second", IMAGES, "first-classes"),
 )
+TRIED = (  # what the config cifar10 was chosen over: each row is compared with the first
+    First("brief", "brief", words="the config cifar10, briefly"),
+    First("brief-no_dropout", "brief", words="no dropout", changes=(("model.dropout_rate", 0.0),)),
+    First("brief-dropout", "brief", words="the paper's dropout, 0.5", changes=(("model.dropout_rate", 0.5),)),
+    First("brief-conv1", "brief", words="conv1's start and rate as in the paper",
+        changes=(("model.conv1.init_std", 0.01), ("optim.layers.conv1.lr_multipliers", ((0, 1.0, 1.0),))),
+    ),
+    First("brief-pooling", "brief", words="pooling without the last pixels", changes=(("model.pool.ceil", False),)),
+    First("brief-batch", "brief", words="the paper's batches, 128", changes=(("train.batch_size", 128),)),
+    First("brief-noise", "brief", words="colour noise by the paper's text",
+        changes=(("augment.colour_noise_scale", "eigenvalue"),),
+    ),
+)  # fmt: skip
 
 
 def plan(setting: Setting, results: Results) -> list[Trial]:
     """Every row that the scale and the data allow, with each seed; a row that continues another's network after it."""
-    able = [row for row in ROWS if not _obstacle(setting, row)]
+    tried = TRIED[:2] if setting.scale == "smoke" else TRIED
+    able = [row for row in (*ROWS, *tried) if not _obstacle(setting, row)]
     wanted = [(row, seed) for row in able for seed in range(setting.seeds)]
     ready = [  # of runs that only runs.json has, there is no network to continue
         (row, seed)
@@ -68,9 +85,9 @@ def _trial(setting: Setting, row: First, seed: int) -> Trial:
 
 def _arm(setting: Setting, row: First, seed: int) -> Arm:
     own = _on(setting, row)
-    changes: tuple = ()
+    changes = row.changes
     if row.images and own.data:
-        changes = (("data.train_examples", row.images * len(manifest.read(Path(own.data)).classes)),)
+        changes += (("data.train_examples", row.images * len(manifest.read(Path(own.data)).classes)),)
     start = str((setting.directory / row.start / f"seed{seed}").absolute()) if row.start else ""
     return Arm(row.base, changes=changes, start=start)
 
@@ -78,19 +95,24 @@ def _arm(setting: Setting, row: First, seed: int) -> Arm:
 def tables(setting: Setting) -> tuple[str, list[Path]]:
     """The table, Markdown, from the finished runs, and the files: firsts.md, firsts.json, runs.json."""
     results = trials.finished(lambda results: plan(setting, results), setting.directory)
-    rows = [{**row._asdict(), **_measured(setting, row, results)} for row in ROWS]
-    text = report.template("firsts.md.j2").render(setting=setting, rows=rows, cost=trials.cost(results), images=IMAGES)
+    rows = [{**row._asdict(), **_measured(setting, row, results)} for row in (*ROWS, *TRIED)]
+    judging.correct(rows)
+    text = report.template("firsts.md.j2").render(
+        setting=setting, rows=rows[: len(ROWS)], tried=rows[len(ROWS) :], cost=trials.cost(results), images=IMAGES
+    )
     return text, trials.write(setting.directory, "firsts", text, rows, {})
 
 
-def _measured(setting: Setting, row: First, results: Results) -> dict[str, str]:
-    names = [f"{row.name}/seed{seed}" for seed in range(setting.seeds)]
-    found = [results[name] for name in names if name in results and not results[name]["diverged"]]
-    shown = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on"), "-")
+def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:
+    found = _finished(setting, row, results)
+    shown: dict[str, Any] = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on", "difference"), "-") | {
+        "p": None
+    }
     if len(found) < 2:
         return shown | {"error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
-    error = judging.mean([100 * result["views1"]["top1_error"] for result in found])
-    return {
+    own = errors(found, "views1")
+    error = judging.mean(own)
+    shown |= {
         "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(found)} runs",
         "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",
         "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
@@ -98,3 +120,14 @@ def _measured(setting: Setting, row: First, results: Results) -> dict[str, str]:
         "steps": f"{found[0]['steps']:,}",
         "trained_on": arms.describe(_on(setting, row), _arm(setting, row, 0)),
     }
+    chosen = errors(_finished(setting, TRIED[0], results), "views1")
+    if row in TRIED[1:] and len(chosen) > 1:
+        difference = judging.difference(chosen, own)
+        shown |= {"difference": points(difference), "p": difference.p}
+    return shown
+
+
+def _finished(setting: Setting, row: First, results: Results) -> list[dict[str, Any]]:
+    """The results of the finished runs of a row that did not diverge."""
+    names = [f"{row.name}/seed{seed}" for seed in range(setting.seeds)]
+    return [results[name] for name in names if name in results and not results[name]["diverged"]]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import optimize, stats
@@ -69,6 +69,14 @@ def holm(ps: Sequence[float]) -> list[float]:
     order = np.argsort(ps)
     stepped = np.maximum.accumulate(np.asarray(ps)[order] * np.arange(len(ps), 0, -1))
     return np.minimum(stepped, 1)[np.argsort(order)].tolist()
+
+
+def correct(rows: Sequence[dict[str, Any]]) -> None:
+    """Give each row of a table its p_holm, from the p of all rows that have one; the others have None."""
+    tested = [row for row in rows if row["p"] is not None]
+    corrected = iter(holm([row["p"] for row in tested]))
+    for row in rows:
+        row["p_holm"] = None if row["p"] is None else next(corrected)
 
 
 def _detectable(error: float, df: int) -> float:

@@ -82,9 +82,7 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
     """
     results = trials.finished(lambda results: plan(setting, results), setting.directory)
     rows = [_row(setting, rung, results) for rung in ROWS.values()]
-    tested = [row for row in rows if row["p"] is not None]
-    for row, p in zip(tested, judging.holm([row["p"] for row in tested]), strict=True):
-        row["p_holm"] = p
+    judging.correct(rows)
     text = report.template("ladder.md.j2").render(
         setting=setting, rows=rows, cost=trials.cost(results), trained_on=arms.describe(setting, Arm("network"))
     )
@@ -96,7 +94,7 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 
 
 def _row(setting: Setting, rung: Rung, results: Results) -> dict:
-    row = {**rung._asdict(), "variants": "+".join(arm(rung).variants), "difference": "-", "p": None, "p_holm": None}
+    row = {**rung._asdict(), "variants": "+".join(arm(rung).variants), "difference": "-", "p": None}
     own, before = (_errors(setting, each, results) for each in (rung, ROWS.get(rung.before)))
     if len(own) < 2:
         return row | {"error": arms.obstacle(setting, arm(rung)) or f"{len(own)} runs are finished", "interval": None}
