@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     held_out = next((name for name in SPLIT_FOLDERS[1:] if name in manifest.splits), "train")
     print(
         f"{len(manifest.classes)} classes of {manifest.size}x{manifest.size} images in {arguments.output}; train a "
-        "config on them (configs/paper.py is for 256x256, configs/cifar10.py for 32x32) with "
+        "config on them (paper is for 256x256, photos for 144x144, cifar10 for 32x32) with "
         f"--config.data.source=prepared --config.data.directory={arguments.output} --config.data.size={manifest.size} "
         f"--config.model.num_classes={len(manifest.classes)} --config.data.eval_split={held_out}"
     )

@@ -32,11 +32,11 @@ class First(NamedTuple):
 ROWS = (
     First("digits", "digits"),
     First("cifar10", "cifar10"),
-    First("photos-half", "half"),
-    First("photos-whole", "whole"),
     First("first-classes", "quarter", "-first"),
     First("scratch", "few", "-second", IMAGES),
     First("finetune", "few", "-second", IMAGES, "first-classes"),
+    First("photos-half", "half"),
+    First("photos-whole", "whole"),
 )
 TRIED = (  # what the config cifar10 was chosen over: each row is compared with the first
     First("brief", "brief", words="the config cifar10, briefly"),
