@@ -1,28 +1,34 @@
 """The map of when training starts, and the signals of a network at its start."""
 
 import json
+import os
+import subprocess
+import sys
+from signal import SIGINT
 
 import numpy as np
 import pytest
 
-from alexnet_jax import steps
+from alexnet_jax import errors, steps
 from alexnet_jax.__main__ import main
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import signals
 from alexnet_jax.paper.studies import map as start_map
-from alexnet_jax.paper.studies import map_cells
+from alexnet_jax.paper.studies import map_cells, map_runs
+from alexnet_jax.paper.studies.arms import Setting
 from alexnet_jax.paper.studies.map_cells import Cell
 from alexnet_jax.run import config_files, log_lines
+from tests import runs
 from tests.conftest import ROOT
 
 PAPER = Cell("0.01", 1.0, "on", 0.01, 1)
 
 
 def test_the_grid_begins_with_the_papers_values():
-    runs = map_cells.grid(seeds=3)
-    assert len(set(runs)) == len(runs) == 3 * 3 * 3 * 3 * 2 * 3
-    assert runs[0] == (PAPER, 0)
-    assert {seed for _, seed in runs[: 3 * 3 * 3 * 3 * 2]} == {0}  # no tile of the figure stays empty for long
+    grid = map_cells.grid(seeds=3)
+    assert len(set(grid)) == len(grid) == 3 * 3 * 3 * 3 * 2 * 3
+    assert grid[0] == (PAPER, 0)
+    assert {seed for _, seed in grid[: 3 * 3 * 3 * 3 * 2]} == {0}  # no tile of the figure stays empty for long
 
 
 def test_the_small_network_has_the_signals_and_rates_of_the_full_one():
@@ -55,8 +61,8 @@ def test_the_full_network_keeps_its_own_start():
 
 
 def test_classes_are_divided_by_brightness():
-    task = map_cells.open_task("", "smoke")
-    labels = map_cells.finer_labels(task, 4)
+    task = map_runs.open_task("", "smoke")
+    labels = map_runs.finer_labels(task, 4)
     np.testing.assert_array_equal(labels // 4, task.labels)
     brightness = task.pixels.mean(axis=(1, 2, 3))
     for digit in range(10):
@@ -175,14 +181,14 @@ def test_remarks_on_a_start(gradient, share, message):
 def test_the_page_shows_the_published_map():
     published = ROOT / "alexnet_jax/paper/results/map-cifar10"
     assert (ROOT / "docs/map.svg").read_text() == (published / "map.svg").read_text()
-    runs = [json.loads(line) for line in (published / map_cells.RUNS).read_text().splitlines()][1:]
-    assert start_map.aggregate(runs) == json.loads((published / "map.json").read_text())["cells"]
+    found = [json.loads(line) for line in (published / map_runs.RUNS).read_text().splitlines()][1:]
+    assert start_map.aggregate(found) == json.loads((published / "map.json").read_text())["cells"]
 
 
 @pytest.mark.slow
 def test_the_map_at_smoke_scale(tmp_path, capsys):
-    """Two cells are trained, one after the other, and not again; runs on other data are not taken for this one's."""
-    command = ["reproduce", "map", "--scale", "smoke", "--output", str(tmp_path)]
+    """Two cells are trained, each in a process, and not again; runs on other data are not taken for this one's."""
+    command = ["reproduce", "map", "--scale", "smoke", "--jobs=2", "--output", str(tmp_path)]
     home = tmp_path / "smoke-digits/map"
     outputs = []
     for _ in range(2):
@@ -192,10 +198,32 @@ def test_the_map_at_smoke_scale(tmp_path, capsys):
     assert "2 of 2: deviations 0.01" in outputs[0] and "0 of 2" in outputs[0]
     assert outputs[1] == outputs[0][-len(outputs[1]) :] and outputs[1].startswith("\n2 runs of up to 4 steps")
     assert all((home / f"map.{ending}").stat().st_size > 500 for ending in ("md", "json", "svg"))
-    lines = [json.loads(line) for line in (home / map_cells.RUNS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (home / map_runs.RUNS).read_text().splitlines()]
     assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2 and len(lines[1]["losses"]) == 2
     lines[0]["data"] = "other"
-    (home / map_cells.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (home / map_runs.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(SystemExit, match="2"):
         main(command)
     assert "other data or of another config; give another --output" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_ctrl_c_ends_the_map_with_its_runs_finished(tmp_path):
+    command = [sys.executable, "-m", "alexnet_jax", "reproduce", "map", "--scale=smoke", f"--output={tmp_path}"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=runs.environment(), cwd=ROOT, start_new_session=True
+    )
+    runs.until(process, "1 of 2")
+    os.killpg(process.pid, SIGINT)
+    assert "finished runs are kept in" in runs.end(process, code=errors.EXIT_INTERRUPTED)
+    _, *lines = (tmp_path / "smoke-digits/map" / map_runs.RUNS).read_text().splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["stuck"] * len(lines) and lines
+
+
+def test_a_process_that_ends_too_early_is_an_error(tmp_path, capfd):
+    task, elsewhere = map_runs.open_task("", "smoke"), Setting("smoke", str(tmp_path / "nowhere"), tmp_path, 1, ())
+    with pytest.raises(UserError, match="a process that trained a cell has ended; see above, and repeat"):
+        map_runs.carry_out(task, elsewhere, map_cells.grid(1)[:1], tmp_path / "map", 1, 1.0)
+    assert "nowhere" in capfd.readouterr().err

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         briefly=smoke,
     )
     for name, study in studies.items():
-        # The map's runs take seconds: this process takes them one after another.
-        table, files = study.draw(setting, arguments.budget) if name == "map" else study.tables(setting)
+        drawn = name == "map"  # its runs take seconds: they are no trials, with a process and a folder each
+        table, files = study.draw(setting, arguments.jobs, arguments.budget) if drawn else study.tables(setting)
         print(f"\n{table}\nwrote {', '.join(map(str, files))}", flush=True)
 
 

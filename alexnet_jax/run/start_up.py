@@ -109,3 +109,8 @@ def set_cores(count: int) -> None:
     is larger.
     """
     os.environ["NPROC"] = str(count)
+
+
+def large_pages_for_children() -> None:
+    """Let the programs that this process starts use large pages, unless its environment says otherwise."""
+    os.environ.update(LARGE_PAGES | dict(os.environ))

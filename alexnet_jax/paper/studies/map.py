@@ -17,27 +17,28 @@ from alexnet_jax.data.files import write_text
 from alexnet_jax.inference.predictions import interval
 from alexnet_jax.paper import signals
 from alexnet_jax.paper.signals import Signal
-from alexnet_jax.paper.studies import judging, map_cells, map_tables
+from alexnet_jax.paper.studies import judging, map_cells, map_runs, map_tables
 from alexnet_jax.paper.studies.arms import Setting
-from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES, Cell, Task
+from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES, Cell
+from alexnet_jax.paper.studies.map_runs import Task
 from alexnet_jax.run import starts
 
 Start = tuple[str, float, str]  # deviation, bias, lrn: what the signals depend on
 STARTS = "signals.json"
 
 
-def draw(setting: Setting, budget: float) -> tuple[str, list[Path]]:
+def draw(setting: Setting, jobs: int, budget: float) -> tuple[str, list[Path]]:
     """Train what is missing, and write the map to the setting's folder: its tables in Markdown, and the files written.
 
-    Scale "smoke" trains two cells for some steps. Once runs have used `budget` hours of a core, no other is started,
-    and the map is that of the finished ones.
+    Scale "smoke" trains two cells for some steps. `jobs` processes train at a time. Once runs have used `budget` hours
+    of a core, no other is started, and the map is that of the finished ones.
     """
     scale, directory = setting.scale, setting.directory / "map"
-    task = map_cells.open_task(setting.data, scale)
+    task = map_runs.open_task(setting.data, scale)
     runs = map_cells.grid(setting.seeds)
     if scale == "smoke":
         runs = [run for run in runs if run[0].finer == 1][:2]
-    results = map_cells.carry_out(task, runs, directory, budget)
+    results = map_runs.carry_out(task, setting, runs, directory, jobs, budget)
     cells = aggregate(results)
     known = _signals(task, cells, directory, shrinks=scale == "smoke")
     classes = task.small.model.num_classes
@@ -103,7 +104,7 @@ def _signals(task: Task, cells: list[dict[str, Any]], directory: Path, shrinks: 
             config = map_cells.shrunk(config, task.small) if shrinks else config
             chosen = np.arange(signals.MAX_IMAGES) * len(task.labels) // signals.MAX_IMAGES
             pixels, _ = signals.some(given(list(task.pixels[chosen]), config.data.size))
-            labels = map_cells.finer_labels(task, cell.finer)[chosen]
+            labels = map_runs.finer_labels(task, cell.finer)[chosen]
             known[start] = signals.at_start(config, pixels, labels)
             lines = [{"start": key, "signals": value} for key, value in known.items()]
             write_text(path, json.dumps(lines, indent=1) + "\n")

@@ -12,7 +12,8 @@ from matplotlib.patches import Rectangle
 from tabulate import tabulate
 
 from alexnet_jax.paper.report import WIDTH
-from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES, Task
+from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES
+from alexnet_jax.paper.studies.map_runs import Task
 
 Rows = list[dict[str, Any]]
 

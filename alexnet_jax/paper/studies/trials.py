@@ -169,7 +169,7 @@ def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], fig
 
 
 def _start(*arguments: Any) -> SpawnProcess:
-    os.environ.update(start_up.LARGE_PAGES | dict(os.environ))
+    start_up.large_pages_for_children()
     process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=arguments)
     process.start()
     return process
