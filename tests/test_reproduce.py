@@ -37,6 +37,8 @@ def test_verdicts_depend_on_the_whole_interval():
     assert verdict(judging.difference([30, 40], [31, 42])) == "inconclusive"
     assert verdict(judging.difference(low, high, threshold=3.5)) != "borne out"
     assert verdict(judging.difference([30, 30], [31, 31])) == "borne out"  # nothing varied
+    stuck = judging.difference(low, [89.8] * 3)  # nor did one of the two
+    assert verdict(stuck) == "borne out" and stuck.high - stuck.low > 0.1
     assert verdict(judging.mean([1.4, 1.5, 1.6])) == "borne out"
     assert verdict(judging.mean([1.4, -1.5, 0.1])) == "inconclusive"
     for effect in (judging.difference(low, high), judging.difference(low, same, 1.0), judging.mean(low, 29.9)):

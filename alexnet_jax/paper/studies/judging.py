@@ -1,6 +1,7 @@
 """How claims are judged: an effect over seeds with its interval, corrected for the number of claims tested at once."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -46,7 +47,9 @@ def difference(values: Sequence[float], others: Sequence[float], threshold: floa
     if np.ptp(values) == np.ptp(others) == 0:  # nothing varied: t is undefined
         return _certain(mean, threshold)
     shifted = np.asarray(others) - threshold
-    test = stats.ttest_ind(shifted, values, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's, where one of the two does not vary
+        test = stats.ttest_ind(shifted, values, equal_var=False)
     low, high = test.confidence_interval(1 - LEVEL) + np.float64(threshold)
     df = len(values) + len(others) - 2
     pooled = np.sqrt((np.var(values) * len(values) + np.var(others) * len(others)) / df)
