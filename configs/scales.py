@@ -58,7 +58,7 @@ def photos_few() -> ConfigDict:
 
 
 def cifar10_brief() -> ConfigDict:
-    """The config cifar10 in a tenth of its steps: some minutes a run."""
+    """The config cifar10 with fewer images and epochs: some minutes a run."""
     config = cifar10.get_config()
     config.optim.schedule.boundaries_epochs = (4, 5)
     config.data.train_examples = 16000

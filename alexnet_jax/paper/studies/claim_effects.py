@@ -191,3 +191,20 @@ def points(effect: Effect) -> str:
 
 def errors(results: list[dict[str, Any]], evaluation: str, k: int = 1) -> list[float]:
     return [100 * result[evaluation][f"top{k}_error"] for result in results]
+
+
+def completed(setting: Setting, name: str, results: Results) -> list[dict[str, Any]]:
+    """The results of a network's finished runs that did not diverge, seed by seed."""
+    runs = (results.get(f"{name}/seed{seed}") for seed in range(setting.seeds))
+    return [run for run in runs if run and not run["diverged"]]
+
+
+def compared(own: list[float], others: list[float]) -> dict[str, Any]:
+    """A row's error with its interval and, where `others` has two or more runs, the difference to them. All in %."""
+    error, effect = judging.mean(own), judging.difference(others, own) if len(others) > 1 else None
+    return {
+        "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(own)} runs",
+        "interval": [error.mean, error.low, error.high],
+        "difference": points(effect) if effect else "-",
+        "p": effect.p if effect else None,
+    }

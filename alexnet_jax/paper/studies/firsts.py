@@ -1,4 +1,5 @@
-"""The study of what a newcomer trains first: the error, time and steps of the configs that the documents start with.
+"""The study of what a newcomer trains first: the error, time and steps of the configs that the documents start with,
+and what the config cifar10 was chosen over.
 
 Fine-tuning is compared with training from scratch on few images of classes that the first network has not seen. For it
 the data lies beside DIR in two parts, each with half of the classes: DIR-first and DIR-second.
@@ -13,7 +14,7 @@ from alexnet_jax.data import manifest
 from alexnet_jax.paper import report
 from alexnet_jax.paper.studies import arms, judging, trials
 from alexnet_jax.paper.studies.arms import Arm, Base, Setting
-from alexnet_jax.paper.studies.claim_effects import errors, points
+from alexnet_jax.paper.studies.claim_effects import compared, completed, errors
 from alexnet_jax.paper.studies.trials import Results, Trial
 
 IMAGES = 50  # of each class, to fine-tune on
@@ -39,7 +40,7 @@ ROWS = (
     First("photos-whole", "whole"),
 )
 TRIED = (  # what the config cifar10 was chosen over: each row is compared with the first
-    First("brief", "brief", words="the config cifar10, briefly"),
+    First("brief", "brief", words="the config cifar10, for fewer steps"),
     First("brief-no_dropout", "brief", words="no dropout", changes=(("model.dropout_rate", 0.0),)),
     First("brief-dropout", "brief", words="the paper's dropout, 0.5", changes=(("model.dropout_rate", 0.5),)),
     First("brief-conv1", "brief", words="conv1's start and rate as in the paper",
@@ -104,30 +105,16 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 
 
 def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:
-    found = _finished(setting, row, results)
-    shown: dict[str, Any] = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on", "difference"), "-") | {
-        "p": None
-    }
+    found = completed(setting, row.name, results)
     if len(found) < 2:
-        return shown | {"error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
-    own = errors(found, "views1")
-    error = judging.mean(own)
-    shown |= {
-        "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(found)} runs",
+        unknown = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on", "difference"), "-")
+        return {**unknown, "p": None, "error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
+    chosen = completed(setting, TRIED[0].name, results) if row in TRIED[1:] else []
+    return {
         "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",
         "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
         "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
         "steps": f"{found[0]['steps']:,}",
         "trained_on": arms.describe(_on(setting, row), _arm(setting, row, 0)),
+        **compared(errors(found, "views1"), errors(chosen, "views1")),
     }
-    chosen = errors(_finished(setting, TRIED[0], results), "views1")
-    if row in TRIED[1:] and len(chosen) > 1:
-        difference = judging.difference(chosen, own)
-        shown |= {"difference": points(difference), "p": difference.p}
-    return shown
-
-
-def _finished(setting: Setting, row: First, results: Results) -> list[dict[str, Any]]:
-    """The results of the finished runs of a row that did not diverge."""
-    names = [f"{row.name}/seed{seed}" for seed in range(setting.seeds)]
-    return [results[name] for name in names if name in results and not results[name]["diverged"]]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from alexnet_jax.paper import report
 from alexnet_jax.paper.studies import arms, judging, trials
 from alexnet_jax.paper.studies.arms import Arm, Setting
-from alexnet_jax.paper.studies.claim_effects import errors, points
+from alexnet_jax.paper.studies.claim_effects import compared, completed, errors
 from alexnet_jax.paper.studies.trials import Results, Trial
 
 DECAY = "optim.weights.weight_decay"
@@ -94,23 +94,11 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 
 
 def _row(setting: Setting, rung: Rung, results: Results) -> dict:
-    row = {**rung._asdict(), "variants": "+".join(arm(rung).variants), "difference": "-", "p": None}
-    own, before = (_errors(setting, each, results) for each in (rung, ROWS.get(rung.before)))
+    row = {**rung._asdict(), "variants": "+".join(arm(rung).variants), "interval": None, "difference": "-", "p": None}
+    own, before = (errors(completed(setting, f"ladder-{name}", results), "views1") for name in (rung.name, rung.before))
     if len(own) < 2:
-        return row | {"error": arms.obstacle(setting, arm(rung)) or f"{len(own)} runs are finished", "interval": None}
-    mean = judging.mean(own)
-    shown = f"{mean.mean:.1f} % [{mean.low:.1f}, {mean.high:.1f}]; {len(own)} runs"
-    row |= {"error": shown, "interval": [mean.mean, mean.low, mean.high]}
-    if len(before) > 1:
-        difference = judging.difference(before, own)
-        row |= {"difference": points(difference), "p": difference.p}
-    return row
-
-
-def _errors(setting: Setting, rung: Rung | None, results: Results) -> list[float]:
-    """The errors of the finished runs of a rung that did not diverge, %."""
-    names = [f"ladder-{rung.name}/seed{seed}" for seed in range(setting.seeds)] if rung else []
-    return errors([results[name] for name in names if name in results and not results[name]["diverged"]], "views1")
+        return row | {"error": arms.obstacle(setting, arm(rung)) or f"{len(own)} runs are finished"}
+    return row | compared(own, before)
 
 
 def figure(ladders: dict[str, list[dict]]) -> Figure:

@@ -135,12 +135,11 @@ def carry_out(
         raise UserError(f"{path} holds runs on other data or of another config; give another --output")
     results = {(cell_of(line), line["seed"]): line for line in lines[1:]}
     left = [run for run in runs if run not in results]
+    free, idle, busy = start_up.shares(jobs), list[Connection](), list[Connection]()
     with stop_signals() as asked, contextlib.ExitStack() as workers:
-        idle = [workers.enter_context(_worker(cores, setting)) for cores in start_up.shares(min(jobs, len(left)))]
-        busy: list[Connection] = []
         while True:
-            while left and idle and not asked() and _hours(results.values()) < budget:
-                busy.append(idle.pop())
+            while left and (idle or free) and not asked() and _hours(results.values()) < budget:
+                busy.append(idle.pop() if idle else workers.enter_context(_worker(free.pop(), setting)))
                 busy[-1].send(left.pop(0))
             if not busy:
                 break
