@@ -43,27 +43,38 @@ def small() -> ConfigDict:
 def photos() -> ConfigDict:
     """The paper's network with a quarter of its kernels, for some thousand photos in twelve epochs."""
     config = photo_sets.get_config("0.25")
-    config.optim.schedule.boundaries_epochs = (8, 11)
-    config.train.update(epochs=12, eval_every_epochs=12)
     config.mesh.tower = 1
-    return config
+    return _trained_for(config, 12, (8, 11))
 
 
 def photos_few() -> ConfigDict:
     """`photos:0.25` for a few hundred photos, each seen ten times as often: as many steps as for some thousands."""
-    config = photo_sets.get_config("0.25")
-    config.optim.schedule.boundaries_epochs = (400, 520)
-    config.train.update(epochs=600, eval_every_epochs=600)
-    return config
+    return _trained_for(photo_sets.get_config("0.25"), 600, (400, 520))
 
 
 def cifar10_brief() -> ConfigDict:
     """The config cifar10 with fewer images and epochs: some minutes a run."""
-    config = cifar10.get_config()
-    config.optim.schedule.boundaries_epochs = (4, 5)
+    config = cifar10_half()
     config.data.train_examples = 16000
-    config.train.update(epochs=6, eval_every_epochs=6)
+    return _trained_for(config, 6, (4, 5))
+
+
+def cifar10_half() -> ConfigDict:
+    """The config cifar10 with half the epochs, both towers on one device."""
+    config = cifar10.get_config()
     config.mesh.tower = 1
+    return _trained_for(config, 14, (10, 13))
+
+
+def cifar10_few() -> ConfigDict:
+    """`cifar10_half` for a few hundred images, each seen twenty times as often."""
+    return _trained_for(cifar10_half(), 280, (210, 260))
+
+
+def _trained_for(config: ConfigDict, epochs: int, drops: tuple[int, int]) -> ConfigDict:
+    """The config with another number of epochs, and those after which the learning rate drops."""
+    config.optim.schedule.boundaries_epochs = drops
+    config.train.update(epochs=epochs, eval_every_epochs=epochs)
     return config
 
 
@@ -143,7 +154,7 @@ def small_four_layer() -> ConfigDict:
 SCALES = {
     function.__name__: function
     for function in (
-        *(small, photos, photos_few, cifar10_brief, small_start, full_start),
+        *(small, photos, photos_few, cifar10_brief, cifar10_half, cifar10_few, small_start, full_start),
         *(small_cifar, small_cifar_lrn, small_four_layer, full_four_layer),
     )
 }

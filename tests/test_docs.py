@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -83,7 +84,7 @@ def test_exit_codes_are_those_of_the_program():
 
 
 @pytest.mark.parametrize(
-    ("title", "folder", "count"), [("photos", "photos-imagewoof", 9), ("CIFAR-10", "small-cifar10", 6)]
+    ("title", "folder", "count"), [("photos", "photos-imagewoof", 11), ("CIFAR-10", "small-cifar10", 6)]
 )
 def test_the_claims_that_were_run_are_in_the_published_table(title, folder, count):
     published = (ROOT / f"alexnet_jax/paper/results/{folder}/claims.md").read_text()
@@ -93,26 +94,53 @@ def test_the_claims_that_were_run_are_in_the_published_table(title, folder, coun
     assert all(row in published and "not run" not in row for row in rows)
 
 
-def ladder_rows() -> list[str]:
-    """The rows of the published ladders side by side."""
+def published(study: str) -> list[tuple[dict, ...]]:
+    """The rows of a study's published tables, on CIFAR-10 and on photos side by side."""
     home = ROOT / "alexnet_jax/paper/results"
-    ladders = [json.loads((home / name / "ladder.json").read_text()) for name in ("small-cifar10", "photos-imagewoof")]
-    rows = []
-    for several in zip(*ladders, strict=True):
-        rung = several[0]
-        cells = [rung["name"], f"{rung['question']} {rung['words']}".strip(), rung["before"] or "-"]
-        for row in several:
-            p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
-            cells += [row["error"].removesuffix("; 3 runs"), row["difference"].replace(" points", ""), p]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+    tables = [json.loads((home / name / f"{study}.json").read_text()) for name in ("small-cifar10", "photos-imagewoof")]
+    return list(zip(*tables, strict=True))
 
 
-def test_the_ladders_are_the_published_ones():
-    section = PAGES["docs/reproduce.md"].partition("## From 2012 to now")[2].partition("\n#")[0]
-    assert re.findall(r"^\| .*$", section, re.M)[1:] == ladder_rows()
-    published = ROOT / "alexnet_jax/paper/results/photos-imagewoof/ladder.svg"
-    assert (ROOT / "docs/ladder.svg").read_text() == published.read_text()
+def table_row(heads: list[str], rows: Iterable[dict]) -> str:
+    """A row of a table in the documents: its first cells, and error, difference and p of each published row."""
+    cells = list(heads)
+    for row in rows:
+        p = "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}"
+        cells += [re.sub("; [0-9] runs$", "", row["error"]), row["difference"].replace(" points", ""), p]
+    return f"| {' | '.join(cells)} |"
+
+
+def ladder_rows() -> list[str]:
+    return [
+        table_row([row["name"], f"{row['question']} {row['words']}".strip(), row["before"] or "-"], (row, other))
+        for row, other in published("ladder")
+    ]
+
+
+def tried_rows() -> list[str]:
+    return [table_row([row["words"]], [row]) for row, _ in published("firsts") if row["words"]]
+
+
+def fine_tuning_rows() -> list[str]:
+    return [table_row([row["name"]], (row, other)) for row, other in published("firsts") if row["part"]]
+
+
+@pytest.mark.parametrize(
+    ("page", "title", "rows"),
+    [
+        ("docs/reproduce.md", "## From 2012 to now", ladder_rows),
+        ("docs/reproduce.md", "## What to train first", fine_tuning_rows),
+        ("docs/recipes.md", "## What the config cifar10 was chosen over", tried_rows),
+    ],
+)
+def test_tables_are_the_published_ones(page, title, rows):
+    section = PAGES[page].partition(title)[2].partition("\n#")[0]
+    assert re.findall(r"^\| .*$", section, re.M)[1:] == rows()
+
+
+def test_the_figure_of_the_ladders_is_the_published_one():
+    figure = ROOT / "alexnet_jax/paper/results/photos-imagewoof/ladder.svg"
+    assert (ROOT / "docs/ladder.svg").read_text() == figure.read_text()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("alexnet ") and c not in TRAININGS])

@@ -269,7 +269,7 @@ def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
     else:
         assert rows["digits"]["error"].endswith("; 3 runs") and rows["photos-half"]["error"] == "not at --scale small"
         assert rows["digits"]["p_holm"] is rows["brief"]["p_holm"] is None and "| brief | the config cifar10" in text
-        assert rows["brief-dropout"]["difference"].startswith("+2.") and rows["brief-dropout"]["p_holm"] < 0.01
+        assert rows["brief-dropout"]["difference"].startswith("+1.8") and rows["brief-dropout"]["p_holm"] < 0.01
         assert rows["brief-batch"]["p_holm"] > 0.05 and "| brief-batch | the paper's batches, 128 | 31." in text
 
 
@@ -296,11 +296,24 @@ def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, 
     assert planned["scratch/seed1"].directory == f"{tmp_path}/photos-second"
     assert planned["first-classes/seed0"].directory == f"{tmp_path}/photos-first"
     assert planned["photos-half/seed0"].train_examples == 0 and "finetune/seed0" not in planned
-    results = made_up_results(setting, {}, firsts.plan)
+    for trial in firsts.plan(setting, {}):
+        (tmp_path / trial.name).mkdir(parents=True)
+        (tmp_path / trial.name / "config.json").write_text(config_files.to_json(trial.config))
+    results = made_up_results(setting, {"finetune": 25}, firsts.plan)
+    identities = [trials._identity(trial.config) for trial in firsts.plan(setting, results)]
+    shutil.copytree(tmp_path / "first-classes", tmp_path / "elsewhere/first-classes")
+    moved = firsts.plan(setting._replace(directory=tmp_path / "elsewhere"), results)
+    assert len({trials._identity(trial.config) for trial in moved}) == len(moved) == len(results)
+    assert identities == [trials._identity(trial.config) for trial in moved]  # wherever the first network lies
     monkeypatch.setattr(trials, "finished", lambda plan, directory: results)
-    rows = {row["name"]: row["trained_on"] for row in json.loads(firsts.tables(setting)[1][1].read_text())}
-    assert "photos-second, 150 images" in rows["scratch"] and rows["scratch"].endswith("600 epochs")
-    assert "photos, all images" in rows["photos-half"] and rows["photos-half"].endswith("60 epochs")
+    rows = {row["name"]: row for row in json.loads(firsts.tables(setting)[1][1].read_text())}
+    assert rows["finetune"]["difference"].startswith("-5.0") and rows["finetune"]["p_holm"] < 0.05
+    assert rows["finetune-longer"]["p_holm"] > 0.05 and rows["scratch"]["p_holm"] is None
+    trained_on = {name: row["trained_on"] for name, row in rows.items()}
+    assert "photos-second, 150 images" in trained_on["scratch"] and trained_on["scratch"].endswith("600 epochs")
+    assert "photos-second, 150 images" in trained_on["finetune"] and trained_on["finetune"].endswith(" 20 epochs")
+    assert trained_on["finetune-longer"].endswith("100 epochs")
+    assert "photos, all images" in trained_on["photos-half"] and trained_on["photos-half"].endswith("60 epochs")
 
 
 def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):

@@ -11,7 +11,7 @@ from alexnet_jax.run_config import Config
 
 Base = Literal[
     "network", "figure1", "four_layer", "four_layer_lrn",
-    "digits", "cifar10", "brief", "quarter", "half", "whole", "few",
+    "digits", "cifar10", "brief", "half", "whole", "first_classes", "few",
 ]  # fmt: skip
 
 SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config that the arm starts from
@@ -23,12 +23,14 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "digits": "digits",
         "cifar10": "cifar10",
         "brief": "scales:cifar10_brief",
+        "first_classes": "scales:cifar10_half",
+        "few": "scales:cifar10_few",
     },
     "photos": {
         "network": "scales:photos",
-        "quarter": "photos:0.25",
         "half": "photos:0.5",
         "whole": "photos:1",
+        "first_classes": "photos:0.25",
         "few": "scales:photos_few",
     },
     "full": {
@@ -38,7 +40,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "four_layer_lrn": "cifar_four_layer:lrn",
     },
 }
-SCALES["smoke"] = SCALES["small"] | dict.fromkeys(("quarter", "half", "whole", "few"), "photos:0.1")
+SCALES["smoke"] = SCALES["small"] | dict.fromkeys(("half", "whole", "first_classes", "few"), "photos:0.1")
 
 
 class Arm(NamedTuple):

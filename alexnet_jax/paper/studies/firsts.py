@@ -26,32 +26,39 @@ class First(NamedTuple):
     part: str = ""  # what the folder of its data adds to DIR
     images: int = 0  # of each class; 0: all
     start: str = ""  # the row whose network it continues
-    words: str = ""  # of a row of TRIED: what it changes
     changes: tuple[tuple[str, Any], ...] = ()  # (key of the config, value)
+    against: str = ""  # the row that its error is compared with
+    words: str = ""  # of a row of TRIED: what it changes
 
 
+LONGER = (("train.epochs", 100), ("train.eval_every_epochs", 100), ("optim.schedule.boundaries_epochs", (70, 90)))
 ROWS = (
     First("digits", "digits"),
     First("cifar10", "cifar10"),
-    First("first-classes", "quarter", "-first"),
+    First("first-classes", "first_classes", "-first"),
     First("scratch", "few", "-second", IMAGES),
-    First("finetune", "few", "-second", IMAGES, "first-classes"),
+    First("finetune", "few", "-second", IMAGES, "first-classes", against="scratch"),
+    First("finetune-longer", "few", "-second", IMAGES, "first-classes", LONGER, "scratch"),
     First("photos-half", "half"),
     First("photos-whole", "whole"),
 )
-TRIED = (  # what the config cifar10 was chosen over: each row is compared with the first
+TRIED = (  # what the config cifar10 was chosen over
     First("brief", "brief", words="the config cifar10, for fewer steps"),
-    First("brief-no_dropout", "brief", words="no dropout", changes=(("model.dropout_rate", 0.0),)),
-    First("brief-dropout", "brief", words="the paper's dropout, 0.5", changes=(("model.dropout_rate", 0.5),)),
-    First("brief-conv1", "brief", words="conv1's start and rate as in the paper",
-        changes=(("model.conv1.init_std", 0.01), ("optim.layers.conv1.lr_multipliers", ((0, 1.0, 1.0),))),
+    *(
+        First(f"brief-{name}", "brief", changes=tuple(changes), against="brief", words=words)
+        for name, words, *changes in (
+            ("no_dropout", "no dropout", ("model.dropout_rate", 0.0)),
+            ("dropout", "the paper's dropout, 0.5", ("model.dropout_rate", 0.5)),
+            (
+                *("conv1", "conv1's start and rate as in the paper", ("model.conv1.init_std", 0.01)),
+                ("optim.layers.conv1.lr_multipliers", ((0, 1.0, 1.0),)),
+            ),
+            ("pooling", "pooling without the last pixels", ("model.pool.ceil", False)),
+            ("batch", "the paper's batches, 128", ("train.batch_size", 128)),
+            ("noise", "colour noise by the paper's text", ("augment.colour_noise_scale", "eigenvalue")),
+        )
     ),
-    First("brief-pooling", "brief", words="pooling without the last pixels", changes=(("model.pool.ceil", False),)),
-    First("brief-batch", "brief", words="the paper's batches, 128", changes=(("train.batch_size", 128),)),
-    First("brief-noise", "brief", words="colour noise by the paper's text",
-        changes=(("augment.colour_noise_scale", "eigenvalue"),),
-    ),
-)  # fmt: skip
+)
 
 
 def plan(setting: Setting, results: Results) -> list[Trial]:
@@ -97,9 +104,11 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
     """The table, Markdown, from the finished runs, and the files: firsts.md, firsts.json, runs.json."""
     results = trials.finished(lambda results: plan(setting, results), setting.directory)
     rows = [{**row._asdict(), **_measured(setting, row, results)} for row in (*ROWS, *TRIED)]
-    judging.correct(rows)
+    firsts, tried = rows[: len(ROWS)], rows[len(ROWS) :]
+    judging.correct(firsts)
+    judging.correct(tried)
     text = report.template("firsts.md.j2").render(
-        setting=setting, rows=rows[: len(ROWS)], tried=rows[len(ROWS) :], cost=trials.cost(results), images=IMAGES
+        setting=setting, rows=firsts, tried=tried, cost=trials.cost(results), images=IMAGES
     )
     return text, trials.write(setting.directory, "firsts", text, rows, {})
 
@@ -109,12 +118,12 @@ def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:
     if len(found) < 2:
         unknown = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on", "difference"), "-")
         return {**unknown, "p": None, "error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
-    chosen = completed(setting, TRIED[0].name, results) if row in TRIED[1:] else []
+    others = completed(setting, row.against, results)
     return {
         "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",
         "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
         "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
         "steps": f"{found[0]['steps']:,}",
         "trained_on": arms.describe(_on(setting, row), _arm(setting, row, 0)),
-        **compared(errors(found, "views1"), errors(chosen, "views1")),
+        **compared(errors(found, "views1"), errors(others, "views1")),
     }

@@ -126,7 +126,7 @@ def _recorded(directory: Path) -> Results:
 
 def _identity(config: Config) -> str:
     """A hash of what determines a trial's result."""
-    values = workdir.flattened(config)
+    values = workdir.flattened(config) | {"data.statistics_file": Path(config.data.statistics_file).name}
     relevant = {key: value for key, value in values.items() if not key.startswith(PLACE)}
     return checksums.of_json({"config": relevant, "data": run_data.of_config(config).fingerprint})
 
