@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import sharding, steps
+from alexnet_jax import optim, sharding, steps
 from alexnet_jax.data import statistics
 from alexnet_jax.data.datasets import PREPARED, open_dataset
 from alexnet_jax.data.loader import Batch
@@ -23,7 +23,9 @@ from alexnet_jax.paper.facts import MAX_IMAGES, read
 from alexnet_jax.run import config_files, run_data
 from alexnet_jax.run_config import Config
 
-FAST, SLOW, SHARE = 0.15, 5e-5, 0.02  # of docs/stuck.md: beyond these, most cells of the map do not start
+# By the map of docs/stuck.md: beyond these, few cells start. FAST is the part of its weights by which a step changes
+# the fastest layer, ALL_FAST the slowest; no cell is as slow as SLOW; SHARE is that of the last hidden layer's output.
+FAST, ALL_FAST, SLOW, SHARE = 0.1, 1e-3, 1e-6, 0.02
 HEAD = ("layer", "response", "variation", "share", "silent", "kernel", "gradient/kernel")
 
 
@@ -128,13 +130,21 @@ def some(split: Images) -> tuple[np.ndarray, np.ndarray]:
 
 def remarks(config: Config, signals: list[Signal]) -> list[str]:
     """What in `signals` keeps training from starting, by the map in docs/stuck.md, each with a cure; or nothing."""
-    rate, hidden, lines = config.optim.learning_rate, signals[-2], []
-    moves = {signal.layer: rate * signal.gradient for signal in signals}  # part of the weights, in a step
+    rate, hidden = config.optim.learning_rate, signals[-2]
+    lines: list[str] = []
+    layers = [signal.layer for signal in signals]
+    rates = optim.rates(config, layers, config.optim.schedule.warmup_epochs, optim.Validation())
+    moves = {  # of each layer that learns, the part of its weights that a step changes
+        signal.layer: float(rates[signal.layer]["kernel"]) * signal.gradient
+        for signal in signals
+        if rates[signal.layer]["kernel"]
+    }
     fastest, slowest = max(moves, key=moves.__getitem__), min(moves, key=moves.__getitem__)
-    if moves[fastest] > FAST:
+    if moves[fastest] > FAST or moves[slowest] > ALL_FAST:
+        layer, which = (fastest, "") if moves[fastest] > FAST else (slowest, ", the slowest layer,")
         lines.append(
-            f"the first step changes the weights of {fastest} by {moves[fastest]:.2g} of their size, so training may "
-            f"overshoot and ReLUs die: give a smaller --config.optim.learning_rate, such as {rate / 10:.1g}"
+            f"the first step changes the weights of {layer}{which} by {moves[layer]:.2g} of their size, so training "
+            f"may overshoot and ReLUs die: give a smaller --config.optim.learning_rate, such as {rate / 10:.1g}"
         )
     if moves[slowest] < SLOW:
         lines.append(

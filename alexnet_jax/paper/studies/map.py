@@ -48,11 +48,21 @@ def draw(setting: Setting, jobs: int, budget: float) -> tuple[str, list[Path]]:
         if (some := [cell for cell in cells if cell["finer"] == finer])
         for name, formula in PREDICTORS.items()
     ]
-    text = map_tables.text(cells, margins(results), predictors, results, task)
+    warned = [
+        {"classes": classes * finer, **_warned([cell for cell in cells if cell["finer"] == finer], known, classes)}
+        for finer in FINER
+    ]
+    text = map_tables.text(cells, margins(results), predictors, warned, results, task)
     figure_file, table_file, json_file = (directory / f"map.{ending}" for ending in ("svg", "md", "json"))
     map_tables.figure(cells, classes).savefig(figure_file, metadata={"Date": None})
     write_text(table_file, text)
-    content = {"cells": cells, "margins": margins(results), "predictors": predictors, "packages": starts.packages()}
+    content = {
+        "cells": cells,
+        "margins": margins(results),
+        "predictors": predictors,
+        "warned": warned,
+        "packages": starts.packages(),
+    }
     write_text(json_file, json.dumps(content, indent=1) + "\n")
     return text, [table_file, json_file, figure_file]
 
@@ -160,3 +170,14 @@ def judge(
         "accuracy": float(best.mean()),
         "always": float(max(truth.mean(), 1 - truth.mean())),
     }
+
+
+def _warned(cells: list[dict[str, Any]], known: dict[Start, list[Signal]], classes: int) -> dict[str, int]:
+    """How many cells `facts --start` warns of, how many of these start in most runs, and the same of the others."""
+    counts = {"warned": 0, "of these start": 0, "not warned": 0, "of those start": 0}
+    for cell in cells:
+        config = map_cells.full_config(map_cells.cell_of(cell), classes)
+        warned = bool(signals.remarks(config, known[_start(cell)]))
+        counts["warned" if warned else "not warned"] += 1
+        counts["of these start" if warned else "of those start"] += cell["started"] > cell["runs"] / 2
+    return counts

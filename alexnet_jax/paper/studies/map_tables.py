@@ -18,7 +18,7 @@ from alexnet_jax.paper.studies.map_runs import Task
 Rows = list[dict[str, Any]]
 
 
-def text(cells: Rows, rows: Rows, predictors: Rows, results: Rows, task: Task) -> str:
+def text(cells: Rows, rows: Rows, predictors: Rows, warned: Rows, results: Rows, task: Task) -> str:
     """The tables in Markdown."""
     classes, train = task.small.model.num_classes, task.small.train
     hours = sum(result["cpu_seconds"] for result in results) / 3600
@@ -47,7 +47,12 @@ def text(cells: Rows, rows: Rows, predictors: Rows, results: Rows, task: Task) -
     numbers = [[_number(value) for value in row.values()] for row in predictors]
     heads = ("", "value", "started", "95 % interval", "steps")
     columns = ("deviation", "biases", "LRN", "classes", *(f"rate {rate:g}" for rate in rates))
-    parts = (head, _table(overall, heads), _table(numbers, list(predictors[0])), _table(grid, columns))
+    warnings = [list(map(str, row.values())) for row in warned]
+    parts = (
+        *(head, _table(overall, heads), _table(numbers, list(predictors[0]))),
+        *("Cells that `alexnet facts --start` warns of, and others:", _table(warnings, list(warned[0]))),
+        _table(grid, columns),
+    )
     return "\n\n".join(parts) + "\n"
 
 
