@@ -198,6 +198,7 @@ def test_remarks_take_each_layers_own_rate():
     assert "weights of conv1 by only 1e-08" in signals.remarks(config_files.parse(values), network)[0]
     values.optim.layers.conv1.lr_multipliers = ((0, 0.0, 0.0),)
     assert signals.remarks(config_files.parse(values), network) == []
+    assert signals.remarks(config_files.parse(values), network[:1] * 2)[0].startswith("every layer is frozen: give an")
 
 
 def test_the_page_shows_the_published_map():
@@ -206,6 +207,28 @@ def test_the_page_shows_the_published_map():
     found = [json.loads(line) for line in (published / map_runs.RUNS).read_text().splitlines()][1:]
     cells = json.loads((published / "map.json").read_text())["cells"]
     assert sorted(start_map.aggregate(found), key=str) == sorted(cells, key=str)  # runs are recorded as they end
+
+
+def test_the_page_counts_as_the_published_map_does():
+    """The numbers that the page gives in words, which are sums over cells."""
+    published = json.loads((ROOT / "alexnet_jax/paper/results/map-cifar10/map.json").read_text())
+    cells, warned = published["cells"], published["warned"]
+
+    def runs_of(**values):
+        some = [cell for cell in cells if all(cell[key] == value for key, value in values.items())]
+        return [sum(cell[key] for cell in some) for key in ("started", "runs", "diverged")]
+
+    page = " ".join((ROOT / "docs/stuck.md").read_text().split())
+    assert f"{sum(cell['runs'] == 3 for cell in cells)} of the {len(cells)} three times" in page
+    assert runs_of(bias=1.0, finer=100, deviation="0.01")[0] == 0
+    started, count, _ = runs_of(bias=1.0, finer=100, deviation="0.03 in conv3-5")
+    assert started == 1 and f"one run of {count}" in page
+    assert "{} runs of {} started within 1,000 steps".format(*runs_of(deviation="He", finer=100)) in page
+    started, count, diverged = runs_of(deviation="He", lrn="off")
+    assert started == 0 and diverged > count / 2
+    total, start, others, start_too = (sum(row[key] for row in warned) for key in list(warned[0])[1:])
+    assert f"warns of {total} of the {len(cells)} cells, of which {start} start in most runs" in page
+    assert f"of the other {others}, {start_too} do" in page
 
 
 @pytest.mark.slow

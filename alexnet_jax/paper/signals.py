@@ -23,8 +23,8 @@ from alexnet_jax.paper.facts import MAX_IMAGES, read
 from alexnet_jax.run import config_files, run_data
 from alexnet_jax.run_config import Config
 
-# By the map of docs/stuck.md: beyond these, few cells start. FAST is the part of its weights by which a step changes
-# the fastest layer, ALL_FAST the slowest; no cell is as slow as SLOW; SHARE is that of the last hidden layer's output.
+# Beyond these, few cells of the map in docs/stuck.md start, and none is as slow as SLOW. FAST is the part of its
+# weights by which a step changes the fastest layer, ALL_FAST and SLOW the slowest; SHARE is that of the last hidden one.
 FAST, ALL_FAST, SLOW, SHARE = 0.1, 1e-3, 1e-6, 0.02
 HEAD = ("layer", "response", "variation", "share", "silent", "kernel", "gradient/kernel")
 
@@ -139,6 +139,8 @@ def remarks(config: Config, signals: list[Signal]) -> list[str]:
         for signal in signals
         if rates[signal.layer]["kernel"]
     }
+    if not moves:
+        return ["every layer is frozen: give an lr_multiplier above 0 to some in --config.optim.layers"]
     fastest, slowest = max(moves, key=moves.__getitem__), min(moves, key=moves.__getitem__)
     if moves[fastest] > FAST or moves[slowest] > ALL_FAST:
         layer, which = (fastest, "") if moves[fastest] > FAST else (slowest, ", the slowest layer,")

@@ -42,6 +42,7 @@ ROWS = (
     First("photos-half", "half"),
     First("photos-whole", "whole"),
 )
+CONV1 = (("model.conv1.init_std", 0.01), ("optim.layers.conv1.lr_multipliers", ((0, 1.0, 1.0),)))
 TRIED = (  # what the config cifar10 was chosen over
     First("brief", "brief", words="the config cifar10, for fewer steps"),
     *(
@@ -49,10 +50,7 @@ TRIED = (  # what the config cifar10 was chosen over
         for name, words, *changes in (
             ("no_dropout", "no dropout", ("model.dropout_rate", 0.0)),
             ("dropout", "the paper's dropout, 0.5", ("model.dropout_rate", 0.5)),
-            (
-                *("conv1", "conv1's start and rate as in the paper", ("model.conv1.init_std", 0.01)),
-                ("optim.layers.conv1.lr_multipliers", ((0, 1.0, 1.0),)),
-            ),
+            ("conv1", "conv1's start and rate as in the paper", *CONV1),
             ("pooling", "pooling without the last pixels", ("model.pool.ceil", False)),
             ("batch", "the paper's batches, 128", ("train.batch_size", 128)),
             ("noise", "colour noise by the paper's text", ("augment.colour_noise_scale", "eigenvalue")),

@@ -42,16 +42,13 @@ def draw(setting: Setting, jobs: int, budget: float) -> tuple[str, list[Path]]:
     cells = aggregate(results)
     known = _signals(task, cells, directory, shrinks=scale == "smoke")
     classes = task.small.model.num_classes
+    by_classes = {classes * finer: some for finer in FINER if (some := [c for c in cells if c["finer"] == finer])}
     predictors = [
-        {"classes": classes * finer, **judge(name, formula, some, known)}
-        for finer in FINER
-        if (some := [cell for cell in cells if cell["finer"] == finer])
+        {"classes": count, **judge(name, formula, some, known)}
+        for count, some in by_classes.items()
         for name, formula in PREDICTORS.items()
     ]
-    warned = [
-        {"classes": classes * finer, **_warned([cell for cell in cells if cell["finer"] == finer], known, classes)}
-        for finer in FINER
-    ]
+    warned = [{"classes": count, **_warned(some, known, classes)} for count, some in by_classes.items()]
     text = map_tables.text(cells, margins(results), predictors, warned, results, task)
     figure_file, table_file, json_file = (directory / f"map.{ending}" for ending in ("svg", "md", "json"))
     map_tables.figure(cells, classes).savefig(figure_file, metadata={"Date": None})

@@ -49,8 +49,11 @@ def text(cells: Rows, rows: Rows, predictors: Rows, warned: Rows, results: Rows,
     columns = ("deviation", "biases", "LRN", "classes", *(f"rate {rate:g}" for rate in rates))
     warnings = [list(map(str, row.values())) for row in warned]
     parts = (
-        *(head, _table(overall, heads), _table(numbers, list(predictors[0]))),
-        *("Cells that `alexnet facts --start` warns of, and others:", _table(warnings, list(warned[0]))),
+        head,
+        _table(overall, heads),
+        _table(numbers, list(predictors[0])),
+        "Cells that `alexnet facts --start` warns of, and others:",
+        _table(warnings, list(warned[0])),
         _table(grid, columns),
     )
     return "\n\n".join(parts) + "\n"
