@@ -24,7 +24,7 @@ from alexnet_jax.run import config_files, run_data
 from alexnet_jax.run_config import Config
 
 # Beyond these, few cells of the map in docs/stuck.md start, and none is as slow as SLOW. FAST is the part of its
-# weights by which a step changes the fastest layer, ALL_FAST and SLOW the slowest; SHARE is that of the last hidden one.
+# weights by which a step changes the fastest layer, ALL_FAST and SLOW the slowest; SHARE is the last hidden layer's.
 FAST, ALL_FAST, SLOW, SHARE = 0.1, 1e-3, 1e-6, 0.02
 HEAD = ("layer", "response", "variation", "share", "silent", "kernel", "gradient/kernel")
 
