@@ -49,6 +49,14 @@ def start(command: list[str], cwd: Path = ROOT, env: dict[str, str] | None = Non
     return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True, env=environment() | (env or {}))
 
 
+def start_as_group(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command as a process group of its own: `os.killpg` does to it what Ctrl-C in a terminal does."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment(), start_new_session=True
+    )
+
+
 def end(process: Process, code: int | tuple[int, ...] = 0, seconds: float = 300) -> str:
     """The output of a process, which must end with `code`, without a traceback, within `seconds`."""
     try:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from signal import SIGINT
 
@@ -257,10 +256,7 @@ def test_the_map_at_smoke_scale(tmp_path, capsys):
 @pytest.mark.slow
 def test_ctrl_c_ends_the_map_with_its_runs_finished(tmp_path):
     command = [sys.executable, "-m", "alexnet_jax", "reproduce", "map", "--scale=smoke", f"--output={tmp_path}"]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=runs.environment(), cwd=ROOT, start_new_session=True
-    )
+    process = runs.start_as_group(command)
     runs.until(process, "1 of 2")
     os.killpg(process.pid, SIGINT)
     assert "finished runs are kept in" in runs.end(process, code=errors.EXIT_INTERRUPTED)

@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import shutil
 import sys
+import time
+from signal import SIGINT
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from alexnet_jax import errors
 from alexnet_jax.__main__ import main
 from alexnet_jax.commands import reproduce
 from alexnet_jax.configs import variants
@@ -273,6 +277,24 @@ def test_the_tables_of_ladder_and_firsts(study, tmp_path, monkeypatch):
         assert rows["brief-batch"]["p_holm"] > 0.05 and "| brief-batch | the paper's batches, 128 | 31." in text
 
 
+@pytest.mark.parametrize(("study", "name"), [(ladder, "ladder-he"), (firsts, "brief-dropout")])
+def test_a_row_with_one_run_has_no_interval_and_is_not_compared(study, name, tmp_path, monkeypatch):
+    setting = Setting("small", "", tmp_path / "small-x", 2, ())
+    results = made_up_results(setting, {name: 25}, study.plan)
+    monkeypatch.setattr(trials, "finished", lambda plan, directory: results)
+
+    def row():
+        rows = {row["name"]: row for row in json.loads(study.tables(setting)[1][1].read_text())}
+        return rows[name.removeprefix("ladder-")]
+
+    assert row()["error"].endswith("; 2 runs") and row()["p_holm"] is not None
+    results[f"{name}/seed1"]["diverged"] = True
+    only = 100 * results[f"{name}/seed0"]["views1"]["top1_error"]
+    assert row()["error"] == f"{only:.1f} %; 1 run" and row()["difference"] == "-" and row()["p_holm"] is None
+    results[f"{name}/seed0"]["diverged"] = True
+    assert row()["error"] == "no run has reached its end"
+
+
 def test_what_was_tried_differs_from_the_config_cifar10_in_one_thing(tmp_path):
     setting = Setting("small", "", tmp_path, 1, ())
     configs = {trial.name.partition("/")[0]: workdir.flattened(trial.config) for trial in firsts.plan(setting, {})}
@@ -337,6 +359,21 @@ def test_a_budget_and_a_failure_end_the_study(tmp_path):
     wanted[1] = wanted[1]._replace(config=config_files.parse(values))
     with pytest.raises(UserError, match=r"the run arm/seed1 ended with exit code 2: error: .*nowhere"):
         trials.carry_out(lambda results: wanted, tmp_path, 2, 1.0)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_ctrl_c_says_once_what_happens_and_loses_nothing(tmp_path):
+    command = [sys.executable, "-m", "alexnet_jax", "reproduce", "--scale=smoke", "--claims=lrn"]
+    process = runs.start_as_group([*command, f"--output={tmp_path}"])
+    log = tmp_path / "smoke-digits/paper/seed0/log.txt"
+    while not log.exists() or "steps an epoch" not in log.read_text():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, SIGINT)
+    output = runs.end(process, code=errors.EXIT_INTERRUPTED)
+    assert output.count("stopping after this step") == 1 and "finished runs are kept in" in output
+    assert "stopping after this step" in log.read_text() and "is saved in" in log.read_text()
 
 
 def test_an_unknown_base_is_an_error(monkeypatch):

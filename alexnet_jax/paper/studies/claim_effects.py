@@ -200,11 +200,13 @@ def completed(setting: Setting, name: str, results: Results) -> list[dict[str, A
 
 
 def compared(own: list[float], others: list[float]) -> dict[str, Any]:
-    """A row's error with its interval and, where `others` has two or more runs, the difference to them. All in %."""
-    error, effect = judging.mean(own), judging.difference(others, own) if len(others) > 1 else None
-    return {
-        "error": f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(own)} runs",
-        "interval": [error.mean, error.low, error.high],
-        "difference": points(effect) if effect else "-",
-        "p": effect.p if effect else None,
-    }
+    """A row's error with its interval, and the difference to `others`; both need two runs or more. All in %."""
+    row: dict[str, Any] = {"error": f"{own[0]:.1f} %; 1 run", "interval": None, "difference": "-", "p": None}
+    if len(own) > 1:
+        error = judging.mean(own)
+        row["error"] = f"{error.mean:.1f} % [{error.low:.1f}, {error.high:.1f}]; {len(own)} runs"
+        row["interval"] = [error.mean, error.low, error.high]
+        if len(others) > 1:
+            effect = judging.difference(others, own)
+            row |= {"difference": points(effect), "p": effect.p}
+    return row

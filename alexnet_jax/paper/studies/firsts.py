@@ -113,9 +113,9 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 
 def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:
     found = completed(setting, row.name, results)
-    if len(found) < 2:
+    if not found:
         unknown = dict.fromkeys(("minutes", "busy", "cores", "steps", "trained_on", "difference"), "-")
-        return {**unknown, "p": None, "error": _obstacle(setting, row) or f"{len(found)} runs are finished"}
+        return {**unknown, "p": None, "error": _obstacle(setting, row) or "no run has reached its end"}
     others = completed(setting, row.against, results)
     return {
         "minutes": f"{np.mean([result['wall_seconds'] for result in found]) / 60:.1f}",

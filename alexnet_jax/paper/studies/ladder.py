@@ -96,8 +96,8 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
 def _row(setting: Setting, rung: Rung, results: Results) -> dict:
     row = {**rung._asdict(), "variants": "+".join(arm(rung).variants), "interval": None, "difference": "-", "p": None}
     own, before = (errors(completed(setting, f"ladder-{name}", results), "views1") for name in (rung.name, rung.before))
-    if len(own) < 2:
-        return row | {"error": arms.obstacle(setting, arm(rung)) or f"{len(own)} runs are finished"}
+    if not own:
+        return row | {"error": arms.obstacle(setting, arm(rung)) or "no run has reached its end"}
     return row | compared(own, before)
 
 

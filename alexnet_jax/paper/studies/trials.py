@@ -203,6 +203,7 @@ def _carry_out(trials: list[Trial], directory: Path, cores: set[int], briefly: b
         folder = directory / trial.name
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            os.dup2(log.fileno(), 2)  # for what writes there past Python: XLA, and the handler of signals
             code = errors.exit_code(functools.partial(_train, trial, folder))
         if code:
             sys.exit(code)
