@@ -79,7 +79,7 @@ def _trained_for(config: ConfigDict, epochs: int, drops: tuple[int, int]) -> Con
 
 
 def small_start() -> ConfigDict:
-    """For the map of when training starts: a ninth of the paper's kernels, and no noise that is not at the start.
+    """For the map of when training starts: the paper's network with few kernels, and no noise that is not at the start.
 
     The initial values, learning rate, normalization and number of classes are those of the map's cell.
     """

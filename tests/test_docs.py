@@ -121,6 +121,12 @@ def tried_rows() -> list[str]:
     return [table_row([row["words"]], [row]) for row, _ in published("firsts") if row["words"]]
 
 
+def first_rows() -> list[str]:
+    rows = [row for pair in published("firsts") for row in pair if not row["words"] and not row["part"]]
+    keys = ("name", "error", "busy", "steps", "trained_on")
+    return [f"| {' | '.join(row[key] for key in keys)} |" for row in rows if row["steps"] != "-"]
+
+
 def fine_tuning_rows() -> list[str]:
     return [table_row([row["name"]], (row, other)) for row, other in published("firsts") if row["part"]]
 
@@ -129,7 +135,8 @@ def fine_tuning_rows() -> list[str]:
     ("page", "title", "rows"),
     [
         ("docs/reproduce.md", "## From 2012 to now", ladder_rows),
-        ("docs/reproduce.md", "## What to train first", fine_tuning_rows),
+        ("docs/reproduce.md", "## What to train first", first_rows),
+        ("docs/reproduce.md", "### Fine-tuning", fine_tuning_rows),
         ("docs/recipes.md", "## What the config cifar10 was chosen over", tried_rows),
     ],
 )

@@ -332,6 +332,16 @@ def test_bad_arguments_give_one_line(trained, features_file, arguments, message,
     assert not list(tmp_path.iterdir()) and not (ROOT / "x.nc").exists()
 
 
+def test_all_runs_must_be_there_before_the_first_is_computed(trained, tmp_path, capsys):
+    image = str(trained / "images/even/0.png")
+    flags = ["features", image, "--steps=all", f"--output={tmp_path / 'x.nc'}", "--workdir", str(trained / "run")]
+    shutil.copytree(trained / "run", tmp_path / "empty", ignore=shutil.ignore_patterns("checkpoints"))
+    for other, message in (("none", "none is not a workdir"), ("empty", "empty holds no checkpoints; give another")):
+        with pytest.raises(SystemExit, match=str(errors.EXIT_USER_ERROR)):
+            __main__.main([*flags, str(tmp_path / other)])
+        assert message in capsys.readouterr().err and not (tmp_path / "x.nc").exists()
+
+
 def test_files_that_are_damaged_or_of_another_kind_are_refused(features_file, tmp_path):
     content, path = features_file.read_bytes(), tmp_path / "x.nc"
     for damaged in (content[: len(content) // 2], b"no netCDF", b""):

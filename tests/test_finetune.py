@@ -13,6 +13,7 @@ from alexnet_jax import optim
 from alexnet_jax.configs import finetune
 from alexnet_jax.errors import UserError
 from alexnet_jax.inference import network
+from alexnet_jax.paper import signals
 from alexnet_jax.run import config_files, run_data, workdir
 from tests import runs
 from tests.test_commands import CONFIG, run
@@ -83,6 +84,18 @@ def test_fc8_is_new_and_the_other_layers_are_those_of_the_source(processes, sour
     lines = workdir.read_metrics(tmp_path / "fine")
     last = [line for line in lines if line["phase"] == "validation"][-1]
     assert last["top1_error"] <= 0.1 and last["count"] == 53
+
+
+def test_signals_at_the_start_are_those_of_the_source(source, tmp_path):
+    values = finetune.get_config(str(source))
+    values.data.update(source="digits", directory="", statistics_file="")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    conv1 = signals.at_start(config_files.parse(values), images, None)[0]
+    weights = np.asarray(network.open_workdir(source).params["conv1"]["kernel"])
+    assert conv1.kernel == pytest.approx(np.sqrt(np.mean(weights**2)))
+    values.start.workdir = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere is not a workdir"):
+        signals.at_start(config_files.parse(values), images, None)
 
 
 def test_resuming_does_not_need_the_source(source, photos, tmp_path):

@@ -24,10 +24,11 @@ PAPER = Cell("0.01", 1.0, "on", 0.01, 1)
 
 
 def test_the_grid_begins_with_the_papers_values():
-    grid = map_cells.grid(seeds=3)
+    grid = map_cells.grid(seeds=3, classes=10)
     assert len(set(grid)) == len(grid) == 3 * 3 * 3 * 3 * 2 * 3
     assert grid[0] == (PAPER, 0)
     assert {seed for _, seed in grid[: 3 * 3 * 3 * 3 * 2]} == {0}  # no tile of the figure stays empty for long
+    assert {cell.finer for cell, _ in map_cells.grid(seeds=3, classes=1000)} == {1}  # ImageNet's classes are enough
 
 
 def test_the_small_network_has_the_signals_and_rates_of_the_full_one():
@@ -241,10 +242,13 @@ def test_the_map_at_smoke_scale(tmp_path, capsys):
             main(command)
         outputs.append(capsys.readouterr().out)
     assert "2 of 2: deviations 0.01" in outputs[0] and "0 of 2" in outputs[0]
-    assert outputs[1] == outputs[0][-len(outputs[1]) :] and outputs[1].startswith("\n2 runs of up to 4 steps")
+    assert outputs[1] == outputs[0][-len(outputs[1]) :] and "\nScale smoke, 1 seeds: `" in outputs[1]
     assert all((home / f"map.{ending}").stat().st_size > 500 for ending in ("md", "json", "svg"))
     lines = [json.loads(line) for line in (home / map_runs.RUNS).read_text().splitlines()]
     assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2 and len(lines[1]["losses"]) == 2
+    assert (
+        f"JAX {lines[1]['environment']['jax']}, alexnet_jax " in outputs[1] and "2 runs of up to 4 steps" in outputs[1]
+    )
     lines[0]["data"] = "other"
     (home / map_runs.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(SystemExit, match="2"):
@@ -267,5 +271,5 @@ def test_ctrl_c_ends_the_map_with_its_runs_finished(tmp_path):
 def test_a_process_that_ends_too_early_is_an_error(tmp_path, capfd):
     task, elsewhere = map_runs.open_task("", "smoke"), Setting("smoke", str(tmp_path / "nowhere"), tmp_path, 1, ())
     with pytest.raises(UserError, match="a process that trained a cell has ended; see above, and repeat"):
-        map_runs.carry_out(task, elsewhere, map_cells.grid(1)[:1], tmp_path / "map", 1, 1.0)
+        map_runs.carry_out(task, elsewhere, map_cells.grid(1, 10)[:1], tmp_path / "map", 1, 1.0)
     assert "nowhere" in capfd.readouterr().err

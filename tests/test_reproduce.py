@@ -73,8 +73,11 @@ def test_the_detectable_effect_is_detected_four_times_in_five():
     effect = judging.difference(better, worse, threshold=0.5)
     spread = math.sqrt((np.var(better, ddof=1) + np.var(worse, ddof=1)) / 2)
     shape = 600, 5
-    p = stats.ttest_ind(rng.normal(0, spread, shape), rng.normal(effect.detectable - 0.5, spread, shape), axis=1).pvalue
-    assert 0.76 < np.mean(p < judging.LEVEL) < 0.84
+    for tests in (1, 6):
+        shifted = rng.normal(effect.detectable(tests) - 0.5, spread, shape)
+        p = stats.ttest_ind(rng.normal(0, spread, shape), shifted, axis=1).pvalue
+        assert 0.76 < np.mean(p < judging.LEVEL / tests) < 0.84
+    assert judging.mean([1.0, 1.0]).detectable(3) == 0 and judging.mean([1.0, 2.0]).detectable(20) > 100
 
 
 @pytest.mark.parametrize("scale", sorted(SCALES))
@@ -138,6 +141,7 @@ def test_towers_without_links_have_as_many_parameters():
         (["--claims=x", "--scale=smoke"], "there is no claim 'x'; give some of parameters, neurons"),
         (["--seeds=1"], "--seeds must be 2 or more"),
         (["--jobs=0", "--scale=smoke"], "--jobs must be 1 or more"),
+        (["--budget=nan", "--scale=smoke"], "--budget must be 0 or more hours"),
         (["--scale=small"], "give --data DIR"),
         (["claim"], "there is no study 'claim'; give some of all, claims"),
     ],
@@ -327,6 +331,15 @@ def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, 
     moved = firsts.plan(setting._replace(directory=tmp_path / "elsewhere"), results)
     assert len({trials._identity(trial.config) for trial in moved}) == len(moved) == len(results)
     assert identities == [trials._identity(trial.config) for trial in moved]  # wherever the first network lies
+    copied = setting._replace(directory=tmp_path / "copied", seeds=3)
+    shutil.copytree(tmp_path / "first-classes/seed1", copied.directory / "first-classes/seed2")
+    named = zip(firsts.plan(setting, results), identities, strict=True)
+    known = [{"run": trial.name, **results[trial.name], "identity": identity} for trial, identity in named]
+    (copied.directory / trials.RUNS).write_text(json.dumps(known))
+    planned_now = {trial.name for trial in firsts.plan(copied, results | {"first-classes/seed2": known[0]})}
+    assert not {"finetune/seed0", "finetune/seed1"} & planned_now  # whose first networks are elsewhere
+    rows = {row["name"]: row for row in json.loads(firsts.tables(copied)[1][1].read_text())}
+    assert rows["finetune"]["error"].endswith("; 2 runs") and rows["finetune"]["p_holm"] < 0.05
     monkeypatch.setattr(trials, "finished", lambda plan, directory: results)
     rows = {row["name"]: row for row in json.loads(firsts.tables(setting)[1][1].read_text())}
     assert rows["finetune"]["difference"].startswith("-5.0") and rows["finetune"]["p_holm"] < 0.05
@@ -336,6 +349,40 @@ def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, 
     assert "photos-second, 150 images" in trained_on["finetune"] and trained_on["finetune"].endswith(" 20 epochs")
     assert trained_on["finetune-longer"].endswith("100 epochs")
     assert "photos, all images" in trained_on["photos-half"] and trained_on["photos-half"].endswith("60 epochs")
+
+
+def test_runs_without_an_identity_are_trained_again(tmp_path):
+    setting = Setting("small", "", tmp_path, 2, ("pooling",))
+    first, *others = claim_effects.plan(setting, {})
+    known = {"run": first.name, "identity": trials._identity(first.config)}
+    (tmp_path / trials.RUNS).write_text(json.dumps([known, *({"run": other.name} for other in others)]))
+    assert list(trials.finished(lambda results: [first, *others], tmp_path)) == [first.name]
+
+
+def test_the_map_is_left_out_where_it_cannot_be_drawn(tmp_path, image_folder, capsys):
+    for split in ("train", "val"):
+        image_folder({"cat": 2, "dog": 2}, f"images/{split}")
+    for arguments, code in (
+        (
+            [
+                "prepare",
+                "--source=folder",
+                f"--input={tmp_path / 'images'}",
+                "--size=144",
+                f"--output={tmp_path / 'x'}",
+            ],
+            0,
+        ),
+        (["reproduce", "all", "--scale=photos", "--budget=0", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 0),
+        (["reproduce", "map", "--scale=photos", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 2),
+        (["reproduce", "map", "--scale=small", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 2),
+    ):
+        with pytest.raises(SystemExit, match=str(code)):
+            main(arguments)
+    printed = capsys.readouterr()
+    assert "without the map: not at --scale photos" in printed.out and "photos-x/firsts.md" in printed.out
+    assert "the map is not at --scale photos" in printed.err
+    assert "the map needs a split train of images of 32x32" in printed.err
 
 
 def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):

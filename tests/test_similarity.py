@@ -13,6 +13,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.inference.network import Network
 from alexnet_jax.paper import report, similarity
 from alexnet_jax.run import checkpoint, config_files, workdir
+from tests import test_report
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -85,6 +86,9 @@ def test_distances_are_those_of_the_features(runs, monkeypatch):
         features = network.features(list(pixels), layer=name)
         for part, columns in zip(parts, (features, *np.split(features, 2, axis=1)), strict=True):
             np.testing.assert_allclose(part, distances(columns.astype(np.float64)), rtol=1e-3, atol=1e-4)
+    damaged = similarity.distances(network, test_report.Damaged(images, 3), index)
+    intact = similarity.distances(network, images, index[index % 3 > 0])
+    np.testing.assert_allclose(damaged["fc6"], intact["fc6"], rtol=1e-3, atol=1e-4)
     assert list(found) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
 
 

@@ -67,13 +67,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _networks(directories: list[Path], steps: str | None) -> Iterator[tuple[str, Network]]:
-    """Open each run at each step, one by one, with the name of the run."""
-    for name, directory in zip(workdir.names(directories), directories, strict=True):
-        if steps is None:
-            yield name, network.open_workdir(directory)
-        else:
-            for step in workdir.saved_steps(directory) if steps == "all" else map(int, steps.split(",")):
-                yield name, network.open_workdir(directory, step)
+    """Open each run at each step, one by one, with the name of the run. All of them must be there before the first."""
+    wanted = [
+        (name, directory, step)
+        for name, directory in zip(workdir.names(directories), directories, strict=True)
+        for step in _steps(directory, steps)
+    ]
+    return ((name, network.open_workdir(directory, step)) for name, directory, step in wanted)
+
+
+def _steps(directory: Path, steps: str | None) -> list[int] | list[None]:
+    workdir.open_finished(directory)
+    if steps is None:
+        return [None]
+    if steps != "all":
+        return [int(step) for step in steps.split(",")]
+    if not (saved := workdir.saved_steps(directory)):
+        raise UserError(f"--steps all: {directory} holds no checkpoints; give another --workdir, or --steps 0")
+    return saved
 
 
 def _print_neighbours(arguments: argparse.Namespace, net: Network, images: Images) -> Bad:

@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     seeds = (1 if smoke else 3) if arguments.seeds is None else arguments.seeds
     if seeds < (1 if smoke else 2):
         raise UserError("--seeds must be 2 or more: claims are judged by an interval over the seeds")
+    if not arguments.budget >= 0:
+        raise UserError("--budget must be 0 or more hours")
     if arguments.jobs < 1:
         raise UserError("--jobs must be 1 or more")
     if not arguments.data and not smoke:
@@ -54,10 +56,15 @@ def run(arguments: argparse.Namespace) -> None:
     data = Path(arguments.data).absolute() if arguments.data else None
     directory = arguments.output / f"{arguments.scale}-{data.name if data else 'digits'}"
     setting = arms.Setting(arguments.scale, str(data or ""), directory, seeds, claims)
-    names = STUDIES if "all" in arguments.studies else tuple(arguments.studies)
+    names = list(STUDIES if "all" in arguments.studies else arguments.studies)
+    if "map" in names and (problem := arms.obstacle(setting, arms.Arm("start"))):
+        if "all" not in arguments.studies:
+            raise UserError(f"the map is {problem}" if problem.startswith("not") else f"the map {problem}")
+        names.remove("map")
+        print(f"without the map: {problem}", flush=True)
     studies = {name: importlib.import_module(f"alexnet_jax.paper.studies.{name}") for name in names}
     plans = [study.plan for name, study in studies.items() if name != "map"]
-    trials.carry_out(
+    used = trials.carry_out(
         lambda results: [trial for plan in plans for trial in plan(setting, results)],
         directory,
         arguments.jobs,
@@ -66,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     for name, study in studies.items():
         drawn = name == "map"  # its runs take seconds: they are no trials, with a process and a folder each
-        table, files = study.draw(setting, arguments.jobs, arguments.budget) if drawn else study.tables(setting)
+        table, files = study.draw(setting, arguments.jobs, arguments.budget - used) if drawn else study.tables(setting)
         print(f"\n{table}\nwrote {', '.join(map(str, files))}", flush=True)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from alexnet_jax import optim, sharding, steps
+from alexnet_jax import optim, sharding, steps, trainer
 from alexnet_jax.data import statistics
 from alexnet_jax.data.datasets import PREPARED, open_dataset
 from alexnet_jax.data.loader import Batch
@@ -66,7 +66,8 @@ def at_start(config: Config, pixels: np.ndarray, labels: np.ndarray | None) -> l
         )
     own_statistics = statistics.of_sums(statistics.sums_of(list(pixels)))
     respond, gradient = _programs(_without_start(config))
-    state = steps.random_state(config, config.seed)
+    mesh = sharding.make_mesh(1, 1, config.model.towers)
+    state = trainer.first_state(config, mesh) if config.start.workdir else steps.random_state(config, config.seed)
     outputs, gradients = respond(state.params, pixels, own_statistics), None
     if labels is not None:
         index = np.arange(len(pixels), dtype=np.int32)

@@ -64,9 +64,10 @@ class Comparisons(NamedTuple):
 
 def distances(network: Network, images: Images, index: np.ndarray) -> Distances:
     """The distances between the images `index` in each layer, squared Euclidean for CKA and 1 - r for RSA."""
-    found, upper = {}, np.triu_indices(len(index), 1)
+    found = {}
     for group in _groups(network, len(index)):
-        _, features = compute(network, network.features_step(",".join(group)), images, index)
+        readable, features = compute(network, network.features_step(",".join(group)), images, index)
+        upper = np.triu_indices(len(readable), 1)
         units = activations.units(network.config, group, "none")
         for layer in group:
             parts = []  # of each tower: inner products, sums and number of features

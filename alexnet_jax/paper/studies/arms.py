@@ -11,7 +11,7 @@ from alexnet_jax.run_config import Config
 
 Base = Literal[
     "network", "figure1", "four_layer", "four_layer_lrn",
-    "digits", "cifar10", "brief", "half", "whole", "first_classes", "few",
+    "digits", "cifar10", "brief", "half", "whole", "first_classes", "few", "start",
 ]  # fmt: skip
 
 SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config that the arm starts from
@@ -25,6 +25,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "brief": "scales:cifar10_brief",
         "first_classes": "scales:cifar10_half",
         "few": "scales:cifar10_few",
+        "start": "scales:small_start",
     },
     "photos": {
         "network": "scales:photos",
@@ -38,6 +39,7 @@ SCALES: dict[str, dict[Base, str]] = {  # scale -> base of an arm -> the config 
         "figure1": "scales:full_four_layer",
         "four_layer": "cifar_four_layer",
         "four_layer_lrn": "cifar_four_layer:lrn",
+        "start": "scales:full_start",
     },
 }
 SCALES["smoke"] = SCALES["small"] | dict.fromkeys(("half", "whole", "first_classes", "few"), "photos:0.1")

@@ -46,7 +46,8 @@ def judge(setting: Setting, results: Results) -> dict[Claim, Outcome]:
     outcomes = {claim: _outcome(setting, claim, results) for claim in CLAIMS}
     tested = {claim: outcome.effect for claim, outcome in outcomes.items() if outcome.effect is not None}
     for (claim, effect), p in zip(tested.items(), judging.holm([effect.p for effect in tested.values()]), strict=True):
-        outcomes[claim] = outcomes[claim]._replace(p_holm=p, verdict=effect.verdict(p))
+        least = effect.detectable(len(tested))
+        outcomes[claim] = outcomes[claim]._replace(p_holm=p, detectable=least, verdict=effect.verdict(p))
     return outcomes
 
 
@@ -76,8 +77,8 @@ def _row(setting: Setting, claim: Claim, outcome: Outcome) -> dict[str, Any]:
     """A row of the table, as claims.json has it."""
     effect = outcome.effect
     shown = {"p": "-", "p_holm": "-", "detectable": "-", "trained_on": "-"}
-    if effect is not None:
-        detectable = f"{math.exp(effect.detectable):.1f}x" if claim.measure == "steps" else f"{effect.detectable:.2g}"
+    if effect is not None and (least := outcome.detectable) is not None:
+        detectable = f"{math.exp(least):.1f}x" if claim.measure == "steps" else f"{least:.2g}"
         shown = dict(p=f"{effect.p:.2g}", p_holm=f"{outcome.p_holm:.2g}", detectable=detectable)
         shown["trained_on"] = arms.describe(setting, ARMS[claim.arms[0]])
     return {**claim._asdict(), **outcome._asdict(), "effect": effect and effect._asdict(), "shown": shown}

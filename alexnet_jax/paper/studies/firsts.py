@@ -67,9 +67,13 @@ def plan(setting: Setting, results: Results) -> list[Trial]:
     ready = [  # of runs that only runs.json has, there is no network to continue
         (row, seed)
         for row, seed in wanted
-        if not row.start or (f"{row.start}/seed{seed}" in results and (setting.directory / row.start).exists())
+        if not row.start or (f"{row.start}/seed{seed}" in results and _first_network(setting, row, seed).exists())
     ]
     return [_trial(setting, row, seed) for row, seed in ready]
+
+
+def _first_network(setting: Setting, row: First, seed: int) -> Path:
+    return (setting.directory / row.start / f"seed{seed}").absolute()
 
 
 def _on(setting: Setting, row: First) -> Setting:
@@ -81,7 +85,7 @@ def _on(setting: Setting, row: First) -> Setting:
 def _obstacle(setting: Setting, row: First) -> str:
     own = _on(setting, row)
     if row.part and own.data and not (Path(own.data) / manifest.NAME).is_file():
-        return f"needs {Path(own.data).name} beside the data"
+        return f"needs {Path(own.data).name} beside the data: see docs/reproduce.md, Fine-tuning"
     return arms.obstacle(own, Arm(row.base))
 
 
@@ -94,13 +98,16 @@ def _arm(setting: Setting, row: First, seed: int) -> Arm:
     changes = row.changes
     if row.images and own.data:
         changes += (("data.train_examples", row.images * len(manifest.read(Path(own.data)).classes)),)
-    start = str((setting.directory / row.start / f"seed{seed}").absolute()) if row.start else ""
+    start = str(_first_network(setting, row, seed)) if row.start else ""
     return Arm(row.base, changes=changes, start=start)
 
 
 def tables(setting: Setting) -> tuple[str, list[Path]]:
     """The table, Markdown, from the finished runs, and the files: firsts.md, firsts.json, runs.json."""
     results = trials.finished(lambda results: plan(setting, results), setting.directory)
+    continuing = [row.name for row in ROWS if row.start]  # what of them only runs.json has cannot be planned
+    known = trials.recorded(setting.directory).items()
+    results = {name: run for name, run in known if name.partition("/")[0] in continuing} | results
     rows = [{**row._asdict(), **_measured(setting, row, results)} for row in (*ROWS, *TRIED)]
     firsts, tried = rows[: len(ROWS)], rows[len(ROWS) :]
     judging.correct(firsts)
@@ -122,6 +129,13 @@ def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:
         "busy": f"{np.mean([result['processor_seconds'] for result in found]) / 60:.1f}",
         "cores": ", ".join(sorted({str(result["environment"]["cores"]) for result in found})),
         "steps": f"{found[0]['steps']:,}",
-        "trained_on": arms.describe(_on(setting, row), _arm(setting, row, 0)),
+        "trained_on": _described(setting, row),
         **compared(errors(found, "views1"), errors(others, "views1")),
     }
+
+
+def _described(setting: Setting, row: First) -> str:
+    """What a row is trained on; "-" for one that continues networks of which only runs.json is here."""
+    seeds = (seed for seed in range(setting.seeds) if not row.start or _first_network(setting, row, seed).exists())
+    seed = next(seeds, None)
+    return "-" if seed is None else arms.describe(_on(setting, row), _arm(setting, row, seed))

@@ -21,7 +21,19 @@ class Effect(NamedTuple):
     high: float  # low..high: the 95 % confidence interval
     p: float  # two-sided, of the hypothesis that the effect is `threshold`
     threshold: float
-    detectable: float  # the smallest effect above `threshold` that so many seeds would have detected, with POWER
+    error: float  # the standard error of `mean`
+    df: int  # degrees of freedom of `error`
+
+    def detectable(self, tests: int) -> float:
+        """The smallest effect that so many seeds would have found beyond `threshold`, with POWER, as one of `tests`.
+
+        That of a two-sided t test at the level LEVEL / tests, the strictest that Holm's method asks for.
+        """
+        if self.error == 0:
+            return self.threshold
+        critical = stats.t.isf(LEVEL / tests / 2, self.df)
+        shift = optimize.brentq(lambda shift: stats.nct.sf(critical, self.df, shift) - POWER, 0, 10 * critical)
+        return self.threshold + self.error * shift
 
     def narrowly_missed(self) -> bool:
         """Whether the effect exceeds the threshold, but not its whole interval: more seeds may settle it."""
@@ -39,6 +51,7 @@ class Outcome(NamedTuple):
     verdict: Verdict
     effect: Effect | None = None
     p_holm: float | None = None  # the effect's p-value, corrected for the number of claims tested at once
+    detectable: float | None = None  # as of `Effect.detectable`, for as many
 
 
 def difference(values: Sequence[float], others: Sequence[float], threshold: float = 0.0) -> Effect:
@@ -54,7 +67,7 @@ def difference(values: Sequence[float], others: Sequence[float], threshold: floa
     df = len(values) + len(others) - 2
     pooled = np.sqrt((np.var(values) * len(values) + np.var(others) * len(others)) / df)
     error = pooled * math.sqrt(1 / len(values) + 1 / len(others))
-    return Effect(mean, float(low), float(high), float(test.pvalue), threshold, threshold + _detectable(error, df))
+    return Effect(mean, float(low), float(high), float(test.pvalue), threshold, float(error), df)
 
 
 def mean(values: Sequence[float], threshold: float = 0.0) -> Effect:
@@ -63,8 +76,8 @@ def mean(values: Sequence[float], threshold: float = 0.0) -> Effect:
         return _certain(float(values[0]), threshold)
     test = stats.ttest_1samp(values, threshold)
     low, high = test.confidence_interval(1 - LEVEL)
-    detectable = threshold + _detectable(float(stats.sem(values)), len(values) - 1)
-    return Effect(float(np.mean(values)), float(low), float(high), float(test.pvalue), threshold, detectable)
+    error, df = float(stats.sem(values)), len(values) - 1
+    return Effect(float(np.mean(values)), float(low), float(high), float(test.pvalue), threshold, error, df)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -82,11 +95,5 @@ def correct(rows: Sequence[dict[str, Any]]) -> None:
         row["p_holm"] = None if row["p"] is None else next(corrected)
 
 
-def _detectable(error: float, df: int) -> float:
-    """The smallest effect that a two-sided t test detects with POWER, given the standard error of its estimate."""
-    critical = stats.t.isf(LEVEL / 2, df)
-    return float(error) * optimize.brentq(lambda shift: stats.nct.sf(critical, df, shift) - POWER, 0, 100)
-
-
 def _certain(mean: float, threshold: float) -> Effect:
-    return Effect(mean, mean, mean, float(mean == threshold), threshold, threshold)
+    return Effect(mean, mean, mean, float(mean == threshold), threshold, 0.0, 1)

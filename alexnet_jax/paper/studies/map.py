@@ -35,13 +35,13 @@ def draw(setting: Setting, jobs: int, budget: float) -> tuple[str, list[Path]]:
     """
     scale, directory = setting.scale, setting.directory / "map"
     task = map_runs.open_task(setting.data, scale)
-    runs = map_cells.grid(setting.seeds)
+    classes = task.small.model.num_classes
+    runs = map_cells.grid(setting.seeds, classes)
     if scale == "smoke":
         runs = [run for run in runs if run[0].finer == 1][:2]
     results = map_runs.carry_out(task, setting, runs, directory, jobs, budget)
     cells = aggregate(results)
     known = _signals(task, cells, directory, shrinks=scale == "smoke")
-    classes = task.small.model.num_classes
     by_classes = {classes * finer: some for finer in FINER if (some := [c for c in cells if c["finer"] == finer])}
     predictors = [
         {"classes": count, **judge(name, formula, some, known)}
@@ -49,7 +49,7 @@ def draw(setting: Setting, jobs: int, budget: float) -> tuple[str, list[Path]]:
         for name, formula in PREDICTORS.items()
     ]
     warned = [{"classes": count, **_warned(some, known, classes)} for count, some in by_classes.items()]
-    text = map_tables.text(cells, margins(results), predictors, warned, results, task)
+    text = map_tables.text(cells, margins(results), predictors, warned, results, task, setting)
     figure_file, table_file, json_file = (directory / f"map.{ending}" for ending in ("svg", "md", "json"))
     map_tables.figure(cells, classes).savefig(figure_file, metadata={"Date": None})
     write_text(table_file, text)

@@ -21,6 +21,7 @@ RATES = (0.01, 0.003, 0.03)
 # become infinite that do not at full size. With 3/4 the first steps of the three cells compared were the most alike.
 SPEED = 0.75
 FINER = (1, 100)  # classes are divided into so many
+MOST_CLASSES = 1000  # and no finer
 
 
 class Cell(NamedTuple):
@@ -31,9 +32,9 @@ class Cell(NamedTuple):
     finer: int  # each class of the data is divided into so many, by brightness
 
 
-def grid(seeds: int) -> list[tuple[Cell, int]]:
-    """All cells with each seed: every cell once, then those near the paper's before others with more seeds."""
-    levels = (DEVIATIONS, BIASES, LRNS, RATES, FINER)
+def grid(seeds: int, classes: int) -> list[tuple[Cell, int]]:
+    """All cells with each seed, for data of `classes`: every cell once, then those near the paper's with more seeds."""
+    levels = (DEVIATIONS, BIASES, LRNS, RATES, [finer for finer in FINER if finer * classes <= MOST_CLASSES])
     distance = {
         cell: LRNS.index(cell.lrn) + RATES.index(cell.rate) for cell in map(Cell._make, itertools.product(*levels))
     }

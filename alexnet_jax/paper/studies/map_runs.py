@@ -23,7 +23,8 @@ from alexnet_jax.data.files import write_text
 from alexnet_jax.data.loader import Batch, Order
 from alexnet_jax.data.records import spread
 from alexnet_jax.errors import Interrupted, UserError
-from alexnet_jax.paper.studies.arms import Setting
+from alexnet_jax.paper.studies import machines
+from alexnet_jax.paper.studies.arms import SCALES, Setting
 from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, RATES, Cell, cell_of, full_config, shrunk
 from alexnet_jax.run import config_files, log_lines, run_data, start_up
 from alexnet_jax.run.stopping import stop_signals
@@ -46,7 +47,7 @@ def open_task(data: str, scale: str) -> Task:
 
     Scale "full" trains the full network itself, "smoke" the small one for some steps.
     """
-    values = config_files.load("scales:full_start" if scale == "full" else "scales:small_start")
+    values = config_files.load(SCALES[scale]["start"])
     if data:
         values.data.directory, values.model.num_classes = data, len(manifest.read(Path(data)).classes)
     else:
@@ -115,7 +116,8 @@ def follow(cell: Cell, seed: int, task: Task) -> dict[str, Any]:
         elif step >= window and mean < math.log(config.model.num_classes) and not log_lines.is_guessing(config, mean):
             outcome = "started"
     seconds = round(time.process_time() - begun, 1)
-    return {**cell._asdict(), "seed": seed, "outcome": outcome, "step": step, "losses": means, "cpu_seconds": seconds}
+    result = {**cell._asdict(), "seed": seed, "outcome": outcome, "step": step, "losses": means}
+    return {**result, "cpu_seconds": seconds, "environment": machines.this()}
 
 
 def carry_out(

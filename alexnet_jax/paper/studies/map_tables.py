@@ -12,19 +12,25 @@ from matplotlib.patches import Rectangle
 from tabulate import tabulate
 
 from alexnet_jax.paper.report import WIDTH
-from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, FINER, LRNS, RATES
+from alexnet_jax.paper.studies import machines
+from alexnet_jax.paper.studies.arms import Setting
+from alexnet_jax.paper.studies.map_cells import BIASES, DEVIATIONS, LRNS, RATES
 from alexnet_jax.paper.studies.map_runs import Task
 
 Rows = list[dict[str, Any]]
 
 
-def text(cells: Rows, rows: Rows, predictors: Rows, warned: Rows, results: Rows, task: Task) -> str:
+def text(cells: Rows, rows: Rows, predictors: Rows, warned: Rows, results: Rows, task: Task, setting: Setting) -> str:
     """The tables in Markdown."""
     classes, train = task.small.model.num_classes, task.small.train
     hours = sum(result["cpu_seconds"] for result in results) / 3600
+    recorded = [result for result in results if "environment" in result]
     head = (
-        f"{len(results)} runs of up to {train.max_steps:,} steps of {train.batch_size} of {len(task.labels):,} "
-        f"images; {hours:.2f} core-hours. Started: the mean loss of {train.log_every_steps} steps is below guessing's."
+        f"Scale {setting.scale}, {setting.seeds} seeds: `alexnet reproduce map --scale {setting.scale} --seeds "
+        f"{setting.seeds} --data DATA`. {len(results)} runs of up to {train.max_steps:,} steps of {train.batch_size} "
+        f"of {len(task.labels):,} images; {hours:.2f} hours of cores; of {len(recorded)} runs it is recorded on what: "
+        f"{machines.in_words(recorded) or '-'}. Started: the mean loss of {train.log_every_steps} steps is below "
+        "guessing's."
     )
     names = {"finer": "classes", "lrn": "LRN", "rate": "learning rate", "bias": "biases", "deviation": "deviation"}
     values = {"finer": lambda value: f"{classes * value:,}"}
@@ -86,11 +92,11 @@ def _steps(row: dict[str, Any]) -> str:
 def figure(cells: list[dict[str, Any]], classes: int) -> Figure:
     """Small multiples: the steps to the start by deviation and biases against learning rate, LRN and classes."""
     rates, starts_ = sorted(RATES), [(deviation, bias) for deviation in DEVIATIONS for bias in BIASES]
-    figure = Figure(figsize=(WIDTH, 6.5), layout="constrained")
-    panels = figure.subplots(len(FINER), len(LRNS), sharex=True, sharey=True)
+    figure, finers = Figure(figsize=(WIDTH, 6.5), layout="constrained"), sorted({cell["finer"] for cell in cells})
+    panels = figure.subplots(len(finers), len(LRNS), sharex=True, sharey=True, squeeze=False)
     longest = max((math.log10(cell["steps"]) for cell in cells if cell["steps"]), default=3.0)
     shades = Normalize(min((math.log10(cell["steps"]) for cell in cells if cell["steps"]), default=2.0), longest)
-    for row, finer in enumerate(FINER):
+    for row, finer in enumerate(finers):
         for column, lrn in enumerate(LRNS):
             axes = panels[row, column]
             axes.set_title(f"{classes * finer:,} classes, LRN {lrn}", fontsize=8)

@@ -6,7 +6,6 @@ came out, as with more seeds where the first were not enough.
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import math
 import multiprocessing
@@ -27,7 +26,8 @@ from alexnet_jax.data.files import write_text
 from alexnet_jax.errors import Interrupted, NonFinite, UserError
 from alexnet_jax.inference import network
 from alexnet_jax.paper import colours
-from alexnet_jax.run import checksums, run_data, start_up, starts, workdir
+from alexnet_jax.paper.studies import machines
+from alexnet_jax.run import checksums, run_data, start_up, workdir
 from alexnet_jax.run.stopping import stop_signals
 from alexnet_jax.run_config import Config
 
@@ -47,7 +47,7 @@ Results = dict[str, dict[str, Any]]  # name of a finished trial -> what `_train`
 Plan = Callable[[Results], list[Trial]]
 
 
-def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bool = False) -> None:
+def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bool = False) -> float:
     """Train what `plan` wants and is not finished, the first first, until nothing is left or the budget is used.
 
     Args:
@@ -56,6 +56,9 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
         jobs: processes at a time; each has its share of the cores.
         budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
         briefly: for trials of a few steps: a process takes its share of them, one after another, and compiles quickly.
+
+    Returns:
+        the hours that the plan's finished trials have used.
 
     Raises:
         UserError: if a trial fails, or its folder belongs to one with another config or other data.
@@ -75,7 +78,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
                     cores = free.pop()
                     running[_start(taken, directory, cores, briefly)] = taken, cores
                 if not running:
-                    return
+                    return hours(results)
                 ended = wait([process.sentinel for process in running], LOOK_SECONDS)
                 if asked():
                     raise Interrupted(f"finished runs are kept in {directory}; repeat the command to continue")
@@ -98,7 +101,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
 def finished(plan: Plan, directory: Path) -> Results:
     """The results of the finished trials of a plan. Raises UserError if one had another config or other data."""
     results: Results = {}
-    known = _recorded(directory)
+    known = {name: run for name, run in recorded(directory).items() if "identity" in run}  # older ones have none
     checked: set[str] = set()
     while True:
         trials = [trial for trial in plan(results) if trial.name not in checked]
@@ -107,7 +110,7 @@ def finished(plan: Plan, directory: Path) -> Results:
         for trial in trials:
             checked.add(trial.name)
             if trial.name in known:
-                if known[trial.name].get("identity") != _identity(trial.config):
+                if known[trial.name]["identity"] != _identity(trial.config):
                     raise UserError(
                         f"{directory / trial.name} belongs to a run with another config or other data; give another "
                         "--output, or the same again"
@@ -115,7 +118,7 @@ def finished(plan: Plan, directory: Path) -> Results:
                 results[trial.name] = known[trial.name]
 
 
-def _recorded(directory: Path) -> Results:
+def recorded(directory: Path) -> Results:
     """The results in RUNS, and of the runs in the folder."""
     runs = json.loads((directory / RUNS).read_text()) if (directory / RUNS).exists() else []
     folders = sorted(path.parent for path in directory.rglob(RESULT))
@@ -138,24 +141,19 @@ def hours(results: Results) -> float:
 
 def cost(results: Results) -> str:
     """What finished trials took, and on what, in words."""
-    machines = dict.fromkeys(
-        f"{env['processor']} ({env['cores']} cores a run), Python {env['python']}, JAX {env['jax']}, alexnet_jax "
-        f"{env['alexnet_jax']}, {', '.join(env['devices'])}"
-        for env in (result["environment"] for result in results.values())
-    )
     wall, processor = (
         sum(result[key] for result in results.values()) / 3600 for key in ("wall_seconds", "processor_seconds")
     )
     return (
         f"{len(results)} runs, {hours(results):.2f} hours of cores (devices on GPUs and TPUs), {wall:.2f} hours of the "
-        f"runs' wall time, {processor:.2f} hours of processor time; {'; '.join(machines)}."
+        f"runs' wall time, {processor:.2f} hours of processor time; {machines.in_words(results.values())}."
     )
 
 
 def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], figures: dict[str, Figure]) -> list[Path]:
     """Write NAME.md, NAME.json, FIGURE.svg, and runs.json of all runs in the folder. Returns the files."""
     directory.mkdir(parents=True, exist_ok=True)
-    runs = [json.dumps({"run": run, **result}) for run, result in sorted(_recorded(directory).items())]
+    runs = [json.dumps({"run": run, **result}) for run, result in sorted(recorded(directory).items())]
     texts = {
         f"{name}.md": text,
         f"{name}.json": json.dumps(rows, indent=2) + "\n",
@@ -244,7 +242,6 @@ def _train(trial: Trial, directory: Path) -> None:
     finally:
         wall, processor = (past + clock() - at for past, clock, at in zip(before, clocks, begun, strict=True))
         write_text(used, json.dumps([wall, processor]) + "\n")
-    environment = {"alexnet_jax": importlib.metadata.version("alexnet_jax")} | starts.environment()
     units = start_up.cores() if jax.default_backend() == "cpu" else jax.device_count()
     result |= dict(wall_seconds=round(wall, 1), processor_seconds=round(processor, 1), hours=units * wall / 3600)
-    write_text(directory / RESULT, json.dumps(result | {"environment": environment}, indent=2) + "\n")
+    write_text(directory / RESULT, json.dumps(result | {"environment": machines.this()}, indent=2) + "\n")
