@@ -219,7 +219,10 @@ def test_the_page_counts_as_the_published_map_does():
         return [sum(cell[key] for cell in some) for key in ("started", "runs", "diverged")]
 
     page = " ".join((ROOT / "docs/stuck.md").read_text().split())
-    assert f"{sum(cell['runs'] == 3 for cell in cells)} of the {len(cells)} three times" in page
+    assert {cell["runs"] for cell in cells} == {3} and f"Each of the {len(cells)} cells was run three times" in page
+    for finer, classes in ((1, "10"), (100, "1,000")):
+        started, count, _ = runs_of(finer=finer)
+        assert f"with {classes}, {started} of {count}" in page
     assert runs_of(bias=1.0, finer=100, deviation="0.01")[0] == 0
     started, count, _ = runs_of(bias=1.0, finer=100, deviation="0.03 in conv3-5")
     assert started == 1 and f"one run of {count}" in page

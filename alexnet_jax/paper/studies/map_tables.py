@@ -25,12 +25,12 @@ def text(cells: Rows, rows: Rows, predictors: Rows, warned: Rows, results: Rows,
     classes, train = task.small.model.num_classes, task.small.train
     hours = sum(result["cpu_seconds"] for result in results) / 3600
     recorded = [result for result in results if "environment" in result]
+    made_on = f"; {len(recorded)} of them on {machines.in_words(recorded)}" if recorded else ""  # older ones lack it
     head = (
         f"Scale {setting.scale}, {setting.seeds} seeds: `alexnet reproduce map --scale {setting.scale} --seeds "
         f"{setting.seeds} --data DATA`. {len(results)} runs of up to {train.max_steps:,} steps of {train.batch_size} "
-        f"of {len(task.labels):,} images; {hours:.2f} hours of cores; of {len(recorded)} runs it is recorded on what: "
-        f"{machines.in_words(recorded) or '-'}. Started: the mean loss of {train.log_every_steps} steps is below "
-        "guessing's."
+        f"of {len(task.labels):,} images; {hours:.2f} hours of cores{made_on}. Started: the mean "
+        f"loss of {train.log_every_steps} steps is below guessing's."
     )
     names = {"finer": "classes", "lrn": "LRN", "rate": "learning rate", "bias": "biases", "deviation": "deviation"}
     values = {"finer": lambda value: f"{classes * value:,}"}
