@@ -332,14 +332,12 @@ def test_bad_arguments_give_one_line(trained, features_file, arguments, message,
     assert not list(tmp_path.iterdir()) and not (ROOT / "x.nc").exists()
 
 
-def test_all_runs_must_be_there_before_the_first_is_computed(trained, tmp_path, capsys):
-    image = str(trained / "images/even/0.png")
-    flags = ["features", image, "--steps=all", f"--output={tmp_path / 'x.nc'}", "--workdir", str(trained / "run")]
+def test_all_runs_must_be_there_before_the_first_is_computed(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "empty", ignore=shutil.ignore_patterns("checkpoints"))
-    for other, message in (("none", "none is not a workdir"), ("empty", "empty holds no checkpoints; give another")):
-        with pytest.raises(SystemExit, match=str(errors.EXIT_USER_ERROR)):
-            __main__.main([*flags, str(tmp_path / other)])
-        assert message in capsys.readouterr().err and not (tmp_path / "x.nc").exists()
+    flags = ["--steps=all", f"--output={tmp_path}/x.nc", "--workdir", trained / "run"]
+    for path, message in ((tmp_path / "none", "is not a workdir"), (tmp_path / "empty", "holds no checkpoints; give")):
+        assert message in run("alexnet_jax", "features", trained / "images/even/0.png", *flags, path, code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_files_that_are_damaged_or_of_another_kind_are_refused(features_file, tmp_path):
@@ -389,10 +387,7 @@ def test_the_probe_beats_chance(trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("library", "command"),
-    [
-        ("h5netcdf", ["features", "--split=test", "--output=x.nc"]),
-        ("skimage", ["probe"]),
-    ],
+    [("h5netcdf", ["features", "--split=test", "--output=x.nc"]), ("skimage", ["probe"])],
 )
 def test_a_missing_extra_gives_one_line(library, command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, library, None)

@@ -2,17 +2,13 @@
 
 import json
 import math
-import os
 import shutil
 import sys
-import time
-from signal import SIGINT
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from alexnet_jax import errors
 from alexnet_jax.__main__ import main
 from alexnet_jax.commands import reproduce
 from alexnet_jax.configs import variants
@@ -21,11 +17,9 @@ from alexnet_jax.paper import facts
 from alexnet_jax.paper.studies import arms, claim_effects, claims, firsts, judging, ladder, trials
 from alexnet_jax.paper.studies.arms import SCALES, Setting
 from alexnet_jax.paper.studies.claim_rows import ARMS, CLAIMS, WORTH
-from alexnet_jax.paper.studies.trials import Trial
 from alexnet_jax.run import config_files, workdir
 from tests import runs
 from tests.test_commands import run
-from tests.tiny import tiny_config
 
 
 def verdict(effect: judging.Effect) -> str:
@@ -351,14 +345,6 @@ def test_fine_tuning_takes_as_many_images_of_each_class(tmp_path, image_folder, 
     assert "photos, all images" in trained_on["photos-half"] and trained_on["photos-half"].endswith("60 epochs")
 
 
-def test_runs_without_an_identity_are_trained_again(tmp_path):
-    setting = Setting("small", "", tmp_path, 2, ("pooling",))
-    first, *others = claim_effects.plan(setting, {})
-    known = {"run": first.name, "identity": trials._identity(first.config)}
-    (tmp_path / trials.RUNS).write_text(json.dumps([known, *({"run": other.name} for other in others)]))
-    assert list(trials.finished(lambda results: [first, *others], tmp_path)) == [first.name]
-
-
 def test_the_map_is_left_out_where_it_cannot_be_drawn(tmp_path, image_folder, capsys):
     for split in ("train", "val"):
         image_folder({"cat": 2, "dog": 2}, f"images/{split}")
@@ -393,48 +379,7 @@ def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):
     assert names == ["paper/seed0", "paper/seed1", *pooling, *grid]
 
 
-@pytest.mark.long
-def test_a_budget_and_a_failure_end_the_study(tmp_path):
-    """Budget: no run starts once finished ones have used it; the rest is trained with a larger one."""
-    values = tiny_config()
-    values.train.update(max_steps=1)
-    config = config_files.parse(values)
-    wanted = [Trial(f"arm/seed{seed}", config, ()) for seed in range(2)]
-    trials.carry_out(lambda results: wanted, tmp_path, 1, 1e-9)
-    assert [path.parent.name for path in tmp_path.rglob("result.json")] == ["seed0"]
-    values.data.eval_split = "nowhere"
-    wanted[1] = wanted[1]._replace(config=config_files.parse(values))
-    with pytest.raises(UserError, match=r"the run arm/seed1 ended with exit code 2: error: .*nowhere"):
-        trials.carry_out(lambda results: wanted, tmp_path, 2, 1.0)
-
-
-@pytest.mark.long
-@pytest.mark.slow
-def test_ctrl_c_says_once_what_happens_and_loses_nothing(tmp_path):
-    command = [sys.executable, "-m", "alexnet_jax", "reproduce", "--scale=smoke", "--claims=lrn"]
-    process = runs.start_as_group([*command, f"--output={tmp_path}"])
-    log = tmp_path / "smoke-digits/paper/seed0/log.txt"
-    while not log.exists() or "steps an epoch" not in log.read_text():
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, SIGINT)
-    output = runs.end(process, code=errors.EXIT_INTERRUPTED)
-    assert output.count("stopping after this step") == 1 and "finished runs are kept in" in output
-    assert "stopping after this step" in log.read_text() and "is saved in" in log.read_text()
-
-
 def test_an_unknown_base_is_an_error(monkeypatch):
     monkeypatch.setitem(SCALES, "odd", {"network": "nowhere"})
     with pytest.raises(UserError, match="there is no config file nowhere; give the path of one, or one of "):
         arms.config("odd", "", ARMS["paper"], 0)
-
-
-@pytest.mark.long
-@pytest.mark.slow
-def test_a_trial_that_diverges_is_recorded_and_ends_nothing(tmp_path):
-    """Its claim is then inconclusive, and the command goes on with the others."""
-    values = tiny_config()
-    values.optim.learning_rate, values.train.max_steps = 1e30, 9
-    trials._train(Trial("trial", config_files.parse(values), (1,)), tmp_path)
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert result["diverged"] and "views1" not in result and result["hours"] > 0

@@ -67,8 +67,7 @@ def distances(network: Network, images: Images, index: np.ndarray) -> Distances:
     found = {}
     for group in _groups(network, len(index)):
         readable, features = compute(network, network.features_step(",".join(group)), images, index)
-        upper = np.triu_indices(len(readable), 1)
-        units = activations.units(network.config, group, "none")
+        upper, units = np.triu_indices(len(readable), 1), activations.units(network.config, group, "none")
         for layer in group:
             parts = []  # of each tower: inner products, sums and number of features
             for tower in range(network.config.model.towers):
