@@ -5,10 +5,11 @@
 
 PHOTOS holds train/ and val/, each with one folder of images per class; name their number if it is not 10, with
 --config.model.num_classes=N. `photos:0.25` has a quarter of the paper's kernels and units, `photos:1` all of them; the
-default is half. On ten breeds of dogs, 9,023 photos, the default has 38.6 % top-1 error after 53 minutes of processor
-time, and `photos:1` 37.0 % after 157; two cores take about half as long (docs/reproduce.md, "What to train first").
-Strides, kernels, pooling, normalization and connections are the paper's, so that the maps are 31 ->
+default is half. Strides, kernels, pooling, normalization and connections are the paper's, so that the maps are 31 ->
 pool 15 -> pool 7 -> pool 3.
+
+On ten breeds of dogs, 9,023 photos, the default has 38.6 % top-1 error after 53 minutes of processor time, and
+`photos:1` has 37.0 % after 157 (docs/reproduce.md, "What to train first").
 """
 
 from ml_collections import ConfigDict

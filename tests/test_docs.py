@@ -145,6 +145,14 @@ def test_tables_are_the_published_ones(page, title, rows):
     assert re.findall(r"^\| .*$", section, re.M)[1:] == rows()
 
 
+def test_the_config_photos_states_its_published_errors_and_times():
+    stated = " ".join((ROOT / "configs/photos.py").read_text().split())
+    rows = {row["name"]: row for _, row in published("firsts")}
+    for name in ("photos-half", "photos-whole"):
+        error, minutes = rows[name]["error"].partition(" %")[0], float(rows[name]["busy"])
+        assert re.search(rf"has {re.escape(error)} % [^.]*after {minutes:.0f}\b", stated), name
+
+
 def test_the_figure_of_the_ladders_is_the_published_one():
     figure = ROOT / "alexnet_jax/paper/results/photos-imagewoof/ladder.svg"
     assert (ROOT / "docs/ladder.svg").read_text() == figure.read_text()

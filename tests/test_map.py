@@ -234,6 +234,19 @@ def test_the_page_counts_as_the_published_map_does():
     assert f"of the other {others}, {start_too} do" in page
 
 
+def test_signals_are_those_for_no_more_classes_than_the_cells_have(tmp_path, monkeypatch):
+    counts: list[int] = []
+
+    def at_start(config, pixels, labels):
+        counts.append(config.model.num_classes)
+        return []
+
+    monkeypatch.setattr(signals, "at_start", at_start)
+    cells = [cell._asdict() for cell, _ in map_cells.grid(1, classes=1000)[:1]]
+    start_map._signals(map_runs.open_task("", "smoke"), cells, tmp_path, shrinks=False)
+    assert counts == [10]
+
+
 @pytest.mark.slow
 def test_the_map_at_smoke_scale(tmp_path, capsys):
     """Two cells are trained, each in a process, and not again; runs on other data are not taken for this one's."""
@@ -249,9 +262,7 @@ def test_the_map_at_smoke_scale(tmp_path, capsys):
     assert all((home / f"map.{ending}").stat().st_size > 500 for ending in ("md", "json", "svg"))
     lines = [json.loads(line) for line in (home / map_runs.RUNS).read_text().splitlines()]
     assert [line["outcome"] for line in lines[1:]] == ["stuck"] * 2 and len(lines[1]["losses"]) == 2
-    assert (
-        f"JAX {lines[1]['environment']['jax']}, alexnet_jax " in outputs[1] and "2 runs of up to 4 steps" in outputs[1]
-    )
+    assert "2 runs of up to 4 steps" in outputs[1] and f"JAX {lines[1]['environment']['jax']}, alexnet" in outputs[1]
     lines[0]["data"] = "other"
     (home / map_runs.RUNS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(SystemExit, match="2"):

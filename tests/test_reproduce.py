@@ -349,26 +349,17 @@ def test_the_map_is_left_out_where_it_cannot_be_drawn(tmp_path, image_folder, ca
     for split in ("train", "val"):
         image_folder({"cat": 2, "dog": 2}, f"images/{split}")
     for arguments, code in (
-        (
-            [
-                "prepare",
-                "--source=folder",
-                f"--input={tmp_path / 'images'}",
-                "--size=144",
-                f"--output={tmp_path / 'x'}",
-            ],
-            0,
-        ),
-        (["reproduce", "all", "--scale=photos", "--budget=0", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 0),
-        (["reproduce", "map", "--scale=photos", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 2),
-        (["reproduce", "map", "--scale=small", f"--data={tmp_path / 'x'}", f"--output={tmp_path}"], 2),
+        (f"prepare --source=folder --input={tmp_path}/images --size=144 --output={tmp_path}/x", 0),
+        (f"reproduce all --scale=photos --budget=0 --data={tmp_path}/x --output={tmp_path}", 0),
+        (f"reproduce map --scale=photos --data={tmp_path}/x --output={tmp_path}", 2),
+        (f"reproduce map --scale=small --data={tmp_path}/x --output={tmp_path}", 2),
     ):
         with pytest.raises(SystemExit, match=str(code)):
-            main(arguments)
+            main(arguments.split())
     printed = capsys.readouterr()
     assert "without the map: not at --scale photos" in printed.out and "photos-x/firsts.md" in printed.out
-    assert "the map is not at --scale photos" in printed.err
-    assert "the map needs a split train of images of 32x32" in printed.err
+    assert "the map cannot be drawn: not at --scale photos" in printed.err
+    assert "the map cannot be drawn: needs a split train of images of 32x32" in printed.err
 
 
 def test_trials_come_claim_by_claim_in_the_order_given(tmp_path):

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _networks(directories: list[Path], steps: str | None) -> Iterator[tuple[str, Network]]:
-    """Open each run at each step, one by one, with the name of the run. All of them must be there before the first."""
+    """Open each run at each step, one by one, with the name of the run. Looks for all of them first."""
     wanted = [
         (name, directory, step)
         for name, directory in zip(workdir.names(directories), directories, strict=True)

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     names = list(STUDIES if "all" in arguments.studies else arguments.studies)
     if "map" in names and (problem := arms.obstacle(setting, arms.Arm("start"))):
         if "all" not in arguments.studies:
-            raise UserError(f"the map is {problem}" if problem.startswith("not") else f"the map {problem}")
+            raise UserError(f"the map cannot be drawn: {problem}")
         names.remove("map")
         print(f"without the map: {problem}", flush=True)
     studies = {name: importlib.import_module(f"alexnet_jax.paper.studies.{name}") for name in names}

@@ -66,8 +66,7 @@ def at_start(config: Config, pixels: np.ndarray, labels: np.ndarray | None) -> l
         )
     own_statistics = statistics.of_sums(statistics.sums_of(list(pixels)))
     respond, gradient = _programs(_without_start(config))
-    mesh = sharding.make_mesh(1, 1, config.model.towers)
-    state = trainer.first_state(config, mesh) if config.start.workdir else steps.random_state(config, config.seed)
+    state = trainer.first_state(config, sharding.make_mesh(1, 1, config.model.towers))
     outputs, gradients = respond(state.params, pixels, own_statistics), None
     if labels is not None:
         index = np.arange(len(pixels), dtype=np.int32)

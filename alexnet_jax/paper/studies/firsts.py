@@ -105,9 +105,9 @@ def _arm(setting: Setting, row: First, seed: int) -> Arm:
 def tables(setting: Setting) -> tuple[str, list[Path]]:
     """The table, Markdown, from the finished runs, and the files: firsts.md, firsts.json, runs.json."""
     results = trials.finished(lambda results: plan(setting, results), setting.directory)
-    continuing = [row.name for row in ROWS if row.start]  # what of them only runs.json has cannot be planned
-    known = trials.recorded(setting.directory).items()
-    results = {name: run for name, run in known if name.partition("/")[0] in continuing} | results
+    # Runs that continue another's network cannot be planned, and so not checked, where only runs.json has that network.
+    continuing = {f"{row.name}/seed{seed}" for row in ROWS if row.start for seed in range(setting.seeds)}
+    results = {name: run for name, run in trials.recorded(setting.directory).items() if name in continuing} | results
     rows = [{**row._asdict(), **_measured(setting, row, results)} for row in (*ROWS, *TRIED)]
     firsts, tried = rows[: len(ROWS)], rows[len(ROWS) :]
     judging.correct(firsts)

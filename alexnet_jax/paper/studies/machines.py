@@ -7,7 +7,7 @@ from typing import Any
 from alexnet_jax.run import starts
 
 
-def this() -> dict[str, Any]:
+def here() -> dict[str, Any]:
     """What this process computes with, as the `environment` of a run's result."""
     return {"alexnet_jax": importlib.metadata.version("alexnet_jax")} | starts.environment()
 

@@ -106,7 +106,7 @@ def _signals(task: Task, cells: list[dict[str, Any]], directory: Path, shrinks: 
     known = {tuple(line["start"]): [Signal(*signal) for signal in line["signals"]] for line in lines}
     for start in dict.fromkeys(_start(cell) for cell in cells):
         if start not in known:
-            cell = Cell(*start, map_cells.RATES[0], max(FINER))
+            cell = Cell(*start, map_cells.RATES[0], max(cell["finer"] for cell in cells))
             config = map_cells.full_config(cell, task.small.model.num_classes)
             config = map_cells.shrunk(config, task.small) if shrinks else config
             chosen = np.arange(signals.MAX_IMAGES) * len(task.labels) // signals.MAX_IMAGES

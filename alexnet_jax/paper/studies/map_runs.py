@@ -117,7 +117,7 @@ def follow(cell: Cell, seed: int, task: Task) -> dict[str, Any]:
             outcome = "started"
     seconds = round(time.process_time() - begun, 1)
     result = {**cell._asdict(), "seed": seed, "outcome": outcome, "step": step, "losses": means}
-    return {**result, "cpu_seconds": seconds, "environment": machines.this()}
+    return {**result, "cpu_seconds": seconds, "environment": machines.here()}
 
 
 def carry_out(

@@ -244,4 +244,4 @@ def _train(trial: Trial, directory: Path) -> None:
         write_text(used, json.dumps([wall, processor]) + "\n")
     units = start_up.cores() if jax.default_backend() == "cpu" else jax.device_count()
     result |= dict(wall_seconds=round(wall, 1), processor_seconds=round(processor, 1), hours=units * wall / 3600)
-    write_text(directory / RESULT, json.dumps(result | {"environment": machines.this()}, indent=2) + "\n")
+    write_text(directory / RESULT, json.dumps(result | {"environment": machines.here()}, indent=2) + "\n")
