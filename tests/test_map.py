@@ -8,7 +8,7 @@ from signal import SIGINT
 import numpy as np
 import pytest
 
-from alexnet_jax import errors, steps
+from alexnet_jax import compiling, errors, steps
 from alexnet_jax.__main__ import main
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper import signals
@@ -248,8 +248,9 @@ def test_signals_are_those_for_no_more_classes_than_the_cells_have(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_the_map_at_smoke_scale(tmp_path, capsys):
+def test_the_map_at_smoke_scale(tmp_path, capsys, monkeypatch):
     """Two cells are trained, each in a process, and not again; runs on other data are not taken for this one's."""
+    monkeypatch.setattr(compiling, "quickly", lambda: None)  # this process has other tests before it
     command = ["reproduce", "map", "--scale", "smoke", "--jobs=2", "--output", str(tmp_path)]
     home = tmp_path / "smoke-digits/map"
     outputs = []

@@ -8,7 +8,7 @@ from signal import SIGINT
 
 import pytest
 
-from alexnet_jax import errors
+from alexnet_jax import compiling, errors
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper.studies import claim_effects, trials
 from alexnet_jax.paper.studies.arms import Setting
@@ -24,6 +24,16 @@ def test_runs_without_an_identity_are_trained_again(tmp_path):
     known = {"run": first.name, "identity": trials._identity(first.config)}
     (tmp_path / trials.RUNS).write_text(json.dumps([known, *({"run": other.name} for other in others)]))
     assert list(trials.finished(lambda results: [first, *others], tmp_path)) == [first.name]
+
+
+def test_trials_of_a_few_steps_are_compiled_quickly_in_every_process():
+    """And XLA knows the flags: it ends a process that gives it others."""
+    shown = "jax.config.values['jax_disable_most_optimizations'], os.environ['XLA_FLAGS']"
+    child = f"import os; import jax; print(jax.jit(abs)(-2), {shown})"
+    start = "import subprocess, sys; from alexnet_jax import compiling; compiling.quickly(); "
+    program = f"{start}subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    output = runs.end(runs.start([sys.executable, "-c", program]))
+    assert output.split()[:2] == ["2", "True"] and all(flag in output for flag in compiling.QUICK_FLAGS)
 
 
 @pytest.mark.long

@@ -17,6 +17,7 @@ import importlib
 import math
 from pathlib import Path
 
+from alexnet_jax import compiling
 from alexnet_jax.errors import UserError
 from alexnet_jax.paper.studies import arms, trials
 from alexnet_jax.paper.studies.claim_rows import CLAIMS, WORTH
@@ -64,6 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"without the map: {problem}", flush=True)
     studies = {name: importlib.import_module(f"alexnet_jax.paper.studies.{name}") for name in names}
     plans = [study.plan for name, study in studies.items() if name != "map"]
+    if smoke:
+        compiling.quickly()
     used = trials.carry_out(
         lambda results: [trial for plan in plans for trial in plan(setting, results)],
         directory,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax.paper import facts, figures, report
-from alexnet_jax.paper.studies import arms, claim_effects, judging, trials
+from alexnet_jax.paper.studies import arms, claim_effects, judging, study_files, trials
 from alexnet_jax.paper.studies.arms import Setting
 from alexnet_jax.paper.studies.claim_effects import RATES, SEVERAL, TOLERANCE, plan
 from alexnet_jax.paper.studies.claim_rows import ARMS, CLAIMS, WORTH, Claim
@@ -38,7 +38,9 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
     )
     logs = {name: result["training"] for name, result in results.items() if name.split("-rate")[0] in RATES}
     figure = figures.training_error(logs)
-    return text, trials.write(setting.directory, "claims", text, rows, {} if figure is None else {"figure1": figure})
+    return text, study_files.write(
+        setting.directory, "claims", text, rows, {} if figure is None else {"figure1": figure}
+    )
 
 
 def judge(setting: Setting, results: Results) -> dict[Claim, Outcome]:

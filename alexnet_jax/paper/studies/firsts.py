@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_jax.data import manifest
 from alexnet_jax.paper import report
-from alexnet_jax.paper.studies import arms, judging, trials
+from alexnet_jax.paper.studies import arms, judging, study_files, trials
 from alexnet_jax.paper.studies.arms import Arm, Base, Setting
 from alexnet_jax.paper.studies.claim_effects import compared, completed, errors
 from alexnet_jax.paper.studies.trials import Results, Trial
@@ -115,7 +115,7 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
     text = report.template("firsts.md.j2").render(
         setting=setting, rows=firsts, tried=tried, cost=trials.cost(results), images=IMAGES
     )
-    return text, trials.write(setting.directory, "firsts", text, rows, {})
+    return text, study_files.write(setting.directory, "firsts", text, rows, {})
 
 
 def _measured(setting: Setting, row: First, results: Results) -> dict[str, Any]:

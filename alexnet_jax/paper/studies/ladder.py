@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from alexnet_jax.paper import report
-from alexnet_jax.paper.studies import arms, judging, trials
+from alexnet_jax.paper.studies import arms, judging, study_files, trials
 from alexnet_jax.paper.studies.arms import Arm, Setting
 from alexnet_jax.paper.studies.claim_effects import compared, completed, errors
 from alexnet_jax.paper.studies.trials import Results, Trial
@@ -90,7 +90,7 @@ def tables(setting: Setting) -> tuple[str, list[Path]]:
     ladders = {setting.directory.name: rows} | {
         path.parent.name: json.loads(path.read_text()) for path in sorted(files)
     }
-    return text, trials.write(setting.directory, "ladder", text, rows, {"ladder": figure(ladders)})
+    return text, study_files.write(setting.directory, "ladder", text, rows, {"ladder": figure(ladders)})
 
 
 def _row(setting: Setting, rung: Rung, results: Results) -> dict:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from matplotlib.figure import Figure
 
 from alexnet_jax import errors, training
 from alexnet_jax.data.files import write_text
@@ -55,7 +54,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
         directory: of the study's runs. Finished ones, also if only RUNS has them, are kept; interrupted ones go on.
         jobs: processes at a time; each has its share of the cores.
         budget: hours of cores (of devices on GPUs and TPUs); once finished trials have used them, none is started.
-        briefly: for trials of a few steps: a process takes its share of them, one after another, and compiles quickly.
+        briefly: for trials of a few steps: a process takes its share of them, one after another.
 
     Returns:
         the hours that the plan's finished trials have used.
@@ -76,7 +75,7 @@ def carry_out(plan: Plan, directory: Path, jobs: int, budget: float, briefly: bo
                     count = math.ceil(len(left) / len(free)) if briefly else 1
                     taken, left = left[:count], left[count:]
                     cores = free.pop()
-                    running[_start(taken, directory, cores, briefly)] = taken, cores
+                    running[_start(taken, directory, cores)] = taken, cores
                 if not running:
                     return hours(results)
                 ended = wait([process.sentinel for process in running], LOOK_SECONDS)
@@ -150,22 +149,6 @@ def cost(results: Results) -> str:
     )
 
 
-def write(directory: Path, name: str, text: str, rows: list[dict[str, Any]], figures: dict[str, Figure]) -> list[Path]:
-    """Write NAME.md, NAME.json, FIGURE.svg, and runs.json of all runs in the folder. Returns the files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    runs = [json.dumps({"run": run, **result}) for run, result in sorted(recorded(directory).items())]
-    texts = {
-        f"{name}.md": text,
-        f"{name}.json": json.dumps(rows, indent=2) + "\n",
-        RUNS: "[\n" + ",\n".join(runs) + "\n]\n",
-    }
-    for file, content in texts.items():
-        write_text(directory / file, content)
-    for figure_name, figure in figures.items():
-        figure.savefig(directory / f"{figure_name}.svg", metadata={"Date": None})
-    return [directory / file for file in (*texts, *(f"{figure}.svg" for figure in figures))]
-
-
 def _start(*arguments: Any) -> SpawnProcess:
     start_up.large_pages_for_children()
     process = multiprocessing.get_context("spawn").Process(target=_carry_out, args=arguments)
@@ -192,11 +175,10 @@ def _summary(result: dict[str, Any]) -> str:
     return ", ".join([*shown, f"{result['wall_seconds'] / 60:.1f} minutes"])
 
 
-def _carry_out(trials: list[Trial], directory: Path, cores: set[int], briefly: bool) -> None:
+def _carry_out(trials: list[Trial], directory: Path, cores: set[int]) -> None:
     """Train and evaluate in this process, on `cores`; all output goes to the trial's LOG."""
     os.setpgrp()  # Ctrl-C reaches the command alone, which then ends this process by one signal
     start_up.use_cores(cores)
-    jax.config.update("jax_disable_most_optimizations", briefly)
     for trial in trials:
         folder = directory / trial.name
         folder.mkdir(parents=True, exist_ok=True)
