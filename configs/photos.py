@@ -9,8 +9,7 @@ default is half. Strides, kernels, pooling, normalization and connections are th
 pool 15 -> pool 7 -> pool 3.
 
 On ten breeds of dogs, 9,023 photos, the default has 38.6 % top-1 error after 53 minutes of processor time, and
-`photos:1` has 37.7 % after 156, which two runs each do not tell from the default's (docs/reproduce.md, "What to train
-first").
+`photos:1` has 37.7 % after 156; two runs of each do not show a difference (docs/reproduce.md, "What to train first").
 """
 
 from ml_collections import ConfigDict

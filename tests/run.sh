@@ -25,7 +25,7 @@ lint() { ruff format --check . && ruff check .; }
 timed install install
 timed "format and lint" lint
 timed types mypy
-if [ "${#selection[@]}$#" = 00 ]; then # its networks train on all cores, so it has them to itself
+if [ ${#selection[@]} = 0 ] && [ $# = 0 ]; then # this test trains on all cores, so it has them to itself
     studies=tests/test_reproduce.py::test_all_studies_at_smoke_scale_and_once_more
     timed "all studies" pytest "$studies"
     selection=(--deselect "$studies")

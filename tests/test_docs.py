@@ -151,6 +151,8 @@ def test_the_config_photos_states_its_published_errors_and_times():
     for name in ("photos-half", "photos-whole"):
         error, minutes = rows[name]["error"].partition(" %")[0], float(rows[name]["busy"])
         assert re.search(rf"has {re.escape(error)} % [^.]*after {minutes:.0f}\b", stated), name
+    (_, low, high), (_, lowest, highest) = rows["photos-half"]["interval"], rows["photos-whole"]["interval"]
+    assert lowest < low < high < highest  # "two runs of each do not show a difference"
 
 
 def test_the_figure_of_the_ladders_is_the_published_one():

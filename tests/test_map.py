@@ -250,7 +250,8 @@ def test_signals_are_those_for_no_more_classes_than_the_cells_have(tmp_path, mon
 @pytest.mark.slow
 def test_the_map_at_smoke_scale(tmp_path, capsys, monkeypatch):
     """Two cells are trained, each in a process, and not again; runs on other data are not taken for this one's."""
-    monkeypatch.setattr(compiling, "quickly", lambda: None)  # this process has other tests before it
+    asked: list[bool] = []
+    monkeypatch.setattr(compiling, "quickly", lambda: asked.append(True))  # it would go on for the tests after this one
     command = ["reproduce", "map", "--scale", "smoke", "--jobs=2", "--output", str(tmp_path)]
     home = tmp_path / "smoke-digits/map"
     outputs = []
@@ -258,6 +259,7 @@ def test_the_map_at_smoke_scale(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit, match="0"):
             main(command)
         outputs.append(capsys.readouterr().out)
+    assert asked == [True] * 2
     assert "2 of 2: deviations 0.01" in outputs[0] and "0 of 2" in outputs[0]
     assert outputs[1] == outputs[0][-len(outputs[1]) :] and "\nScale smoke, 1 seeds: `" in outputs[1]
     assert all((home / f"map.{ending}").stat().st_size > 500 for ending in ("md", "json", "svg"))
